@@ -1,0 +1,24 @@
+"""The classic models by themselves, on the data that curation left."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.pipeline import mode_of
+from tasks.baselines import fit_baselines
+from tasks.config import DEFAULT_CONF, load
+from tasks.curation import curate
+
+
+@flow(name="baselines", flow_run_name="baselines {conf}")
+def baselines(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> list[str]:
+    """Fit every classic rung; returns the ids of their LoggedModels.
+
+    Args:
+        conf: the experiment's YAML.
+        overrides: `key=value` pairs that go over it.
+        again: do it even if it is done.
+    """
+    experiment = load(conf, overrides)
+    dataset = curate(experiment, "recall")
+    return [candidate.model_id for candidate in fit_baselines(experiment, dataset, mode_of(again))]

@@ -1,0 +1,232 @@
+"""The command line. Libraries are imported by the commands that need them, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.config import DEFAULT_CONF, Experiment, load
+from tasks.errors import UserError
+
+STAGES = {
+    "run": "the whole pipeline; ends with the leaderboard and where to look next",
+    "curate": "raw rows into three frozen splits",
+    "baselines": "fit the classic models",
+    "finetune": "fine-tune the language model, with checkpoints",
+    "evaluate": "score every model on the test items",
+    "promote": "let the challenger meet the champion",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. Exit status 0: done; 2: something the user can mend; 1: a stage failed."""
+    arguments = parser().parse_args(argv)
+    environment(debug=arguments.debug)
+    try:
+        arguments.command(arguments)
+    except UserError as error:
+        return fail(str(error), 2, debug=arguments.debug)
+    except KeyboardInterrupt:
+        return fail("Interrupted. The same command goes on where this one stopped.", 130, debug=arguments.debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}\nThe same command with --debug shows where it happened."
+        return fail(message, 1, debug=arguments.debug)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="pricewright", description="Which model prices a product best from its text?")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-c", "--conf", default=DEFAULT_CONF, help=f"the experiment's YAML (default {DEFAULT_CONF})")
+    common.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own logs")
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, function: Callable, description: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=description, description=description, parents=[common])
+        command.set_defaults(command=function, name=name)
+        return command
+
+    for name, description in STAGES.items():
+        command = add(name, run_stage, description)
+        if name != "promote":
+            command.add_argument("--again", action="store_true", help="do it even if it is done")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf, e.g. data.rows=500")
+    command = add("leaderboard", show_leaderboard, "the leaderboard again, from MLflow alone")
+    command.add_argument("--json", action="store_true", help="a list of objects, best first")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf")
+    command = add("predict", predict, "the champion's price of a text, with its 80%% interval")
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="a product's title and description")
+    command.add_argument("--file", help="JSONL with a title or text in each line")
+    command.add_argument("--json", action="store_true", help="a list of objects")
+    command = add("ui", open_ui, "the MLflow UI and the Prefect dashboard, until Ctrl-C")
+    command.add_argument("--mlflow-port", type=int, default=5000)
+    command.add_argument("--prefect-port", type=int, default=4200)
+    add("doctor", doctor, "what this machine can run, and what is missing")
+    return top
+
+
+def environment(*, debug: bool) -> None:
+    """Settings of other libraries that only hold before they are imported; what the user set stays."""
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 9 to 23 s were seen; 20 are the default
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not debug:
+        settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # errors are shown once, by `fail`
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def fail(message: str, status: int, *, debug: bool) -> int:
+    """Say what went wrong on standard error."""
+    if debug:
+        traceback.print_exc()
+    print(f"pricewright: {message}", file=sys.stderr)
+    return status
+
+
+def run_stage(arguments: argparse.Namespace) -> None:
+    """Run the flow of a stage, or of all of them."""
+    options = {"conf": arguments.conf, "overrides": arguments.overrides}
+    experiment = load(**options)  # refuse a bad conf before anything starts
+    say(f"Starting Prefect for `{arguments.name}` ...")
+    match arguments.name:
+        case "run":
+            from flows.pipeline import pipeline
+
+            report = pipeline(**options, again=arguments.again)
+            print_leaderboard(experiment, report)
+        case "curate":
+            from flows.curation import curation
+
+            print(curation(**options, again=arguments.again))
+        case "baselines":
+            from flows.baselines import baselines
+
+            print("\n".join(baselines(**options, again=arguments.again)))
+        case "finetune":
+            from flows.finetuning import finetuning
+
+            print("\n".join(finetuning(**options, again=arguments.again)))
+        case "evaluate":
+            from flows.evaluation import evaluation
+
+            report = evaluation(**options, again=arguments.again)
+            print_leaderboard(experiment, report)
+        case "promote":
+            from flows.promotion import promotion
+
+            print(promotion(**options))
+
+
+def say(message: str) -> None:
+    """Progress, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_leaderboard(experiment: Experiment, report: str) -> None:
+    """The table, where to look next, and last the path of the report."""
+    from rich.console import Console
+
+    from flows.promotion import recall_scores
+    from tasks.leaderboard import read_leaderboard
+    from tasks.report import leaderboard_table
+
+    board = read_leaderboard(experiment, recall_scores(experiment).run_id)
+    Console().print(leaderboard_table(board.rows, generated=board.generated))
+    print("Compare the models in MLflow and the runs in Prefect: pricewright ui")
+    print("The report:")
+    print(report)
+
+
+def show_leaderboard(arguments: argparse.Namespace) -> None:
+    """Print the leaderboard of the conf."""
+    from flows.promotion import recall_scores
+    from tasks.leaderboard import read_leaderboard
+
+    experiment = load(arguments.conf, arguments.overrides)
+    board = read_leaderboard(experiment, recall_scores(experiment).run_id)
+    if arguments.json:
+        print(json.dumps(board.rows, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from tasks.report import leaderboard_table
+
+    Console().print(leaderboard_table(board.rows, generated=board.generated))
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Price texts, or the items of a file, with the champion."""
+    from tasks.items import Item
+    from tasks.leaderboard import CHAMPION
+    from tasks.predictors import load_predictor
+    from tasks.tracking import connect, model_folder, registered
+
+    items = [Item.from_text(text) for text in arguments.texts]
+    if arguments.file:
+        items += read_items(Path(arguments.file))
+    if not items or not all(item.title or item.text for item in items):
+        raise UserError("There is nothing to price. Expected texts that are not empty, or --file with a JSONL.")
+    experiment = load(arguments.conf)
+    model_id = registered(experiment, CHAMPION)
+    if model_id is None:
+        raise UserError(f"{experiment.promote.name} has no champion yet. Run: pricewright run -c {arguments.conf}")
+    answer = load_predictor(model_folder(connect(experiment), model_id)).predict(items)
+    rows = [
+        {"id": item.id, "title": item.title, "price": round(price, 2), "low": round(low, 2), "high": round(high, 2)}
+        for item, price, low, high in zip(
+            items, *(a.tolist() for a in (answer.price, answer.low, answer.high)), strict=True
+        )
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        print(f"${row['price']:,.2f}  (80%: ${row['low']:,.2f} to ${row['high']:,.2f})  {row['title']}")
+
+
+def read_items(file: Path) -> list:
+    """The items of a file to be priced; a price in it is not looked at."""
+    from tasks.items import RejectedError, from_row
+    from tasks.sources import read_files
+
+    items = []
+    for number, row in enumerate(read_files(str(file)), 1):
+        try:
+            items.append(from_row({**row, "price": 1}))
+        except RejectedError as error:
+            raise UserError(f"{file}, row {number}: {error}. Expected a title or text.") from None
+    return items
+
+
+def open_ui(arguments: argparse.Namespace) -> None:
+    """Start both UIs on 127.0.0.1 and wait."""
+    from flows.ui import serve_ui
+
+    serve_ui(load(arguments.conf), arguments.mlflow_port, arguments.prefect_port)
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    """Say what this machine can run."""
+    from flows.doctor import examine
+
+    print(examine(load(arguments.conf)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The leaderboard by itself, over the models that the other stages left."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.pipeline import fit_candidates, mode_of
+from tasks.config import DEFAULT_CONF, load
+from tasks.curation import curate
+from tasks.evaluation import evaluate
+from tasks.leaderboard import publish
+
+
+@flow(name="evaluate", flow_run_name="evaluate {conf}")
+def evaluation(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> str:
+    """Score every rung and compare them; returns the path of the report.
+
+    Args:
+        conf: the experiment's YAML.
+        overrides: `key=value` pairs that go over it.
+        again: do it even if it is done.
+    """
+    experiment = load(conf, overrides)
+    dataset = curate(experiment, "recall")
+    candidates = fit_candidates(experiment, dataset, "recall")
+    scores = evaluate(experiment, dataset, candidates, mode_of(again))
+    return str(publish(experiment, scores.run_id))

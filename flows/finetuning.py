@@ -1,0 +1,25 @@
+"""QLoRA by itself, on the data that curation left."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.pipeline import mode_of
+from tasks.config import DEFAULT_CONF, load
+from tasks.curation import curate
+from tasks.finetuning import check, finetune
+
+
+@flow(name="finetune", flow_run_name="finetune {conf}")
+def finetuning(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> list[str]:
+    """Fine-tune the language model; returns the ids of its checkpoints' LoggedModels.
+
+    Args:
+        conf: the experiment's YAML.
+        overrides: `key=value` pairs that go over it.
+        again: do it even if it is done.
+    """
+    experiment = load(conf, overrides)
+    check(experiment)
+    dataset = curate(experiment, "recall")
+    return [candidate.model_id for candidate in finetune(experiment, dataset, mode_of(again))]

@@ -1,0 +1,46 @@
+"""The whole experiment, from raw rows to a champion."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.baselines import fit_baselines
+from tasks.config import DEFAULT_CONF, Experiment, load
+from tasks.curation import curate
+from tasks.evaluation import evaluate
+from tasks.finetuning import check, finetune
+from tasks.leaderboard import publish
+from tasks.promotion import promote
+from tasks.splits import Dataset
+from tasks.tracking import Candidate, Mode
+
+
+@flow(name="pricewright", flow_run_name="run {conf}")
+def pipeline(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> str:
+    """Curate, fit, fine-tune, evaluate, promote; returns the path of the report.
+
+    Args:
+        conf: the experiment's YAML.
+        overrides: `key=value` pairs that go over it.
+        again: do every stage, even what is done.
+    """
+    experiment, mode = load(conf, overrides), mode_of(again)
+    if experiment.finetune.enabled:
+        check(experiment)  # a misspelt setting should not wait for its stage
+    dataset = curate(experiment, mode)
+    candidates = fit_candidates(experiment, dataset, mode)
+    scores = evaluate(experiment, dataset, candidates, mode)
+    promote(experiment, scores.run_id)
+    return str(publish(experiment, scores.run_id))
+
+
+def fit_candidates(experiment: Experiment, dataset: Dataset, mode: Mode) -> list[Candidate]:
+    """The rungs that learn from the data, as far as the conf wants them."""
+    fitted = fit_baselines(experiment, dataset, mode) if experiment.baselines.enabled else []
+    tuned = finetune(experiment, dataset, mode) if experiment.finetune.enabled else []
+    return [*fitted, *tuned]
+
+
+def mode_of(again: bool) -> Mode:
+    """How a stage treats what is done already."""
+    return "again" if again else "reuse"

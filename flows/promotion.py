@@ -1,0 +1,33 @@
+"""The registry's champion by itself, from the evaluation that is there."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.pipeline import fit_candidates
+from tasks.config import DEFAULT_CONF, Experiment, load
+from tasks.curation import curate
+from tasks.evaluation import Scores, evaluate
+from tasks.leaderboard import publish
+from tasks.promotion import promote
+
+
+@flow(name="promote", flow_run_name="promote {conf}")
+def promotion(conf: str = DEFAULT_CONF, overrides: list[str] | None = None) -> str:
+    """Let the challenger meet the champion; returns the version that holds the alias now.
+
+    Args:
+        conf: the experiment's YAML.
+        overrides: `key=value` pairs that go over it.
+    """
+    experiment = load(conf, overrides)
+    scores = recall_scores(experiment)
+    champion = promote(experiment, scores.run_id)
+    publish(experiment, scores.run_id)
+    return f"{champion.name} version {champion.version}: {champion.model} ({champion.decision})"
+
+
+def recall_scores(experiment: Experiment) -> Scores:
+    """The evaluation of this conf, data and code, if there is one."""
+    dataset = curate(experiment, "recall")
+    return evaluate(experiment, dataset, fit_candidates(experiment, dataset, "recall"), "recall")

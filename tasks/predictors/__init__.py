@@ -1,0 +1,59 @@
+"""Every rung of the ladder answers one question in one way: predict(items) -> Predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from tasks.items import Item
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a rung answers for n items, in the order of the items and in US dollars.
+
+    `price`, `low` and `high` are float arrays of shape [n]: the point estimate and the ends of an 80% interval (NaN
+    where the rung gives none; `price` is NaN where the rung was not asked). `mass` is the probability that the rung put
+    on well-formed answers, shape [n], or None where that has no meaning.
+    """
+
+    price: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    mass: np.ndarray | None = None
+
+
+class Predictor(Protocol):
+    """A rung that can be saved into a folder and loaded again in another process."""
+
+    def predict(self, items: Sequence[Item]) -> Predictions:
+        """Price the items."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs into an existing, empty folder."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        ...
+
+
+def load_predictor(folder: Path) -> Predictor:
+    """The predictor that a folder holds, of whatever kind; its libraries are imported only here."""
+    kind = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))["predictor"]
+    if kind == "classic":
+        from tasks.predictors.classic import Classic
+
+        return Classic.load(folder)
+    if kind == "language":
+        from tasks.predictors.language import LanguageModel
+
+        return LanguageModel.load(folder)
+    raise ValueError(f"{folder} holds a predictor of kind {kind!r}; expected classic or language")

@@ -1,0 +1,393 @@
+"""MLflow's layout, known here alone: what a stage run is, when it counts as done, and where its models lie.
+
+MLflow is the only ledger. A stage is done when a FINISHED run carries the digest of everything the stage depends on
+(its slice of the conf, what it reads, the code it runs) and every file it left behind is still as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlparse
+
+from filelock import FileLock, Timeout
+
+from tasks.config import PROJECT, Experiment
+from tasks.digests import file_digest
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities.model_registry import ModelVersion
+
+Mode = Literal["reuse", "again", "recall"]
+"""reuse: do only what is not done; again: do it all the same; recall: do nothing, the result must be there."""
+
+STAGE, DIGEST, MODEL, KIND = "pricewright.stage", "pricewright.digest", "pricewright.model", "pricewright.kind"
+MODEL_ID = "pricewright.model_id"
+STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.reason"
+MANIFEST = "manifest.json"
+REWRITTEN = {MANIFEST, "report.html"}  # the report is made again when the registry's marks change
+SERVED = PROJECT / "tasks" / "predictors" / "served.py"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A rung: the handle that crosses stages. `step` is the training step of a checkpoint; `reason` says why a rung that
+    did not run (`status` skipped or failed) did not."""
+
+    model_id: str
+    name: str
+    kind: str
+    step: int | None = None
+    status: str = "ran"
+    reason: str | None = None
+
+
+def connect(experiment: Experiment) -> MlflowClient:
+    """A client of the tracking server or database of the conf; `mlruns/mlflow.db` in the project by default.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(tracking_uri(experiment))
+    if experiment.tracking.uri is None:
+        _check_writable(PROJECT / "mlruns")
+    return mlflow.MlflowClient()
+
+
+def tracking_uri(experiment: Experiment) -> str:
+    """The tracking URI of the conf."""
+    return experiment.tracking.uri or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0" * 4096)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}. Make room or fix its permissions.") from error
+
+
+def experiment_id(experiment: Experiment) -> str:
+    """The MLflow experiment of the conf, made if it is not there."""
+    client = connect(experiment)
+    known = client.get_experiment_by_name(experiment.tracking.experiment)
+    if known is not None:
+        return known.experiment_id
+    artifacts = experiment.tracking.artifacts
+    if artifacts is None and experiment.tracking.uri is None:
+        artifacts = (PROJECT / "mlruns" / "artifacts").as_uri()
+    return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts)
+
+
+class StageRun:
+    """One MLflow run of one stage; `done` says that its results are there already."""
+
+    def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool) -> None:
+        self.client, self.run, self.stage, self.done = client, run, stage, done
+
+    @property
+    def id(self) -> str:
+        return self.run.info.run_id
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log nested params by dotted names; what is logged already stays."""
+        known = self.client.get_run(self.id).data.params
+        for key, value in _flat(params):
+            if key not in known:
+                self.client.log_param(self.id, key, str(value)[:500])
+
+    def log_metrics(
+        self, metrics: Mapping[str, float | None], *, step: int = 0, model_id: str | None = None, **dataset: str
+    ) -> None:
+        """Log the metrics that have a value (never NaN), on the run and, if given, on one of its models."""
+        for key, value in metrics.items():
+            if isinstance(value, int | float) and value == value:
+                self.client.log_metric(self.id, key, float(value), step=step, model_id=model_id, **dataset)
+
+    def log_folder(self, folder: Path, name: str | None = None) -> None:
+        """Keep a folder's files as artifacts of the run."""
+        self.client.log_artifacts(self.id, str(folder), name)
+
+    def log_json(self, value: Any, name: str) -> None:
+        """Keep a value as a JSON artifact."""
+        self.client.log_text(self.id, json.dumps(value, indent=1, ensure_ascii=False), name)
+
+    def log_dataset(self, file: Path, *, name: str, digest: str, context: str) -> None:
+        """Note a parquet file as a dataset of this run; MLflow's own digest would read 10,000 rows only."""
+        import mlflow
+        import pandas as pd
+
+        dataset = mlflow.data.from_pandas(pd.read_parquet(file), name=f"{name}-{context}", digest=digest)
+        with mlflow.start_run(run_id=self.id):
+            mlflow.log_input(dataset, context=context)
+        self.client.update_run(self.id, status="RUNNING")
+
+    def artifact(self, name: str) -> Path:
+        """Where an artifact of the run lies on this machine; fetched first if the store is elsewhere."""
+        return fetch(f"{self.run.info.artifact_uri}/{name}")
+
+    def read_json(self, name: str) -> Any:
+        """What `log_json` kept."""
+        return json.loads(self.artifact(name).read_text(encoding="utf-8"))
+
+    def log_model(
+        self,
+        save: Callable[[Path], None],
+        name: str,
+        kind: str,
+        *,
+        step: int | None = None,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Candidate:
+        """Keep what `save` writes into a folder as a LoggedModel that loads and predicts in any process with this
+        package."""
+        import mlflow
+
+        with tempfile.TemporaryDirectory() as temporary, mlflow.start_run(run_id=self.id):
+            folder = Path(temporary) / "predictor"
+            folder.mkdir()
+            save(folder)
+            info = mlflow.pyfunc.log_model(
+                name=slug(name if step is None else f"{name}-step-{step}"),
+                python_model=str(SERVED),
+                artifacts={"predictor": str(folder)},
+                pip_requirements=[],
+                step=step or 0,
+                params=dict(_flat(params or {})),
+                tags={MODEL: name, KIND: kind, STEP: step, STATUS: "ran", **(tags or {})},
+            )
+        # The run stays open: leaving `start_run` ended it.
+        self.client.update_run(self.id, status="RUNNING")
+        return Candidate(info.model_id, name, kind, step)
+
+    def log_absent(self, name: str, kind: str, status: str, reason: str) -> Candidate:
+        """Keep the row of a rung that did not run, with its reason, as a LoggedModel without a model."""
+        tags = {MODEL: name, KIND: kind, STATUS: status, REASON: reason[:500]}
+        model = self.client.create_logged_model(
+            self.run.info.experiment_id, name=slug(name), source_run_id=self.id, tags=tags
+        )
+        self.client.finalize_logged_model(model.model_id, "READY")
+        return Candidate(model.model_id, name, kind, None, status, reason)
+
+    def models(self) -> list[LoggedModel]:
+        """The LoggedModels of this run that were written to their end, by name and step."""
+        found, token = [], None
+        while True:
+            page = self.client.search_logged_models([self.run.info.experiment_id], page_token=token, max_results=100)
+            found += [m for m in page if m.source_run_id == self.id and str(m.status) == "READY" and MODEL in m.tags]
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))
+
+    def candidates(self) -> list[Candidate]:
+        """The handles of `models`."""
+        return [candidate(model) for model in self.models()]
+
+
+def candidate(model: LoggedModel) -> Candidate:
+    """The handle of a LoggedModel."""
+    tags = model.tags
+    return Candidate(model.model_id, tags[MODEL], tags[KIND], _step(model), tags[STATUS], tags.get(REASON))
+
+
+def _step(model: LoggedModel) -> int | None:
+    step = model.tags.get(STEP, "None")
+    return int(step) if step.isdigit() else None
+
+
+def slug(name: str) -> str:
+    """A name that a LoggedModel accepts: it refuses / : . % and quotes."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-")
+
+
+def model_folder(client: MlflowClient, model_id: str) -> Path:
+    """Where the saved predictor of a LoggedModel lies on this machine."""
+    return fetch(f"{client.get_logged_model(model_id).artifact_location}/artifacts/predictor")
+
+
+def fetch(uri: str) -> Path:
+    """Where an artifact lies on this machine: in place in a local store, else in a temporary folder.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    place = local_path(uri)
+    if place is None:
+        import mlflow
+
+        return Path(mlflow.artifacts.download_artifacts(uri))
+    if not place.exists():
+        raise FileNotFoundError(f"{place} is gone")
+    return place
+
+
+@contextmanager
+def stage(
+    experiment: Experiment, name: str, digest: str, *, command: str, mode: Mode = "reuse", resume: bool = False
+) -> Iterator[StageRun]:
+    """The run of a stage: the finished one if it is `done`, or a new one that is FINISHED when the block ends well.
+
+    With `resume`, a run that was interrupted is opened again, so that what it logged is still there. While one process
+    works on a digest, another one that wants the same waits for it.
+
+    Raises:
+        UserError: in mode "recall", when the stage is not done; `command` is the remedy.
+    """
+    where = experiment_id(experiment)
+    client = connect(experiment)
+    with _alone(digest):
+        finished = None if mode == "again" else _finished(client, where, name, digest)
+        if finished is not None:
+            yield StageRun(client, finished, name, done=True)
+            return
+        if mode == "recall":
+            raise UserError(f"The {name} stage has left nothing for this conf, data and code. Run: {command}")
+        interrupted = _interrupted(client, where, name, digest)
+        if resume and interrupted and mode != "again":
+            run = interrupted[0]
+            client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            tags = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`"}
+            run = client.create_run(where, run_name=f"{name}-{digest[:6]}", tags=tags)
+        for stale in interrupted:
+            if stale.info.run_id != run.info.run_id and stale.info.status == "RUNNING":
+                client.set_terminated(stale.info.run_id, "KILLED")
+        current = StageRun(client, run, name, done=False)
+        try:
+            yield current
+        except BaseException as error:
+            failed = isinstance(error, Exception)
+            client.set_terminated(run.info.run_id, "FAILED" if failed else "KILLED")
+            raise
+        current.log_json(_manifest(current), MANIFEST)
+        client.set_terminated(run.info.run_id, "FINISHED")
+
+
+@contextmanager
+def _alone(digest: str) -> Iterator[None]:
+    folder = PROJECT / "mlruns" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{digest}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logging.getLogger("pricewright").warning("Another process is at this stage already; waiting for it to end.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
+    query = f"tags.`{STAGE}` = '{name}' and tags.`{DIGEST}` = '{digest}'"
+    return list(client.search_runs([where], query, order_by=["attributes.start_time DESC"]))
+
+
+def _finished(client: MlflowClient, where: str, name: str, digest: str) -> Run | None:
+    for run in _search(client, where, name, digest):
+        if run.info.status == "FINISHED" and _intact(StageRun(client, run, name, done=True)):
+            return run
+    return None
+
+
+def _interrupted(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
+    return [run for run in _search(client, where, name, digest) if run.info.status != "FINISHED"]
+
+
+def _manifest(run: StageRun) -> dict[str, dict[str, str]]:
+    places = {"": run.run.info.artifact_uri, **{model.model_id: model.artifact_location for model in run.models()}}
+    return {key: _contents(place) for key, place in places.items()}
+
+
+def _intact(run: StageRun) -> bool:
+    try:
+        manifest = run.read_json(MANIFEST)
+        places = {model.model_id: model.artifact_location for model in run.models()}
+        places[""] = run.run.info.artifact_uri
+        return all(_contents(places[key]).items() >= files.items() for key, files in manifest.items())
+    except Exception as error:  # whatever MLflow raises for what is gone: the stage is then not done
+        logging.getLogger("pricewright").info("The earlier %s run is not whole: %s", run.stage, error)
+        return False
+
+
+def _contents(place: str) -> dict[str, str]:
+    """The files of an artifact location: by sha256 where they lie on this machine, by size elsewhere."""
+    local = local_path(place)
+    if local is not None:
+        files = [path for path in local.rglob("*") if path.is_file() and path.name not in REWRITTEN]
+        return {path.relative_to(local).as_posix(): file_digest(path) for path in sorted(files)}
+    import mlflow
+
+    found, pending = {}, [""]
+    while pending:
+        for info in mlflow.artifacts.list_artifacts(artifact_uri=f"{place}/{pending.pop()}".rstrip("/")):
+            if info.is_dir:
+                pending.append(info.path)
+            elif Path(info.path).name not in REWRITTEN:
+                found[info.path] = str(info.file_size)
+    return found
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a file: URI or a plain path; None for what lies elsewhere."""
+    parts = urlparse(uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def registered(experiment: Experiment, alias: str) -> str | None:
+    """The id of the LoggedModel that has an alias of the registered model of the conf; None if nobody has it."""
+    version = _version(connect(experiment), experiment.promote.name, alias)
+    return version.tags.get(MODEL_ID) if version else None
+
+
+def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[str, Any]) -> str:
+    """Give an alias to a model, registering it as a version first if it is none yet; returns the version."""
+    client, name = connect(experiment), experiment.promote.name
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    versions = client.search_model_versions(f"name = '{name}'")
+    known = next((version for version in versions if version.tags.get(MODEL_ID) == model_id), None)
+    if known is None:
+        source = client.get_logged_model(model_id).artifact_location
+        known = client.create_model_version(name, source, model_id=model_id, tags={MODEL_ID: model_id})
+    for key, value in tags.items():
+        client.set_model_version_tag(name, known.version, key, str(value))
+    client.set_registered_model_alias(name, alias, known.version)
+    return str(known.version)
+
+
+def _version(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException:
+        return None
