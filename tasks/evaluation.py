@@ -47,7 +47,9 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
             "conf": experiment.evaluate.model_dump(),
             "baselines": experiment.baselines.enabled,
             "finetune": experiment.finetune.model_dump(
-                mode="json", include={"enabled", "base", "prompt", "answer", "quantization", "score_items"}
+                mode="json",
+                include={"enabled", "base", "prompt", "answer", "quantization", "score_items"},
+                exclude={"answer": {"batch_tokens"}},
             ),
             "base": basemodel.identity(experiment.finetune.base),
             "seed": experiment.seed,

@@ -1,6 +1,7 @@
 """Fine-tune: QLoRA by TRL's SFTTrainer; every checkpoint is scored by the price it would answer, and kept.
 
-The work folder is named by the stage's digest, so that an interrupted training finds its checkpoints again.
+An interrupted training is the same MLflow run when it is started again, and the work folder is named by that run: so it
+finds its checkpoints.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tasks.tracking import Candidate, Mode, StageRun, stage
 
 # What the stage decides itself, so that a conf cannot ask for two things at once.
 OURS = {
-    "output_dir": "the stage's digest names it",
+    "output_dir": "the stage's run names it",
     "seed": "set `seed` of the experiment",
     "save_strategy": "set finetune.checkpoints",
     "save_steps": "set finetune.checkpoints",
@@ -56,9 +57,7 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     )
     with stage(experiment, "finetune", key, command="pricewright finetune", mode=mode, resume=True) as run:
         if not run.done:
-            work = PROJECT / "mlruns" / "work" / key
-            if mode == "again":
-                shutil.rmtree(work, ignore_errors=True)
+            work = PROJECT / "mlruns" / "work" / run.id
             train_checkpoints(run, experiment, dataset, work)
             shutil.rmtree(work, ignore_errors=True)
         return run.candidates()

@@ -193,12 +193,11 @@ def _cells(row: Row) -> list[Text]:
         form = f"{sign}.{0 if max(-low, high) >= 100 else 1}f"  # 80 columns have no room for more
         return f"{low:{form}}{to}{high:{form}}"
 
-    ran = row["mae"] is not None
-    remarks = [str(row["kind"]), *marks(row), *([] if ran else [outcome(row)])]
+    remarks = [str(row["kind"]), *marks(row), *([outcome(row)] if row["mae"] is None else [])]
     cells = [
         "" if row["rank"] is None else str(row["rank"]),
         label(row),
-        f"{row['mae']:.2f}" if ran else "",
+        "" if row["mae"] is None else f"{row['mae']:.2f}",
         interval("mae", "", "\u2013"),
         "leader" if _may_lead(row) else interval("difference", "+", " to "),
         "" if row["hits"] is None else f"{row['hits']:.0%}",

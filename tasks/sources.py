@@ -51,7 +51,10 @@ def list_files(path: str) -> list[Path]:
         UserError: there are none.
     """
     place = Path(path)
-    found = [place] if place.is_file() else sorted(place.rglob("*")) if place.is_dir() else map(Path, glob.glob(path))
+    if place.is_dir():
+        found = list(place.rglob("*"))
+    else:
+        found = [place] if place.is_file() else [Path(file) for file in glob.glob(path)]  # noqa: PTH207 (any root)
     files = sorted(file for file in found if file.is_file() and file.name.lower().endswith(SUFFIXES))
     if not files:
         raise UserError(f"No data at {path}. Expected a file, folder or glob of {', '.join(SUFFIXES)}.")

@@ -42,8 +42,8 @@ SERVED = PROJECT / "tasks" / "predictors" / "served.py"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A rung: the handle that crosses stages. `step` is the training step of a checkpoint; `reason` says why a rung that
-    did not run (`status` skipped or failed) did not."""
+    """A rung: the handle that crosses stages. `step` is the training step of a checkpoint; `status` is ran, skipped or
+    failed, and `reason` says why."""
 
     model_id: str
     name: str
@@ -260,7 +260,10 @@ def stage(
             yield StageRun(client, finished, name, done=True)
             return
         if mode == "recall":
-            raise UserError(f"The {name} stage has left nothing for this conf, data and code. Run: {command}")
+            raise UserError(
+                f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the same -c "
+                "and key=value."
+            )
         interrupted = _interrupted(client, where, name, digest)
         if resume and interrupted and mode != "again":
             run = interrupted[0]

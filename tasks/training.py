@@ -89,8 +89,8 @@ class Watch(TrainerCallback):
             return
         if not math.isfinite(logs["loss"]):
             raise UserError(
-                f"The training loss is {logs['loss']} at step {state.global_step}. Lower finetune.sft.learning_rate, or "
-                "set finetune.sft.max_grad_norm."
+                f"The training loss is {logs['loss']} at step {state.global_step}. Lower finetune.sft.learning_rate, "
+                "or set finetune.sft.max_grad_norm."
             )
         metrics = {"train_loss": logs["loss"], "learning_rate": logs.get("learning_rate")}
         self.run.log_metrics(metrics, step=state.global_step)

@@ -79,7 +79,7 @@ class LanguageModel:
                 prompts,
                 batch_tokens=answer.batch_tokens,
                 prune=answer.prune,
-                progress=progress.update,
+                progress=progress.advance,
             )
         price = ANSWERS[answer.estimate](distribution, self.prices)
         low, high = (quantile(distribution, self.prices, share) for share in (0.1, 0.9))

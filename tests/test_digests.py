@@ -1,0 +1,56 @@
+"""A stage's digest changes with what the stage depends on, and with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks import digests
+from tasks.digests import code_digest, digest, fraction
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of two modules: a stage and what it imports."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "stage.py").write_text("from tasks import shared\n\ndef work():\n    return shared.x\n")
+    (tmp_path / "tasks" / "shared.py").write_text("x = 1\n")
+    (tmp_path / "tasks" / "other.py").write_text("y = 1\n")
+    monkeypatch.setattr(digests, "PROJECT", tmp_path)
+    return tmp_path
+
+
+def now() -> str:
+    code_digest.cache_clear()
+    return code_digest("tasks.stage")
+
+
+def test_code_counts_but_comments_docstrings_and_layout_do_not(project: Path) -> None:
+    """Explaining a stage better does not run it again; changing what it does, or what it imports, does."""
+    before = now()
+    stage, shared = project / "tasks" / "stage.py", project / "tasks" / "shared.py"
+    stage.write_text(
+        '"""Why."""\nfrom tasks import shared\n\n\ndef work():\n    """What."""\n    return (shared.x)  # how\n'
+    )
+    (project / "tasks" / "other.py").write_text("y = 2\n")
+    assert now() == before
+    shared.write_text("x = 2\n")
+    changed = now()
+    assert changed != before
+    stage.write_text("from tasks import shared\n\ndef work():\n    return shared.x + 1\n")
+    assert now() not in (before, changed)
+    code_digest.cache_clear()
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
+    """Equal values have equal names, others others."""
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
+
+
+def test_fractions_are_spread_evenly_and_depend_on_seed_and_text_alone() -> None:
+    """The hash that splits items is uniform, and the same everywhere: two values are written down here."""
+    values = [fraction(1, str(index)) for index in range(4000)]
+    assert abs(sum(value < 0.1 for value in values) / 4000 - 0.1) < 0.02
+    assert fraction(1, "a") != fraction(2, "a")
+    assert (round(fraction(1, "a"), 6), round(fraction(42, "kettle"), 6)) == (0.255417, 0.943404)

@@ -1,0 +1,211 @@
+"""The whole ladder on the smoke experiment: once through, then again, then stage by stage."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from flows.cli import main
+from tasks.config import PROJECT, Experiment, load
+from tasks.predictors.classic import BASELINES
+from tasks.tracking import STAGE, connect, experiment_id
+
+SMOKE = "conf/smoke.yaml"
+KEYS = "rank model kind step status reason n n_train mae mae_low mae_high rmsle hits split champion best_checkpoint".split()
+
+
+class Finished(NamedTuple):
+    """A pipeline that was run once: its store, its conf and what it printed."""
+
+    folder: Path
+    overrides: list[str]
+    output: str
+
+    def command(self, *words: str) -> tuple[int, str]:
+        return command(*words, "-c", SMOKE, *self.overrides)
+
+    @property
+    def experiment(self) -> Experiment:
+        return load(SMOKE, self.overrides)
+
+    def stages(self) -> list[str]:
+        """The stage of every run there is."""
+        client = connect(self.experiment)
+        runs = client.search_runs([experiment_id(self.experiment)])
+        return sorted(run.data.tags[STAGE] for run in runs)
+
+
+def command(*words: str) -> tuple[int, str]:
+    """The exit status and standard output of a command."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        status = main([*words])
+    return status, output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> Finished:
+    folder = tmp_path_factory.mktemp("store")
+    overrides = at(folder)
+    status, output = command("run", "-c", SMOKE, *overrides)
+    assert status == 0
+    return Finished(folder, overrides, output)
+
+
+def test_a_run_ends_with_the_table_and_the_path_of_the_report(finished: Finished) -> None:
+    """The table names every rung, generated data are called so, and a script finds the report in the last line."""
+    for name in (*BASELINES, "base", "finetuned", "floor", "pricewright ui"):
+        assert name in finished.output.replace("\n", "").replace(" ", "") or name in finished.output
+    assert "Generated data" in finished.output
+    report = Path(finished.output.splitlines()[-1])
+    assert report.is_file() and report.suffix == ".html"
+    assert finished.stages() == ["baselines", "curate", "evaluate", "finetune"]
+
+
+def test_the_leaderboard_in_json_holds_every_rung_best_first(finished: Finished) -> None:
+    """From MLflow alone; the keys are the contract, exactly one row is champion and one the best checkpoint."""
+    status, output = finished.command("leaderboard", "--json")
+    rows = json.loads(output)
+    assert status == 0
+    assert {row["model"] for row in rows} == {*BASELINES, "base", "finetuned", "floor"}
+    assert all(key in row for row in rows for key in KEYS)
+    errors = [row["mae"] for row in rows if row["kind"] != "floor"]
+    assert errors == sorted(errors)
+    assert sum(row["champion"] for row in rows) == sum(row["best_checkpoint"] for row in rows) == 1
+    assert all(row["mae_low"] <= row["mae"] <= row["mae_high"] and row["n"] > 20 for row in rows)
+    assert all(row["rank"] is None for row in rows if row["kind"] == "floor")
+    assert next(row["step"] for row in rows if row["model"] == "finetuned") in (1, 2, 3, 4)
+
+
+def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finished) -> None:
+    """Every metric comes from per-item predictions that anybody can read."""
+    import pyarrow.parquet as pq
+
+    (file,) = finished.folder.rglob("predictions.parquet")
+    frame = pq.read_table(file).to_pandas()
+    rows = json.loads(finished.command("leaderboard", "--json")[1])
+    for row in rows:
+        mine = frame[frame["model"] == row["model"]]
+        assert len(mine) == row["n"]
+        np.testing.assert_allclose(np.abs(mine["truth"] - mine["price"]).mean(), row["mae"])
+
+
+def test_nothing_is_done_twice(finished: Finished) -> None:
+    """A second run, and a stage by itself, add no run when nothing has changed."""
+    before = finished.stages()
+    status, output = finished.command("run")
+    assert status == 0 and output.splitlines()[-1] == finished.output.splitlines()[-1]
+    for stage in ("curate", "evaluate", "promote"):
+        assert finished.command(stage)[0] == 0
+    assert finished.stages() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "still_done"),
+    [
+        ("promote.name=other", {"curate", "baselines", "finetune", "evaluate"}),
+        ("finetune.answer.batch_tokens=512", {"curate", "baselines", "finetune", "evaluate"}),
+        ("evaluate.resamples=400", {"curate", "baselines", "finetune"}),
+        ("finetune.lora.r=2", {"curate", "baselines"}),
+        ("finetune.train_items=8", {"curate", "baselines"}),
+        ("baselines.rungs=[constant]", {"curate", "finetune"}),
+        ("data.rows=299", set()),
+        ("seed=43", set()),
+    ],
+)
+def test_a_change_of_conf_undoes_what_depends_on_it_and_nothing_else(
+    finished: Finished, override: str, still_done: set[str]
+) -> None:
+    """Each stage depends on its slice of the conf and on the stages before it."""
+    from tasks.baselines import fit_baselines
+    from tasks.curation import curate
+    from tasks.errors import UserError
+    from tasks.evaluation import evaluate
+    from tasks.finetuning import finetune
+
+    experiment = load(SMOKE, [*finished.overrides, override])
+    done, results = set(), {}
+    for name, recall in {
+        "curate": lambda: curate(experiment, "recall"),
+        "baselines": lambda: fit_baselines(experiment, results["curate"], "recall"),
+        "finetune": lambda: finetune(experiment, results["curate"], "recall"),
+        "evaluate": lambda: evaluate(
+            experiment, results["curate"], [*results["baselines"], *results["finetune"]], "recall"
+        ),
+    }.items():
+        with contextlib.suppress(UserError, KeyError):
+            results[name] = recall()
+            done.add(name)
+    assert done == still_done
+
+
+def test_the_champion_prices_a_text_in_a_new_process(finished: Finished) -> None:
+    """Loaded by its alias with nothing but MLflow, from another folder, it gives the price the command line gives."""
+    code = (
+        "import mlflow, json; champion = mlflow.pyfunc.load_model('models:/pricewright@champion');"
+        "print(json.dumps(champion.predict(['Steel kettle, pack of 2']).to_dict('records')))"
+    )
+    uri = finished.overrides[0].partition("=")[2]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+        cwd=finished.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (row,) = json.loads(done.stdout.splitlines()[-1])
+    assert 0 < row["low"] <= row["price"] <= row["high"]
+
+
+def test_stages_that_are_switched_off_leave_rows_with_the_reason(finished: Finished) -> None:
+    """The base model is scored all the same; the tuned row and the classic rows say why they did not run."""
+    words = ["-c", SMOKE, *finished.overrides, "finetune.enabled=false", "baselines.enabled=false"]
+    assert command("run", *words)[0] == 0
+    rows = {row["model"]: row for row in json.loads(command("leaderboard", "--json", *words)[1])}
+    assert rows["finetuned"]["status"] == "skipped" and rows["finetuned"]["reason"] == "finetune.enabled is false"
+    assert rows["constant"]["reason"] == "baselines.enabled is false" and rows["constant"]["mae"] is None
+    assert rows["base"]["mae"] > 0
+
+
+def test_a_rung_that_fails_keeps_its_row_and_the_others_stand(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is on the leaderboard."""
+    from tasks.predictors import classic
+
+    def breaks(_items: object) -> object:
+        raise MemoryError("the features do not fit")
+
+    monkeypatch.setitem(
+        classic.BASELINES, "tfidf_ridge", classic.Baseline(breaks, classic.BASELINES["constant"].estimator)
+    )
+    words = ["-c", SMOKE, *at(tmp_path), "finetune.enabled=false"]
+    assert command("run", *words)[0] == 0
+    rows = {row["model"]: row for row in json.loads(command("leaderboard", "--json", *words)[1])}
+    assert rows["tfidf_ridge"]["status"] == "failed"
+    assert rows["tfidf_ridge"]["reason"] == "MemoryError: the features do not fit"
+    assert rows["constant"]["status"] == "ran"
+
+
+def test_a_challenger_must_beat_the_champion_by_a_paired_test(finished: Finished) -> None:
+    """With an incumbent, the alias moves only on evidence, and the decision is written on the version."""
+    words = ["-c", SMOKE, *finished.overrides, "promote.name=duel", "finetune.enabled=false"]
+    assert command("run", *words, "baselines.rungs=[random]")[0] == 0
+    assert command("run", *words, "baselines.rungs=[random,constant,tfidf_ridge]")[0] == 0
+    version = connect(finished.experiment).get_model_version_by_alias("duel", "champion")
+    assert "beats the incumbent" in version.tags["decision"]
+    assert float(version.tags["p_value"]) < 0.05
+    assert command("run", *words, "baselines.rungs=[random]")[0] == 0
+    kept = connect(finished.experiment).get_model_version_by_alias("duel", "champion")
+    assert kept.version == version.version and "does not beat the incumbent" in kept.tags["decision"]
