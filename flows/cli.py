@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -37,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if (message := storage_trouble(error)) is not None:
+            return fail(message, 2, debug=arguments.debug)
         message = f"{type(error).__name__}: {error}\nThe same command with --debug shows where it happened."
         return fail(message, 1, debug=arguments.debug)
     return 0
@@ -99,6 +102,19 @@ def fail(message: str, status: int, *, debug: bool) -> int:
     return status
 
 
+def storage_trouble(error: BaseException | None) -> str | None:
+    """What to do if a full or read-only disk is behind an error, however deep; None if it is something else."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "disk is full" in str(error):
+            return f"The disk is full ({error}). Make room; what was finished is kept, and the same command goes on."
+        locked = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES)
+        if locked or "readonly database" in str(error):
+            return f"Something cannot be written ({error}). Fix its permissions, or point tracking.* at another place."
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def run_stage(arguments: argparse.Namespace) -> None:
     """Run the flow of a stage, or of all of them."""
     options = {"conf": arguments.conf, "overrides": arguments.overrides}
@@ -148,6 +164,8 @@ def print_leaderboard(experiment: Experiment, report: str) -> None:
 
     board = read_leaderboard(experiment, recall_scores(experiment).run_id)
     Console().print(leaderboard_table(board.rows, generated=board.generated))
+    if not any(row["champion"] for row in board.rows):
+        print(f"The champion of {experiment.promote.name} comes from an earlier run, and none of these beat it.")
     print("Compare the models in MLflow and the runs in Prefect: pricewright ui")
     print("The report:")
     print(report)

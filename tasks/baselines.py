@@ -12,6 +12,7 @@ from tasks.config import Experiment
 from tasks.digests import code_digest, digest
 from tasks.errors import UserError
 from tasks.predictors.classic import BASELINES, Classic
+from tasks.progress import Progress
 from tasks.scoring import score
 from tasks.splits import Dataset, read_split, sample
 from tasks.tracking import Candidate, Mode, StageRun, stage
@@ -42,8 +43,10 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
     with stage(experiment, "baselines", key, command="pricewright baselines", mode=mode) as run:
         if not run.done:
             run.log_params({"dataset": dataset.digest, "seed": experiment.seed, "rungs": ", ".join(names)})
-            for name in names:
-                fit_one(run, name, dataset, experiment)
+            with Progress("fitting baselines", len(names)) as progress:
+                for name in names:
+                    fit_one(run, name, dataset, experiment)
+                    progress.advance()
         return run.candidates()
 
 

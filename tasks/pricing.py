@@ -128,8 +128,8 @@ def price_distribution(
 
     `batch_tokens` bounds the tokens in one cache: prompts, nodes and padding. `progress` is told how many prompts each
     batch has answered. With `prune` > 0 the most probable nodes are run until what waits at the others is at most that
-    share of the mass; their numbers share it evenly, so that the probabilities of an item are wrong by at most `prune`
-    in total variation, and its mass is too high by at most that share. Raises ValueError with what to do about it.
+    share of the mass; their numbers share it as those of the others do on average, so that the probabilities of an item
+    are wrong by at most `prune` in total variation, and its mass is too high by at most that share. Raises ValueError with what to do about it.
     """
     import torch
 
@@ -207,7 +207,7 @@ def _score_batch(
         waiting = np.where(run, 0.0, reached[:, k:-1])
         chosen = _choose(waiting, reached[:, :k].sum(axis=1), prune)
         if not chosen.any():
-            return reached[:, :k] + _spread(trie, waiting)
+            return reached[:, :k] + _spread(trie, reached, run)
         order = np.argsort(~chosen, axis=1, kind="stable")[:, : chosen.sum(axis=1).max()]
         for start in range(0, order.shape[1], at_once):
             nodes = order[:, start : start + at_once]
@@ -300,15 +300,25 @@ def _choose(waiting: np.ndarray, ended: np.ndarray, prune: float) -> np.ndarray:
     return chosen
 
 
-def _spread(trie: PriceTrie, waiting: np.ndarray) -> np.ndarray:
-    """What is left waiting at the nodes [batch, m], shared evenly among the numbers [batch, k] below each."""
+def _spread(trie: PriceTrie, reached: np.ndarray, run: np.ndarray) -> np.ndarray:
+    """What waits at the nodes that were not run [batch, m], shared among the numbers [batch, k] below each.
+
+    It is shared as the nodes of like depth that were run share theirs, on average: an even share would take most prices
+    of two digits for the beginnings of longer ones. Only where their tokens differ, or none was run, is it even.
+    """
     k = len(trie.prices)
-    held = np.zeros((len(waiting), k + trie.nodes + 1))
-    held[:, k:-1] = waiting
+    held = np.zeros_like(reached)
+    held[:, k:-1] = np.where(run, 0.0, reached[:, k:-1])
     for depth in range(1, trie.depth.max() + 1):
         (nodes,) = np.nonzero(trie.depth == depth)
-        slots = trie.outcome_slot[nodes, : trie.fan[nodes].max()]  # [nodes, widest]
-        share = trie.size[slots] / trie.size[k + nodes, None]
+        fan = trie.fan[nodes].max()
+        slots, tokens = trie.outcome_slot[nodes, :fan], trie.outcome_token[nodes, :fan]  # [nodes, fan]
+        share = np.broadcast_to(trie.size[slots] / trie.size[k + nodes, None], (len(held), *slots.shape))
+        if (trie.fan[nodes] == fan).all() and (tokens == tokens[0]).all():
+            seen = reached[:, slots].sum(axis=1, where=run[:, nodes, None])  # [batch, fan]
+            total = seen.sum(axis=1)[:, None]
+            like = np.divide(seen, total, out=np.zeros_like(seen), where=total > 0)[:, None]
+            share = np.where(total[:, None] > 0, like, share)
         held[:, slots] += held[:, k + nodes, None] * share
     return held[:, :k]
 

@@ -261,8 +261,8 @@ def stage(
             return
         if mode == "recall":
             raise UserError(
-                f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the same -c "
-                "and key=value."
+                f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the same "
+                "-c and key=value."
             )
         interrupted = _interrupted(client, where, name, digest)
         if resume and interrupted and mode != "again":

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from flows.cli import environment
 from tasks.config import Experiment, load
 from tasks.items import Item
 
 SMOKE = "conf/smoke.yaml"
 
-
-@pytest.fixture(scope="session", autouse=True)
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Prefect of the tests' own: nothing of the user's is read or written."""
-    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    from flows.cli import environment
-
-    environment(debug=False)
-    yield
+# Before anything imports Prefect: it reads its settings once. Nothing of the user's is read or written.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+environment(debug=False)
 
 
 @pytest.fixture(scope="session")
-def at() -> Callable[[Path], list[str]]:
-    """The overrides that put MLflow's database and artifacts into a folder."""
-    return lambda folder: [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifacts={folder}/artifacts"]
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
+    """The overrides that put MLflow's database and artifacts into a folder; making a database takes seconds, so that
+    each is a copy of one."""
+    from tasks.tracking import connect
+
+    template = tmp_path_factory.mktemp("template") / "mlflow.db"
+    connect(load(SMOKE, [f"tracking.uri=sqlite:///{template}"])).search_experiments()
+
+    def overrides(folder: Path) -> list[str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "mlflow.db").exists():
+            shutil.copy(template, folder / "mlflow.db")
+        return [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifacts={folder}/artifacts"]
+
+    return overrides
 
 
 @pytest.fixture

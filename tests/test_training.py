@@ -52,7 +52,6 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, at: Callable) ->
     """SIGKILL after the first checkpoint, then the same command again: every checkpoint's weights are the same as those
     of a training that was left alone, and each is there once."""
     undisturbed = load("conf/smoke.yaml", [*at(tmp_path / "a"), *LONGER])
-    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     overrides = [*at(tmp_path / "b"), *LONGER]
     killed = load("conf/smoke.yaml", overrides)
     finetuning.finetune(undisturbed, curate(undisturbed), "again")

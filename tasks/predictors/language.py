@@ -68,10 +68,15 @@ class LanguageModel:
         self.trie = build_trie(tokenizer, prompt.lowest, prompt.highest, prefix=prompt.prefix, suffix=prompt.suffix)
         self.prices = np.arange(prompt.lowest, prompt.highest + 1)
 
-    def predict(self, items: Sequence[Item], what: str = "pricing") -> Predictions:
-        """Price the items by the point estimate of the recipe, with the 10% and 90% quantiles."""
+    def predict(self, items: Sequence[Item], what: str | None = None) -> Predictions:
+        """Price the items by the point estimate of the recipe, with the 10% and 90% quantiles.
+
+        `what` is how the progress is called.
+        """
         prompts = self.tokenizer(render(items, self.recipe.prompt, self.tokenizer))["input_ids"]
         answer = self.recipe.answer
+        adapter = hasattr(self.model, "peft_config")
+        what = what or f"pricing with {self.recipe.base}" + (" and its adapter" if adapter else "")
         with Progress(what, len(items), "items") as progress:
             distribution, mass = price_distribution(
                 self.model,

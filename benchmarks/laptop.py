@@ -1,0 +1,93 @@
+"""The default run against its budget, and the two claims made of it beforehand.
+
+    python -m benchmarks.laptop [key=value ...]
+
+Runs `pricewright run` twice in an empty store and prints a table for docs/benchmarks.md: time in all and outside the
+language model, peak memory of the process, time and stages done again of the second run, and whether the chosen
+checkpoint beats the base model and the constant median on test, each by one paired test.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+
+from tasks.config import load
+from tasks.metrics import absolute_error, paired_comparison
+from tasks.tracking import STAGE, connect, experiment_id, local_path
+
+CLAIMS = ("base", "constant_median")  # what the chosen checkpoint must beat; declared before any run
+ALPHA = 0.05
+
+
+def timed(words: list[str]) -> tuple[float, float, str]:
+    """Seconds, peak resident gigabytes of the process and its children, and standard output of a command."""
+    start, peak = time.monotonic(), 0
+    process = subprocess.Popen([sys.executable, "-m", "flows.cli", *words], stdout=subprocess.PIPE, text=True)
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            family = [watched, *watched.children(recursive=True)]
+            peak = max(peak, sum(member.memory_info().rss for member in family))
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.5)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return time.monotonic() - start, peak / 1e9, process.stdout.read()
+
+
+def main(overrides: list[str]) -> None:
+    """Run and print the table."""
+    with tempfile.TemporaryDirectory() as store:
+        options = [*overrides, f"tracking.uri=sqlite:///{store}/mlflow.db", f"tracking.artifacts={store}/artifacts"]
+        experiment = load(overrides=options)
+        first, peak, _ = timed(["run", *options])
+        client, where = connect(experiment), experiment_id(experiment)
+        runs = {run.data.tags[STAGE]: run for run in client.search_runs([where])}
+        second, _, _ = timed(["run", *options])
+        again = len(client.search_runs([where])) - len(runs)
+        evaluation = local_path(runs["evaluate"].info.artifact_uri)
+        rows = {row["model"]: row for row in json.loads((evaluation / "leaderboard.json").read_text())["rows"]}
+        stage_seconds = {name: (run.info.end_time - run.info.start_time) / 1000 for name, run in runs.items()}
+        scored = experiment.finetune.score_items
+        language = stage_seconds["finetune"] + sum(
+            rows[name]["predict_ms"] * (rows[name]["n"] + extra) / 1000
+            for name, extra in (("base", scored), ("finetuned", 0))
+        )
+        frame = pq.read_table(evaluation / "predictions.parquet").to_pandas()
+    errors = {
+        name: absolute_error(group["truth"], group["price"]) for name, group in frame.groupby("model", sort=False)
+    }
+    print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
+          f"`python -m benchmarks.laptop {' '.join(overrides)}`\n")  # fmt: skip
+    print("| what | measured | budget |\n|---|---|---|")
+    print(f"| first run | {first:.0f} s | 600 s |")
+    print(f"| of it outside the language model | {first - language:.0f} s | 150 s |")
+    print(f"| peak memory | {peak:.1f} GB | 5 GB |")
+    print(f"| second run | {second:.0f} s | 45 s |")
+    print(f"| stages done again | {again} | 0 |")
+    for name, seconds in stage_seconds.items():
+        print(f"| stage {name} | {seconds:.0f} s | |")
+    for name, row in rows.items():
+        print(f"| {name}: error on {row['n']} test items | ${row['mae']:.2f} | |")
+    for name in CLAIMS:
+        result = paired_comparison(np.array(errors[name]), np.array(errors["finetuned"]), seed=0)
+        verdict = "holds" if result.difference < 0 and result.p_value < ALPHA else "DOES NOT HOLD"
+        print(f"| finetuned beats {name}: {verdict} | {result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f}), "
+              f"p = {result.p_value:.4f} | p < {ALPHA} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
