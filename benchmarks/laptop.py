@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -61,10 +60,10 @@ def main(overrides: list[str]) -> None:
         evaluation = local_path(runs["evaluate"].info.artifact_uri)
         rows = {row["model"]: row for row in json.loads((evaluation / "leaderboard.json").read_text())["rows"]}
         stage_seconds = {name: (run.info.end_time - run.info.start_time) / 1000 for name, run in runs.items()}
-        scored = experiment.finetune.score_items
+        # The checkpoint was scored on validation while it was trained; the base model is scored on both here.
+        scored = {"base": experiment.finetune.score_items, "finetuned": 0}
         language = stage_seconds["finetune"] + sum(
-            rows[name]["predict_ms"] * (rows[name]["n"] + extra) / 1000
-            for name, extra in (("base", scored), ("finetuned", 0))
+            rows[name]["predict_ms"] * (rows[name]["n"] + extra) / 1000 for name, extra in scored.items()
         )
         frame = pq.read_table(evaluation / "predictions.parquet").to_pandas()
     errors = {
@@ -85,8 +84,8 @@ def main(overrides: list[str]) -> None:
     for name in CLAIMS:
         result = paired_comparison(np.array(errors[name]), np.array(errors["finetuned"]), seed=0)
         verdict = "holds" if result.difference < 0 and result.p_value < ALPHA else "DOES NOT HOLD"
-        print(f"| finetuned beats {name}: {verdict} | {result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f}), "
-              f"p = {result.p_value:.4f} | p < {ALPHA} |")  # fmt: skip
+        span = f"{result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f})"
+        print(f"| finetuned beats {name}: {verdict} | {span}, p = {result.p_value:.4f} | p < {ALPHA} |")
 
 
 if __name__ == "__main__":

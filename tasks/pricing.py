@@ -128,8 +128,9 @@ def price_distribution(
 
     `batch_tokens` bounds the tokens in one cache: prompts, nodes and padding. `progress` is told how many prompts each
     batch has answered. With `prune` > 0 the most probable nodes are run until what waits at the others is at most that
-    share of the mass; their numbers share it as those of the others do on average, so that the probabilities of an item
-    are wrong by at most `prune` in total variation, and its mass is too high by at most that share. Raises ValueError with what to do about it.
+    share of the mass; their numbers share it as those below like nodes do on average, so that the probabilities of an
+    item are wrong by at most `prune` in total variation, and its mass is too high by at most that share. Raises
+    ValueError with what to do about it.
     """
     import torch
 
