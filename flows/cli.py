@@ -10,9 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.config import DEFAULT_CONF, Experiment, load
 from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from tasks.report import Leaderboard
 
 STAGES = {
     "run": "the whole pipeline; ends with the leaderboard and where to look next",
@@ -156,14 +160,11 @@ def say(message: str) -> None:
 
 def print_leaderboard(experiment: Experiment, report: str) -> None:
     """The table, where to look next, and last the path of the report."""
-    from rich.console import Console
-
     from flows.promotion import recall_scores
     from tasks.leaderboard import read_leaderboard
-    from tasks.report import leaderboard_table
 
     board = read_leaderboard(experiment, recall_scores(experiment).run_id)
-    Console().print(leaderboard_table(board.rows, generated=board.generated))
+    print_table(board)
     if not any(row["champion"] for row in board.rows):
         print(f"The champion of {experiment.promote.name} comes from an earlier run, and none of these beat it.")
     print("Compare the models in MLflow and the runs in Prefect: pricewright ui")
@@ -181,11 +182,17 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(board.rows, indent=1, ensure_ascii=False))
         return
+    print_table(board)
+
+
+def print_table(board: Leaderboard) -> None:
+    """The leaderboard on standard output, as wide as the terminal, or 100 columns in a pipe."""
     from rich.console import Console
 
     from tasks.report import leaderboard_table
 
-    Console().print(leaderboard_table(board.rows, generated=board.generated))
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(leaderboard_table(board.rows, generated=board.generated))
 
 
 def predict(arguments: argparse.Namespace) -> None:

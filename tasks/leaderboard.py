@@ -31,9 +31,16 @@ def open_run(experiment: Experiment, run_id: str) -> StageRun:
 def marked_rows(experiment: Experiment, board: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows, best first, `champion` and `best_checkpoint` marked as the registry has them now; rows without a rank
     stand at the end."""
+    from tasks.report import ROW_KEYS
+
     champion, best = (registered(experiment, alias) for alias in (CHAMPION, BEST_CHECKPOINT))
     rows = [
-        {**row, "champion": row["model_id"] == champion, "best_checkpoint": row["model_id"] == best}
+        {
+            **dict.fromkeys(ROW_KEYS),
+            **row,
+            "champion": row["model_id"] == champion,
+            "best_checkpoint": row["model_id"] == best,
+        }
         for row in board["rows"]
     ]
     return sorted(rows, key=lambda row: (row["status"] != "ran", row.get("mae") is None, row.get("mae") or 0.0))

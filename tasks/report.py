@@ -172,10 +172,10 @@ def leaderboard_table(rows: Iterable[Row], *, generated: bool = False, unit: str
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, caption_justify="left")
     table.caption = GENERATED if generated else None
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("model", overflow="fold", min_width=14)
+    table.add_column("model", overflow="fold", min_width=15)
     for name in (f"MAE {unit}", "95% CI", "vs leader", "hits", "n"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("kind, remarks", overflow="fold", min_width=15)
+    table.add_column("kind, remarks", overflow="fold", min_width=14)
     ordered = in_order(rows)
     groups = [row["mae"] is None or 2 * (row["kind"] == "floor") for row in ordered]
     for i, row in enumerate(ordered):

@@ -144,6 +144,11 @@ def train(
         on_checkpoint=keep,
     )
     trainer.remove_callback(PrinterCallback)
+    # TRL turns the adapters of a quantized model into bfloat16, where a step of the optimizer is often too small to be
+    # one; in float32 they learn more from the same items. On a GPU autocast computes in bfloat16 all the same.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     check_labels(trainer, answers)
     resume = last_whole_checkpoint(work)
     if resume is not None:

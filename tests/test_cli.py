@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,25 @@ def test_a_stage_that_fails_exits_with_1(
     assert "RuntimeError: the catalogue fell over" in message and "Traceback" not in message
     status, message = outcome(capsys, "curate", "-c", SMOKE, *at(tmp_path), "--debug")
     assert status == 1 and "Traceback" in message
+
+
+def test_a_full_disk_is_said_however_deep_it_hides(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: Callable
+) -> None:
+    """Exit status 2 and what to do; the stage is not done, and with room again it is."""
+    from tasks import curation
+
+    def fails(*_: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("could not log the artifact") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(curation, "write_split", fails)
+        status, message = outcome(capsys, "curate", "-c", SMOKE, *at(tmp_path))
+    assert status == 2 and "The disk is full" in message and "Make room" in message
+    assert main(["curate", "-c", SMOKE, *at(tmp_path)]) == 0
 
 
 def test_doctor_says_what_is_there(capsys: pytest.CaptureFixture) -> None:
