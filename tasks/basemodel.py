@@ -16,14 +16,14 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import platformdirs
 from filelock import FileLock
 
-from tasks.digests import digest
+from tasks.digests import code_digest, digest
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,20 +65,25 @@ def locate(base: str) -> str:
         UserError: the package that carries an embedded model is not installed.
     """
     if base == TINY:
-        return str(_cached(TINY, _make_tiny))
+        return str(_cached(cached_as(base), _make_tiny))
     if base in EMBEDDED:
-        return str(_cached(base, lambda folder: _convert(EMBEDDED[base], folder)))
+        return str(_cached(cached_as(base), lambda folder: _convert(EMBEDDED[base], folder)))
     return base
 
 
-def _cached(name: str, make: Any) -> Path:
-    target = cache_folder() / name
+def cached_as(base: str) -> Path:
+    """Where a model that is made here is kept, by what it is made from."""
+    made_from = EMBEDDED[base].requirement.rpartition("==")[2] if base in EMBEDDED else code_digest("tasks.basemodel")
+    return cache_folder() / f"{base}-{made_from}"
+
+
+def _cached(target: Path, make: Callable[[Path], None]) -> Path:
     if not (target / "complete.json").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_suffix(".lock")):
+        with FileLock(f"{target}.lock"):
             if not (target / "complete.json").is_file():
                 # A temporary name and a rename, so that a kill leaves no half model that looks whole.
-                temporary = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=target.parent))
+                temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
                 try:
                     make(temporary)
                     sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}

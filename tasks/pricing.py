@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-LOGITS_BYTES = 96 * 2**20  # float32 logits of one forward pass: nodes beyond it wait for the next pass
+LOGITS_BYTES = 256 * 2**20  # float32 logits of one forward pass: nodes beyond it wait for the next pass
 PRUNE_AIM = 0.8  # aim below the allowed rest, since it must also hold once the next nodes turn out to lose some mass
 TIE = 1e-12  # a cumulative probability this close to a quantile hits it exactly
 
