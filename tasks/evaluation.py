@@ -26,7 +26,7 @@ from tasks.predictors.language import Recipe
 from tasks.scoring import score
 from tasks.sources import source_of
 from tasks.splits import Dataset, Split, read_split, sample
-from tasks.tracking import Candidate, Mode, StageRun, model_folder, stage
+from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, model_folder, stage
 
 SERVABLE = ("baseline", "base", "finetuned")  # what can be loaded in another process and price a text
 
@@ -93,7 +93,7 @@ class Evaluation:
         rungs = [candidate for candidate in candidates if candidate.kind == "baseline"]
         if not self.experiment.baselines.enabled:
             rungs += [self.run.log_absent(n, "baseline", "skipped", "baselines.enabled is false") for n in BASELINES]
-        rungs.append(self.run.log_model(Recipe.of(self.experiment.finetune).save, "base", "base"))
+        rungs.append(self.base())
         checkpoints = [candidate for candidate in candidates if candidate.kind == "finetuned"]
         if checkpoints:
             rungs.append(self.choose(checkpoints))
@@ -104,6 +104,22 @@ class Evaluation:
                 self.run.log_absent("floor", "floor", "ran", "the best possible guess: the data are generated")
             )
         return rungs
+
+    def base(self) -> Candidate:
+        """The untuned model: the same LoggedModel, with the predictions it made, for as long as nothing about how it is
+        loaded, asked and read has changed."""
+        recipe = Recipe.of(self.experiment.finetune)
+        fields = {**vars(recipe), "answer": recipe.answer.model_dump(exclude={"batch_tokens"})}
+        made_from = digest(
+            {
+                "recipe": {**fields, "prompt": recipe.prompt.model_dump()},
+                "base": basemodel.identity(recipe.base),
+                "code": code_digest("tasks.predictors.language"),
+            }
+        )
+        return self.run.known_model(made_from) or self.run.log_model(
+            recipe.save, "base", "base", tags={MADE_FROM: made_from}
+        )
 
     def choose(self, checkpoints: Sequence[Candidate]) -> Candidate:
         """The checkpoint with the lowest error on validation; of equals the earliest."""

@@ -33,7 +33,7 @@ Mode = Literal["reuse", "again", "recall"]
 """reuse: do only what is not done; again: do it all the same; recall: do nothing, the result must be there."""
 
 STAGE, DIGEST, MODEL, KIND = "pricewright.stage", "pricewright.digest", "pricewright.model", "pricewright.kind"
-MODEL_ID = "pricewright.model_id"
+MODEL_ID, MADE_FROM = "pricewright.model_id", "pricewright.made_from"
 STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.reason"
 MANIFEST = "manifest.json"
 REWRITTEN = {MANIFEST, "report.html"}  # the report is made again when the registry's marks change
@@ -187,6 +187,13 @@ class StageRun:
         )
         self.client.finalize_logged_model(model.model_id, "READY")
         return Candidate(model.model_id, name, kind, None, status, reason)
+
+    def known_model(self, made_from: str) -> Candidate | None:
+        """A model that was kept before, in any run, with the tag that says what it was made from."""
+        query = f"tags.`{MADE_FROM}` = '{made_from}'"
+        found = self.client.search_logged_models([self.run.info.experiment_id], query)
+        ready = [model for model in found if str(model.status) == "READY"]
+        return candidate(min(ready, key=lambda model: model.creation_timestamp)) if ready else None
 
     def models(self) -> list[LoggedModel]:
         """The LoggedModels of this run that were written to their end, by name and step."""

@@ -152,6 +152,15 @@ def test_a_change_of_conf_undoes_what_depends_on_it_and_nothing_else(
     assert done == still_done
 
 
+def test_an_untuned_model_is_not_asked_again_for_other_statistics(finished: Finished) -> None:
+    """A new evaluation of the same models takes the predictions they made: no model is loaded for it."""
+    before = {row["model"]: row["model_id"] for row in json.loads(finished.command("leaderboard", "--json")[1])}
+    assert finished.command("evaluate", "evaluate.resamples=300")[0] == 0
+    rows = json.loads(finished.command("leaderboard", "--json", "evaluate.resamples=300")[1])
+    after = {row["model"]: row["model_id"] for row in rows}
+    assert {**after, "floor": ""} == {**before, "floor": ""}
+
+
 def test_the_champion_prices_a_text_in_a_new_process(finished: Finished) -> None:
     """Loaded by its alias with nothing but MLflow, from another folder, it gives the price the command line gives."""
     code = (
