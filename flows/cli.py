@@ -30,7 +30,7 @@ STAGES = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit status 0: done; 2: something the user can mend; 1: a stage failed."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     environment(debug=arguments.debug)
     try:
         arguments.command(arguments)
@@ -47,6 +47,17 @@ def main(argv: list[str] | None = None) -> int:
         message = f"{type(error).__name__}: {error}\nThe same command with --debug shows where it happened."
         return fail(message, 1, debug=arguments.debug)
     return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments; `key=value` pairs may stand before and after options, which argparse alone does not allow."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest and ("overrides" not in arguments or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:

@@ -55,8 +55,9 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, at: Callable) ->
     overrides = [*at(tmp_path / "b"), *LONGER]
     killed = load("conf/smoke.yaml", overrides)
     finetuning.finetune(undisturbed, curate(undisturbed), "again")
+    others = set((PROJECT / "mlruns" / "work").glob("*"))
     process = child(overrides)
-    work = finished_checkpoint(process)
+    work = finished_checkpoint(process, others)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     assert work.is_dir()
@@ -72,13 +73,13 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, at: Callable) ->
     assert not work.exists()
 
 
-def finished_checkpoint(process: subprocess.Popen) -> Path:
-    """The work folder, as soon as it holds a whole checkpoint."""
+def finished_checkpoint(process: subprocess.Popen, others: set[Path]) -> Path:
+    """The work folder of a process, as soon as it holds a whole checkpoint."""
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline and process.poll() is None:
-        whole = list((PROJECT / "mlruns" / "work").glob("*/checkpoint-*/whole.json"))
-        if whole:
-            return whole[0].parent.parent
+        for whole in (PROJECT / "mlruns" / "work").glob("*/checkpoint-*/whole.json"):
+            if whole.parent.parent not in others:
+                return whole.parent.parent
         time.sleep(0.05)
     raise AssertionError(f"no checkpoint: {process.poll()}")
 
