@@ -209,9 +209,9 @@ def print_table(board: Leaderboard) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     """Price texts, or the items of a file, with the champion."""
     from tasks.items import Item
-    from tasks.leaderboard import CHAMPION
-    from tasks.predictors import load_predictor
-    from tasks.tracking import connect, model_folder, registered
+    from tasks.predictors.loading import load_predictor
+    from tasks.registry import CHAMPION, registered
+    from tasks.tracking import connect, model_folder
 
     items = [Item.from_text(text) for text in arguments.texts]
     if arguments.file:

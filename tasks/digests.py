@@ -12,7 +12,7 @@ from typing import Any
 from tasks.config import PROJECT
 
 # What carries values and records but does not make them: a change there is no reason to train again.
-PLUMBING = {"tasks.config", "tasks.digests", "tasks.errors", "tasks.progress", "tasks.report", "tasks.tracking"}
+PLUMBING = {f"tasks.{name}" for name in ("config", "digests", "errors", "progress", "registry", "report", "tracking")}
 
 
 def digest(value: Any) -> str:
@@ -44,6 +44,11 @@ def code_digest(module: str) -> str:
 
     Comments, docstrings and layout do not count, so that explaining a stage better does not run it again.
     """
+    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module).items()})
+
+
+def code(module: str) -> dict[str, ast.Module]:
+    """The syntax trees of a module of this project and of all it imports from the project, plumbing left out."""
     pending, trees = [module], {}
     while pending:
         name = pending.pop()
@@ -52,8 +57,8 @@ def code_digest(module: str) -> str:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         pending += _imports(tree)
-        trees[name] = ast.dump(_without_docstrings(tree))
-    return digest(trees)
+        trees[name] = tree
+    return trees
 
 
 def _source(module: str) -> Path | None:

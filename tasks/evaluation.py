@@ -20,9 +20,10 @@ from tasks.digests import code_digest, digest
 from tasks.items import Item
 from tasks.leaderboard import provenance
 from tasks.metrics import compare
-from tasks.predictors import Predictions, Predictor, load_predictor
+from tasks.predictors import Predictions, Predictor
 from tasks.predictors.classic import BASELINES
 from tasks.predictors.language import Recipe
+from tasks.predictors.loading import load_predictor
 from tasks.scoring import score
 from tasks.sources import source_of
 from tasks.splits import Dataset, Split, read_split, sample

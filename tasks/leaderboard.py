@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import PROJECT, Experiment
 from tasks.digests import digest
+from tasks.registry import BEST_CHECKPOINT, CHAMPION, registered
 from tasks.splits import Dataset, read_split
-from tasks.tracking import StageRun, connect, registered, tracking_uri
+from tasks.tracking import StageRun, connect, tracking_uri
 
 if TYPE_CHECKING:
     from tasks.report import Leaderboard
 
-CHAMPION, BEST_CHECKPOINT = "champion", "best-checkpoint"
 REPORT = "report.html"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "scikit-learn", "mlflow", "prefect")
 

@@ -11,12 +11,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.config import Experiment
-from tasks.leaderboard import BEST_CHECKPOINT, CHAMPION, open_run
+from tasks.leaderboard import open_run
 from tasks.metrics import absolute_error, paired_comparison
-from tasks.predictors import Predictions, load_predictor
+from tasks.predictors import Predictions
+from tasks.predictors.loading import load_predictor
+from tasks.registry import BEST_CHECKPOINT, CHAMPION, register, registered
 from tasks.scoring import score
 from tasks.splits import Dataset, read_split
-from tasks.tracking import StageRun, candidate, model_folder, register, registered
+from tasks.tracking import StageRun, candidate, model_folder
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 
 from tasks.catalogue import generate
 from tasks.items import Item, from_row
-from tasks.predictors import load_predictor
 from tasks.predictors.classic import BASELINES, Classic, basic_features
+from tasks.predictors.loading import load_predictor
 
 
 @pytest.fixture(scope="module")

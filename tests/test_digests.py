@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks import digests
-from tasks.digests import code_digest, digest, fraction
+from tasks.digests import code, code_digest, digest, fraction
 
 
 @pytest.fixture
@@ -41,6 +41,16 @@ def test_code_counts_but_comments_docstrings_and_layout_do_not(project: Path) ->
     stage.write_text("from tasks import shared\n\ndef work():\n    return shared.x + 1\n")
     assert now() not in (before, changed)
     code_digest.cache_clear()
+
+
+def test_a_stage_depends_on_the_code_it_runs_and_not_on_other_rungs() -> None:
+    """A new baseline does not train the language model again, nor a change of the training the baselines."""
+    training, classic = set(code("tasks.finetuning")), set(code("tasks.baselines"))
+    assert {"tasks.training", "tasks.pricing", "tasks.prompts", "tasks.predictors.language"} <= training
+    assert "tasks.predictors.classic" in classic
+    assert "tasks.predictors.classic" not in training
+    assert not classic & {"tasks.training", "tasks.pricing", "tasks.basemodel", "tasks.predictors.language"}
+    assert {"tasks.predictors.classic", "tasks.pricing", "tasks.metrics"} <= set(code("tasks.evaluation"))
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

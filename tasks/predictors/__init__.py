@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,17 +42,3 @@ class Predictor(Protocol):
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
         ...
-
-
-def load_predictor(folder: Path) -> Predictor:
-    """The predictor that a folder holds, of whatever kind; its libraries are imported only here."""
-    kind = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))["predictor"]
-    if kind == "classic":
-        from tasks.predictors.classic import Classic
-
-        return Classic.load(folder)
-    if kind == "language":
-        from tasks.predictors.language import LanguageModel
-
-        return LanguageModel.load(folder)
-    raise ValueError(f"{folder} holds a predictor of kind {kind!r}; expected classic or language")

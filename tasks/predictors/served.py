@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from tasks.items import Item
-from tasks.predictors import load_predictor
+from tasks.predictors.loading import load_predictor
 
 
 class PricePredictor(PythonModel):
