@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
     """
     for option, port in (("--mlflow-port", mlflow_port), ("--prefect-port", prefect_port)):
         check_free(port, option)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a service manager's stop is a Ctrl-C too
     where = experiment_id(experiment)
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
@@ -33,7 +35,9 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
     try:
         for port in (mlflow_port, prefect_port):
             _await(port, servers)
-        print(f"MLflow:  http://{HOST}:{mlflow_port}/#/experiments/{where}", flush=True)
+        # Without the kind of work, MLflow 3 opens its pages for agents and hides the columns of metrics.
+        models = f"#/experiments/{where}/models?workflowType=machine_learning"
+        print(f"MLflow:  http://{HOST}:{mlflow_port}/{models}", flush=True)
         print(f"Prefect: http://{HOST}:{prefect_port}", flush=True)
         print("Ctrl-C stops both.", flush=True)
         while all(server.poll() is None for server in servers):

@@ -29,8 +29,7 @@ def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[st
     versions = client.search_model_versions(f"name = '{name}'")
     known = next((version for version in versions if version.tags.get(MODEL_ID) == model_id), None)
     if known is None:
-        source = client.get_logged_model(model_id).artifact_location
-        known = client.create_model_version(name, source, model_id=model_id, tags={MODEL_ID: model_id})
+        known = client.create_model_version(name, f"models:/{model_id}", model_id=model_id, tags={MODEL_ID: model_id})
     for key, value in tags.items():
         client.set_model_version_tag(name, known.version, key, str(value))
     client.set_registered_model_alias(name, alias, known.version)

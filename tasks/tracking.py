@@ -93,7 +93,8 @@ def experiment_id(experiment: Experiment) -> str:
     artifacts = experiment.tracking.artifacts
     if artifacts is None and experiment.tracking.uri is None:
         artifacts = (PROJECT / "mlruns" / "artifacts").as_uri()
-    return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts)
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts, tags=kind)
 
 
 class StageRun:

@@ -95,8 +95,11 @@ def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finis
     """Every metric comes from per-item predictions that anybody can read."""
     import pyarrow.parquet as pq
 
-    (file,) = finished.folder.rglob("predictions.parquet")
-    frame = pq.read_table(file).to_pandas()
+    from flows.promotion import recall_scores
+    from tasks.leaderboard import open_run
+
+    run = open_run(finished.experiment, recall_scores(finished.experiment).run_id)
+    frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
     rows = json.loads(finished.command("leaderboard", "--json")[1])
     for row in rows:
         mine = frame[frame["model"] == row["model"]]

@@ -45,7 +45,8 @@ def adapters(experiment: Experiment) -> dict[int, dict[str, np.ndarray]]:
 
 
 def child(overrides: list[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", CHILD, *overrides], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", CHILD, *overrides]
+    return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_killed_and_resumed_equals_never_killed(tmp_path: Path, at: Callable) -> None:
@@ -58,7 +59,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, at: Callable) ->
     others = set((PROJECT / "mlruns" / "work").glob("*"))
     process = child(overrides)
     work = finished_checkpoint(process, others)
-    os.kill(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)  # with the Prefect server it started, as when a machine goes down
     process.wait(30)
     assert work.is_dir()
     process = child(overrides)
