@@ -178,7 +178,8 @@ def print_leaderboard(experiment: Experiment, report: str) -> None:
     print_table(board)
     if not any(row["champion"] for row in board.rows):
         print(f"The champion of {experiment.promote.name} comes from an earlier run, and none of these beat it.")
-    print("Compare the models in MLflow and the runs in Prefect: pricewright ui")
+    program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
+    print(f"Compare the models in MLflow and the runs in Prefect: {program} ui")
     print("The report:")
     print(report)
 
