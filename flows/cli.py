@@ -120,12 +120,13 @@ def fail(message: str, status: int, *, debug: bool) -> int:
 def storage_trouble(error: BaseException | None) -> str | None:
     """What to do if a full or read-only disk is behind an error, however deep; None if it is something else."""
     while error is not None:
+        said = str(error).partition("\n")[0]  # a database's error goes on with its whole query
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "disk is full" in str(error):
-            return f"The disk is full ({error}). Make room; what was finished is kept, and the same command goes on."
+        if full or "disk is full" in said:
+            return f"The disk is full ({said}). Make room; what was finished is kept, and the same command goes on."
         locked = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES)
-        if locked or "readonly database" in str(error):
-            return f"Something cannot be written ({error}). Fix its permissions, or point tracking.* at another place."
+        if locked or "readonly database" in said:
+            return f"Something cannot be written ({said}). Fix its permissions, or point tracking.* at another place."
         error = error.__cause__ or error.__context__
     return None
 

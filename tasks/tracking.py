@@ -64,6 +64,7 @@ def connect(experiment: Experiment) -> MlflowClient:
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
     mlflow.set_tracking_uri(tracking_uri(experiment))
     if experiment.tracking.uri is None:
         _check_writable(PROJECT / "mlruns")
