@@ -3,68 +3,42 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import TruncatedSVD
 from sklearn.dummy import DummyRegressor
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, Ridge
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.svm import LinearSVR
 
-from tasks.digests import fraction
 from tasks.items import Item
 from tasks.predictors import Predictions
+from tasks.predictors.features import (
+    STRUCTURED,
+    Counts,
+    Neighbours,
+    OutOfFold,
+    Tfidf,
+    WordVectors,
+    basic_features,
+    drawn,
+    nothing,
+    table,
+    words,
+)
+from tasks.predictors.network import Network
 
 INTERVAL = (0.1, 0.9)  # the quantiles that bound an 80% interval
-TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.")
-POUNDS = {"pound": 1, "lb": 1, "ounce": 1 / 16, "oz": 1 / 16, "gram": 0.00220462, "kilogram": 2.20462, "kg": 2.20462}
-WEIGHT = re.compile(r"([\d.,]*\d)\s*(?:hundredths\s+)?(pound|lb|ounce|oz|kilogram|kg|gram)", re.IGNORECASE)
-RANK = re.compile(r"#?([\d,]*\d)\s+in\b")
-# The recipe's own list of electronics brands that sell for more.
-TOP_BRANDS = {"hp", "dell", "lenovo", "samsung", "asus", "sony", "canon", "apple", "intel"}
-
-
-def words(items: Sequence[Item]) -> list[str]:
-    """Title and text of each item."""
-    return [f"{item.title}\n{item.text}" for item in items]
-
-
-def nothing(items: Sequence[Item]) -> np.ndarray:
-    """No information at all, shape [n, 1]."""
-    return np.zeros((len(items), 1))
-
-
-def drawn(items: Sequence[Item]) -> np.ndarray:
-    """A whole price from 1 to 999 drawn by the hash of the text, shape [n], so that it is the same in every process."""
-    return np.array([1 + int(999 * fraction(0, text)) for text in words(items)], dtype=float)
-
-
-def basic_features(items: Sequence[Item]) -> np.ndarray:
-    """The recipe's four features, shape [n, 4]: weight in pounds, best sellers rank, text length, top brand; NaN where
-    the details do not say."""
-    return np.array([[_weight(i), _rank(i), len(i.title) + len(i.text), _top_brand(i)] for i in items], dtype=float)
-
-
-def _weight(item: Item) -> float:
-    found = WEIGHT.search(item.details.get("Item Weight", ""))
-    if not found:
-        return np.nan
-    scale = POUNDS[found.group(2).lower()] / (100 if "hundredths" in found.group().lower() else 1)
-    return float(found.group(1).replace(",", "")) * scale
-
-
-def _rank(item: Item) -> float:
-    ranks = [float(rank.replace(",", "")) for rank in RANK.findall(item.details.get("Best Sellers Rank", ""))]
-    return float(np.mean(ranks)) if ranks else np.nan
-
-
-def _top_brand(item: Item) -> float:
-    return float(item.details.get("Brand", "").lower() in TOP_BRANDS)
+OURS = ("tasks.predictors.features.", "tasks.predictors.network.")
+TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", *OURS)
 
 
 class Baseline(NamedTuple):
@@ -76,6 +50,58 @@ class Baseline(NamedTuple):
     log: bool = False
 
 
+def ridge() -> Pipeline:
+    """Ridge regression on the TF-IDF of words and word pairs."""
+    return make_pipeline(Tfidf(ngram_range=(1, 2), min_df=2, sublinear_tf=True), Ridge(alpha=1.0))
+
+
+def content_words() -> Tfidf:
+    """TF-IDF without the words that every text has: what similar products share."""
+    return Tfidf(ngram_range=(1, 2), min_df=2, max_features=50_000, sublinear_tf=True, stop_words="english")
+
+
+def boosting(seed: int) -> Pipeline:
+    """Gradient boosting on reduced TF-IDF, the structured fields, the neighbours' prices and what ridge would say."""
+    unknown = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = ColumnTransformer(
+        [
+            ("themes", make_pipeline(content_words(), TruncatedSVD(100, random_state=seed)), "words"),
+            ("neighbours", make_pipeline(content_words(), Neighbours()), "words"),
+            ("ridge", OutOfFold(ridge()), "words"),
+            ("category", unknown, ["category"]),
+            # Not as NaN: scikit-learn's trees stumble over a column that holds nothing else.
+            ("structured", SimpleImputer(strategy="constant", fill_value=-10, keep_empty_features=True), STRUCTURED),
+        ],
+        sparse_threshold=0,
+    )
+    trees = HistGradientBoostingRegressor(
+        loss="absolute_error", max_iter=300, learning_rate=0.05, max_features=0.5, random_state=seed
+    )
+    return make_pipeline(columns, trees)
+
+
+def network(seed: int) -> Pipeline:
+    """Small networks on the words of text and title, the structured fields and the neighbours' prices."""
+
+    def terms(count: int) -> Tfidf:
+        return Tfidf(ngram_range=(1, 2), min_df=2, max_features=count, sublinear_tf=True, token_pattern=r"\b\w+\b")
+
+    numbers = make_pipeline(SimpleImputer(keep_empty_features=True, add_indicator=True), StandardScaler())
+    columns = ColumnTransformer(
+        [
+            ("words", terms(30_000), "words"),
+            ("title", terms(20_000), "title"),
+            ("category", OneHotEncoder(handle_unknown="ignore"), ["category"]),
+            ("neighbours", make_pipeline(content_words(), Neighbours(), StandardScaler()), "words"),
+            ("structured", numbers, STRUCTURED),
+        ],
+        # A term of a text weighs about a tenth; these few must not drown them.
+        transformer_weights={"category": 0.5, "neighbours": 0.3, "structured": 0.3},
+        sparse_threshold=1,
+    )
+    return make_pipeline(columns, Network(random_state=seed))
+
+
 BASELINES: dict[str, Baseline] = {
     "random": Baseline(drawn, None),
     "constant": Baseline(nothing, lambda _: DummyRegressor(strategy="mean")),
@@ -83,11 +109,21 @@ BASELINES: dict[str, Baseline] = {
     "basic_features": Baseline(
         basic_features, lambda _: make_pipeline(SimpleImputer(keep_empty_features=True), LinearRegression())
     ),
-    "tfidf_ridge": Baseline(
-        words,
-        lambda _: make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True), Ridge(alpha=1.0)),
-        log=True,
+    "bag_of_words": Baseline(
+        words, lambda _: make_pipeline(Counts(max_features=1000, stop_words="english"), LinearRegression())
     ),
+    "word2vec_linear": Baseline(words, lambda seed: make_pipeline(WordVectors(random_state=seed), LinearRegression())),
+    "word2vec_svr": Baseline(
+        words, lambda seed: make_pipeline(WordVectors(random_state=seed), LinearSVR(random_state=seed))
+    ),
+    "word2vec_forest": Baseline(
+        words,
+        lambda seed: make_pipeline(WordVectors(random_state=seed), RandomForestRegressor(random_state=seed, n_jobs=-1)),
+    ),
+    "tfidf_ridge": Baseline(words, lambda _: ridge(), log=True),
+    "neighbours": Baseline(words, lambda _: make_pipeline(content_words(), Neighbours()), log=True),
+    "boosting": Baseline(table, boosting, log=True),
+    "network": Baseline(table, network, log=True),
 }
 
 
@@ -124,6 +160,7 @@ class Classic:
         features = recipe.features(items)
         raw = features if self.estimator is None else self.estimator.predict(features)
         price = np.clip(np.expm1(raw) if recipe.log else raw, self.lowest, self.highest)
+        price = np.round(price, 6)  # trees that vote in parallel add up in any order, which shows beyond that
         low, high = (np.maximum(np.expm1(np.log1p(price) + shift), 0.0) for shift in self.spread)
         return Predictions(price, low, high)
 
