@@ -34,9 +34,9 @@ from tasks.predictors.features import (
     table,
     words,
 )
+from tasks.predictors.intervals import conformal, interval
 from tasks.predictors.network import Network
 
-INTERVAL = (0.1, 0.9)  # the quantiles that bound an 80% interval
 OURS = ("tasks.predictors.features.", "tasks.predictors.network.")
 TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", *OURS)
 
@@ -149,20 +149,17 @@ class Classic:
             estimator = recipe.estimator(seed).fit(recipe.features(train), target)
         bounds = (1.0, 999.0) if estimator is None else (float(prices.min()), float(prices.max()))
         fitted = cls(name, estimator, *bounds)
-        answers = fitted.predict(validation).price
-        ratios = np.log1p([item.price for item in validation]) - np.log1p(answers)
-        fitted.spread = tuple(np.quantile(ratios, INTERVAL).tolist())
+        fitted.spread = conformal([item.price for item in validation], fitted.predict(validation).price)
         return fitted
 
     def predict(self, items: Sequence[Item]) -> Predictions:
-        """Price the items; the interval is split-conformal on the log scale (Lei et al. 2018), from `fit`."""
+        """Price the items."""
         recipe = BASELINES[self.name]
         features = recipe.features(items)
         raw = features if self.estimator is None else self.estimator.predict(features)
         price = np.clip(np.expm1(raw) if recipe.log else raw, self.lowest, self.highest)
         price = np.round(price, 6)  # trees that vote in parallel add up in any order, which shows beyond that
-        low, high = (np.maximum(np.expm1(np.log1p(price) + shift), 0.0) for shift in self.spread)
-        return Predictions(price, low, high)
+        return Predictions(price, *interval(price, self.spread))
 
     def save(self, folder: Path) -> None:
         """Write the estimator with skops, which loads no code, and the rest as JSON."""

@@ -19,4 +19,8 @@ def load_predictor(folder: Path) -> Predictor:
         from tasks.predictors.language import LanguageModel
 
         return LanguageModel.load(folder)
-    raise ValueError(f"{folder} holds a predictor of kind {kind!r}; expected classic or language")
+    if kind == "blend":
+        from tasks.predictors.blend import Blend
+
+        return Blend.load(folder)
+    raise ValueError(f"{folder} holds a predictor of kind {kind!r}; expected classic, language or blend")
