@@ -64,14 +64,24 @@ class Prompt(Section):
     prefix: str = Field("Price is $", description="the end of the prompt, directly before the price")
     suffix: str = Field(".00", description="what follows the whole price in the completion")
     text_tokens: Count = Field(160, description="title and text are cut to this many tokens")
-    lowest: int = Field(0, ge=0, description="lowest price the model can answer")
-    highest: int = Field(999, ge=1, description="highest price the model can answer")
+    lowest: int = Field(0, ge=0, description="lowest price the model can answer, in units")
+    highest: int = Field(999, ge=1, description="highest price the model can answer, in units")
+    unit: float = Field(1.0, gt=0, description="what one is worth in dollars: 0.01 where the model answers in cents")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Prompt:
+        if self.lowest > self.highest:
+            raise ValueError(f"lowest ({self.lowest}) must not be above highest ({self.highest})")
+        return self
 
 
 class Answer(Section):
     """How a language model's distribution over prices becomes its answer."""
 
-    estimate: str = Field("median", description="a name in tasks.pricing.ANSWERS")
+    estimate: str = Field("median", description="a name in tasks.pricing.ANSWERS, or greedy: the most probable text")
+    temperature: Annotated[float, Field(gt=0)] | Literal["fit"] = Field(
+        1.0, description="above 1 widens the distribution; fit: by CRPS, on validation items no model is chosen on"
+    )
     prune: Share = Field(0.0, description="probability of unlikely price prefixes that may be left unexpanded")
     batch_tokens: Count = Field(8192, description="tokens in one forward pass")
 
@@ -96,6 +106,7 @@ class Evaluate(Section):
     """How figures get their uncertainty."""
 
     resamples: Count = Field(10_000, description="bootstrap and permutation resamples")
+    machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
 
 
 class Promote(Section):

@@ -19,14 +19,14 @@ from tasks.config import Experiment
 from tasks.digests import code_digest, digest
 from tasks.items import Item
 from tasks.leaderboard import provenance
-from tasks.metrics import compare
+from tasks.metrics import compare, crps_per_item, level_of_truth
 from tasks.predictors import Predictions, Predictor
 from tasks.predictors.classic import BASELINES
-from tasks.predictors.language import Recipe
+from tasks.predictors.language import LanguageModel, Recipe
 from tasks.predictors.loading import load_predictor
 from tasks.scoring import score
 from tasks.sources import source_of
-from tasks.splits import Dataset, Split, read_split, sample
+from tasks.splits import Dataset, Split, read_split, sample, set_apart
 from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, model_folder, stage
 
 SERVABLE = ("baseline", "base", "finetuned")  # what can be loaded in another process and price a text
@@ -109,30 +109,34 @@ class Evaluation:
     def base(self) -> Candidate:
         """The untuned model: the same LoggedModel, with the predictions it made, for as long as nothing about how it is
         loaded, asked and read has changed."""
-        recipe = Recipe.of(self.experiment.finetune)
+        recipe, seed = Recipe.of(self.experiment.finetune), self.experiment.seed
+        fitted_on = [self.dataset.digest, seed, len(self.items["validation"])]
         fields = {**vars(recipe), "answer": recipe.answer.model_dump(exclude={"batch_tokens"})}
         made_from = digest(
             {
                 "recipe": {**fields, "prompt": recipe.prompt.model_dump()},
                 "base": basemodel.identity(recipe.base),
+                "fitted_on": fitted_on if recipe.answer.temperature == "fit" else None,
                 "code": code_digest("tasks.predictors.language"),
             }
         )
-        return self.run.known_model(made_from) or self.run.log_model(
-            recipe.save, "base", "base", tags={MADE_FROM: made_from}
-        )
+        known = self.run.known_model(made_from)
+        if known is None and recipe.answer.temperature == "fit":
+            apart = set_apart(read_split(self.dataset, "validation"), len(self.items["validation"]), seed)
+            recipe = LanguageModel.of(recipe).calibrated(apart).recipe
+        return known or self.run.log_model(recipe.save, "base", "base", tags={MADE_FROM: made_from})
 
     def choose(self, checkpoints: Sequence[Candidate]) -> Candidate:
         """The checkpoint with the lowest error on validation; of equals the earliest."""
-        answers = {checkpoint.step: self.predict(checkpoint, "validation").price for checkpoint in checkpoints}
+        answers = {checkpoint.step: self.predict(checkpoint, "validation") for checkpoint in checkpoints}
         figures = compare(
             self.truth["validation"],
-            {str(step): price for step, price in answers.items()},
+            {str(step): answer for step, answer in answers.items()},
             {str(step): "finetuned" for step in answers},
             seed=self.experiment.seed,
             resamples=self.experiment.evaluate.resamples,
         )
-        best = min(checkpoints, key=lambda checkpoint: (figures[str(checkpoint.step)]["mae"], checkpoint.step))
+        best = min(checkpoints, key=lambda one: (*_merit(figures[str(one.step)]), one.step))
         for checkpoint in sorted(checkpoints, key=lambda checkpoint: checkpoint.step):
             metrics = self.run.client.get_logged_model(checkpoint.model_id).metrics or []
             losses = [metric.value for metric in metrics if metric.key == "train_loss"]
@@ -187,7 +191,7 @@ class Evaluation:
         figures = {
             split: compare(
                 self.truth[split],
-                {rung.name: self.answers[rung.name, split].price for rung in ran},
+                {rung.name: self.answers[rung.name, split] for rung in ran},
                 {rung.name: rung.kind for rung in ran},
                 seed=self.experiment.seed,
                 resamples=self.experiment.evaluate.resamples,
@@ -195,7 +199,7 @@ class Evaluation:
             for split in ("validation", "test")
         }
         servable = [rung for rung in ran if rung.kind in SERVABLE]
-        challenger = min(servable, key=lambda rung: figures["validation"][rung.name]["mae"])
+        challenger = min(servable, key=lambda rung: _merit(figures["validation"][rung.name]))
         board = {
             "rows": [self.row(rung, figures["test"].get(rung.name, {})) for rung in rungs],
             "validation": {name: {k: f[k] for k in ("mae", "n")} for name, f in figures["validation"].items()},
@@ -217,6 +221,8 @@ class Evaluation:
         model = self.run.client.get_logged_model(rung.model_id)
         metrics = {metric.key: metric.value for metric in model.metrics or []}
         params = model.params or {}
+        seconds = metrics.get("test_seconds_per_1000") if rung.kind != "floor" else None
+        hourly = self.experiment.evaluate.machine_per_hour
         return {
             "model": rung.name,
             "kind": rung.kind,
@@ -226,7 +232,8 @@ class Evaluation:
             "split": "test",
             "n_train": int(params["n_train"]) if "n_train" in params else None,
             "fit_seconds": float(params["fit_seconds"]) if "fit_seconds" in params else None,
-            "predict_ms": metrics.get("test_ms_per_item") if rung.kind != "floor" else None,
+            "predict_ms": seconds,  # milliseconds an item takes are the seconds a thousand take
+            "cost_per_1000": metrics.get("test_cost_per_1000", seconds and hourly and seconds / 3600 * hourly),
             "size_mb": self.size(rung),
             "model_id": rung.model_id,
             **figures,
@@ -240,14 +247,27 @@ class Evaluation:
         return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
 
     def table(self, ran: Sequence[Candidate]) -> pa.Table:
-        """Every test prediction: one row for each rung and item, prices in US dollars."""
+        """Every test prediction: one row for each rung and item, prices in US dollars.
+
+        `crps`, and `level`, where the truth lies in the distribution, are NaN where there is none.
+        """
         tables = []
         for rung in ran:
             answer = self.answers[rung.name, "test"]
             columns = {"model": [rung.name] * len(answer.price), "id": [item.id for item in self.items["test"]]}
             columns |= {"truth": self.truth["test"], "price": answer.price, "low": answer.low, "high": answer.high}
+            scores = np.full((2, len(answer.price)), np.nan)
+            if answer.distribution is not None:
+                truth = self.truth["test"], answer.distribution
+                scores[:] = crps_per_item(*truth), level_of_truth(*truth)
+            columns |= {"crps": scores[0], "level": scores[1]}
             tables.append(pa.table(columns))
         return pa.concat_tables(tables)
+
+
+def _merit(figures: dict[str, Any]) -> tuple[float, float]:
+    """What models are chosen by, the least first: more items answered before a lower error on those."""
+    return -figures["n"], np.inf if figures["mae"] is None else figures["mae"]
 
 
 class _Lazy:

@@ -1,7 +1,8 @@
 """How good a set of guesses is, how certain that is, and who ranks where.
 
 Truth and guesses are prices in US dollars, one per item. A NaN guess means that the model was not asked about that item
-(a person who priced fifty items, a recorded run of some of them): every figure is over the items a model covers.
+(a person who priced fifty items, a recorded run of some of them) or gave no price: every figure is over the items a
+model covers.
 
 Uncertainty comes from the test items alone: percentile bootstrap intervals (Efron 1979), paired sign-flip permutation
 tests against the leader (Fisher 1935), and Holm's correction for having made many of them (Holm 1979).
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.predictors import Distribution, Predictions
+
 Array = NDArray[np.float64]
 
 HIT_DOLLARS = 40.0
@@ -24,10 +27,11 @@ CHUNK_CELLS = 2_000_000  # resamples x items held at once: 16 MB as floats, what
 
 
 class Metric(NamedTuple):
-    """function(truth [n], guess [n]) -> float, NaN where it is not defined; and which way is better."""
+    """function(truth [n], predictions of n items) -> float, NaN where it is not defined; and which way is better, None
+    where neither is."""
 
-    function: Callable[[ArrayLike, ArrayLike], float]
-    greater_is_better: bool
+    function: Callable[[Array, Predictions], float]
+    greater_is_better: bool | None
 
 
 class Comparison(NamedTuple):
@@ -54,21 +58,53 @@ def is_hit(truth: ArrayLike, guess: ArrayLike) -> NDArray[np.bool_]:
     return (error < HIT_DOLLARS) | (error < HIT_SHARE * np.asarray(truth, dtype=float))
 
 
-def covered(truth: ArrayLike, guess: ArrayLike) -> tuple[Array, Array]:
-    """Truth and guess of the items that have a guess."""
-    truth, guess = np.asarray(truth, dtype=float), np.asarray(guess, dtype=float)
-    asked = ~np.isnan(guess)
-    return truth[asked], guess[asked]
+def crps_per_item(truth: ArrayLike, distribution: Distribution) -> Array:
+    """Continuous ranked probability score of each item [n], in dollars: the integral of (F(x) - [x >= truth])^2.
+
+    Exact for the discrete distribution (Gneiting and Raftery 2007); for one that is certain it is the absolute error,
+    so that both compare.
+    """
+    truth, prices = np.asarray(truth, dtype=float)[:, None], distribution.prices.astype(float)
+    outside = np.maximum(truth - prices[-1], 0) + np.maximum(prices[0] - truth, 0)  # where F is 1, or 0, for certain
+    steps = np.diff(prices)
+    below = np.clip(truth - prices[:-1], 0, steps)  # the part of each step that lies below the truth
+    cumulative = distribution.probabilities.cumsum(axis=1)[:, :-1]
+    return (cumulative**2 * below + (1 - cumulative) ** 2 * (steps - below)).sum(axis=1) + outside[:, 0]
 
 
-def _on_covered(function: Callable[[Array, Array], float]) -> Callable[[ArrayLike, ArrayLike], float]:
-    """The same metric over covered items only, NaN when there are none."""
+def level_of_truth(truth: ArrayLike, distribution: Distribution) -> Array:
+    """The level [n] at which each truth lies in its distribution, evenly spread over 0..1 where that is calibrated.
 
-    def metric(truth: ArrayLike, guess: ArrayLike) -> float:
-        truth, guess = covered(truth, guess)
-        return float(function(truth, guess)) if len(truth) else math.nan
+    Half of the probability of the truth's own price counts as below it (the mid-distribution transform).
+    """
+    prices, probabilities = distribution.prices, distribution.probabilities
+    step = prices[1] - prices[0] if len(prices) > 1 else 1.0
+    at = np.rint((np.asarray(truth, dtype=float) - prices[0]) / step)
+    own = np.clip(at, 0, len(prices) - 1).astype(int)[:, None]
+    upto = np.take_along_axis(probabilities.cumsum(axis=1), own, axis=1)[:, 0]
+    inside = upto - np.take_along_axis(probabilities, own, axis=1)[:, 0] / 2
+    return np.where(at < 0, 0.0, np.where(at >= len(prices), 1.0, inside))
+
+
+def _of_prices(function: Callable[[Array, Array], float]) -> Callable[[Array, Predictions], float]:
+    """A metric of truths and point estimates, over the items that have one; NaN when there are none."""
+
+    def metric(truth: Array, predictions: Predictions) -> float:
+        given = ~np.isnan(predictions.price)
+        return float(function(truth[given], predictions.price[given])) if given.any() else math.nan
 
     return metric
+
+
+def _coverage(truth: Array, predictions: Predictions) -> float:
+    given = ~np.isnan(predictions.low + predictions.high)
+    inside = (predictions.low <= truth) & (truth <= predictions.high)
+    return float(inside[given].mean()) if given.any() else math.nan
+
+
+def _width(_: Array, predictions: Predictions) -> float:
+    widths = predictions.high - predictions.low
+    return math.nan if np.isnan(widths).all() else float(np.nanmean(widths))
 
 
 def _rmsle(truth: Array, guess: Array) -> float:
@@ -81,19 +117,44 @@ def _r2(truth: Array, guess: Array) -> float:
     return 1 - np.sum((guess - truth) ** 2) / spread if spread > 0 else math.nan
 
 
+def _unparsable(_: Array, predictions: Predictions) -> float:
+    if predictions.unparsable is None:
+        return math.nan
+    asked = predictions.unparsable | ~np.isnan(predictions.price)
+    return float(predictions.unparsable[asked].mean()) if asked.any() else math.nan
+
+
+def _crps(truth: Array, predictions: Predictions) -> float:
+    if predictions.distribution is None:
+        return math.nan  # an interval and a point do not say what lies between and beyond them
+    return float(crps_per_item(truth, predictions.distribution).mean())
+
+
 METRICS: dict[str, Metric] = {
-    "mae": Metric(_on_covered(lambda truth, guess: np.mean(np.abs(guess - truth))), False),
-    "median_ae": Metric(_on_covered(lambda truth, guess: np.median(np.abs(guess - truth))), False),
-    "rmse": Metric(_on_covered(lambda truth, guess: np.sqrt(np.mean((guess - truth) ** 2))), False),
-    "rmsle": Metric(_on_covered(_rmsle), False),
-    "r2": Metric(_on_covered(_r2), True),
-    "hits": Metric(_on_covered(lambda truth, guess: np.mean(is_hit(truth, guess))), True),
+    "mae": Metric(_of_prices(lambda truth, guess: np.mean(np.abs(guess - truth))), False),
+    "median_ae": Metric(_of_prices(lambda truth, guess: np.median(np.abs(guess - truth))), False),
+    "rmse": Metric(_of_prices(lambda truth, guess: np.sqrt(np.mean((guess - truth) ** 2))), False),
+    "rmsle": Metric(_of_prices(_rmsle), False),
+    "r2": Metric(_of_prices(_r2), True),
+    "hits": Metric(_of_prices(lambda truth, guess: np.mean(is_hit(truth, guess))), True),
+    "unparsable": Metric(_unparsable, False),
+    "coverage": Metric(_coverage, None),  # of the 80% intervals, so 0.8 is best
+    "width": Metric(_width, False),
+    "crps": Metric(_crps, False),
 }
 
 
-def measure(truth: ArrayLike, guess: ArrayLike) -> dict[str, float | None]:
-    """Every metric of METRICS; None where it is not defined, so that the result is valid JSON."""
-    return {name: _number(metric.function(truth, guess)) for name, metric in METRICS.items()}
+def measure(truth: ArrayLike, predictions: Predictions | ArrayLike) -> dict[str, float | None]:
+    """Every metric of METRICS, of predictions or of guesses [n] alone; None (JSON has no NaN) where it is not defined.
+
+    Shares (hits, unparsable, coverage) are between 0 and 1; mae, median_ae, rmse, width and crps are in dollars.
+    """
+    truth, predictions = np.asarray(truth, dtype=float), _predictions(predictions)
+    return {name: _number(metric.function(truth, predictions)) for name, metric in METRICS.items()}
+
+
+def _predictions(guess: Predictions | ArrayLike) -> Predictions:
+    return guess if isinstance(guess, Predictions) else Predictions.points(guess)
 
 
 def bootstrap_interval(
@@ -226,13 +287,13 @@ def find_leader(truth: ArrayLike, guesses: Mapping[str, ArrayLike], kinds: Mappi
 
 def compare(
     truth: ArrayLike,
-    guesses: Mapping[str, ArrayLike],
+    guesses: Mapping[str, Predictions | ArrayLike],
     kinds: Mapping[str, str],
     *,
     seed: int,
     resamples: int = 10_000,
 ) -> dict[str, dict[str, Any]]:
-    """The figures of a leaderboard: truth [n], guesses {model: [n]} and kinds {model: kind} -> {model: figures}.
+    """The figures of a leaderboard: truth [n], predictions or guesses [n] of each model, and its kind -> its figures.
 
     Figures are n, every metric of METRICS, mae_low, mae_high, difference, difference_low, difference_high (to the
     leader, in dollars), p_value (Holm adjusted) and rank; None where there is nothing to say, never NaN. The leader's
@@ -240,7 +301,8 @@ def compare(
     """
     truth = np.asarray(truth, dtype=float)
     models = list(guesses)
-    guessed = {model: _checked(truth, guesses[model], model) for model in models}
+    predictions = {model: _predictions(guesses[model]) for model in models}
+    guessed = {model: _checked(truth, predictions[model].price, model) for model in models}
     if not models or not len(truth):
         raise ValueError("nothing to compare: there must be at least one model and one item")
     losses = np.stack([absolute_error(truth, guessed[model]) for model in models])
@@ -248,7 +310,7 @@ def compare(
     figures: dict[str, dict[str, Any]] = {}
     for i, model in enumerate(models):
         ends = {"mae_low": _number(low[i]), "mae_high": _number(high[i])}
-        figures[model] = {"n": int((~np.isnan(losses[i])).sum()), **measure(truth, guessed[model]), **ends}
+        figures[model] = {"n": int((~np.isnan(losses[i])).sum()), **measure(truth, predictions[model]), **ends}
         figures[model] |= dict.fromkeys(("difference", "difference_low", "difference_high", "p_value", "rank"))
     leader = find_leader(truth, guessed, kinds)
     if leader is not None:

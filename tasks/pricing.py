@@ -22,10 +22,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.metrics import crps_per_item
+from tasks.predictors import Distribution
+
 if TYPE_CHECKING:
     import torch
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # 1 is among them
 LOGITS_BYTES = 256 * 2**20  # float32 logits of one forward pass: nodes beyond it wait for the next pass
 PRUNE_AIM = 0.8  # aim below the allowed rest, since it must also hold once the next nodes turn out to lose some mass
 TIE = 1e-12  # a cumulative probability this close to a quantile hits it exactly
@@ -142,8 +146,8 @@ def price_distribution(
     _check_model(model, trie, int(lengths.max(initial=0)))
     probabilities, mass = np.zeros((len(prompts), len(trie.prices))), np.zeros(len(prompts))
     vocabulary = model.config.get_text_config().vocab_size
-    with _evaluating(model), torch.inference_mode():
-        for rows in _batches(lengths, trie.nodes - 1, batch_tokens, vocabulary):
+    with evaluating(model), torch.inference_mode():
+        for rows in batches(lengths, trie.nodes - 1, batch_tokens, vocabulary):
             scores = _score_batch(model, trie, [prompts[row] for row in rows], vocabulary, prune)
             mass[rows] = scores.sum(axis=1)
             if not (mass[rows] > 0).all():
@@ -171,7 +175,7 @@ def _check_model(model: PreTrainedModel, trie: PriceTrie, longest: int) -> None:
 
 
 @contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode inside, and each module's own mode again afterwards (a frozen part may differ from the rest)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -182,7 +186,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
             module.training = training
 
 
-def _batches(lengths: np.ndarray, extra: int, batch_tokens: int, vocabulary: int) -> Iterator[np.ndarray]:
+def batches(lengths: np.ndarray, extra: int, batch_tokens: int, vocabulary: int) -> Iterator[np.ndarray]:
     """Indices of prompts of like length, longest first: if memory is short, that shows at once."""
     order = np.argsort(-lengths, kind="stable")
     while len(order):
@@ -355,3 +359,26 @@ def median(probabilities: np.ndarray, prices: np.ndarray) -> np.ndarray:
 
 
 ANSWERS = {"median": median, "mean": mean, "log_mean": log_mean}  # each: [n, k] and ascending prices [k] to [n]
+
+
+def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """The distributions [n, k] to the power of 1 / temperature, each summing to 1 again: above 1 wider, below narrower.
+
+    (Guo et al. 2017 scale the logits of a classifier so; the prices are the classes here.)
+    """
+    if temperature == 1:
+        return probabilities
+    # Relative to the most probable price, so that nothing underflows.
+    powered = (probabilities / probabilities.max(axis=1, keepdims=True)) ** (1 / temperature)
+    return powered / powered.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(probabilities: np.ndarray, prices: np.ndarray, truth: np.ndarray) -> float:
+    """The one of TEMPERATURES with the lowest mean CRPS of the truths [n]; of equals the nearest to 1."""
+    truth = np.asarray(truth, dtype=float)
+
+    def loss(temperature: float) -> float:
+        distribution = Distribution(prices, temper(probabilities, temperature))
+        return float(crps_per_item(truth, distribution).mean())
+
+    return float(min(TEMPERATURES, key=lambda temperature: (loss(temperature), abs(np.log(temperature)))))

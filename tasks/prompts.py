@@ -31,12 +31,12 @@ def render(items: Sequence[Item], prompt: Prompt, tokenizer: PreTrainedTokenizer
 
 
 def completion(price: float, prompt: Prompt) -> str:
-    """The answer to learn: the price to the nearest whole, held within the range the model can answer."""
-    whole = min(max(round(price), prompt.lowest), prompt.highest)
+    """The answer to learn: the price in whole units, to the nearest, held within the range the model can answer."""
+    whole = min(max(round(price / prompt.unit), prompt.lowest), prompt.highest)
     return f"{whole}{prompt.suffix}"
 
 
 def parse(text: str) -> float | None:
-    """The first number in whatever a model wrote, in dollars; None where there is none."""
+    """The first number in whatever a model wrote, in the unit it was asked for; None where there is none."""
     found = NUMBER.search(text)
     return float(found.group().replace(",", "")) if found else None

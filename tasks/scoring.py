@@ -1,7 +1,12 @@
-"""Predictions of a rung: made once for a set of items, kept on its LoggedModel, and scored from there."""
+"""Predictions of a rung: made once for a set of items, kept on its LoggedModel, and scored from there.
+
+They are kept as `predictions/<split>-<digest of the items>.parquet`, one row for each item. A distribution is a column
+of lists, the probabilities of evenly spaced prices; the file's metadata say which: {"first", "last", "count"}.
+"""
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -13,9 +18,12 @@ import pyarrow.parquet as pq
 
 from tasks.items import Item
 from tasks.metrics import absolute_error, bootstrap_interval, measure
-from tasks.predictors import Predictions
+from tasks.predictors import Distribution, Predictions
 from tasks.splits import Dataset, Split, items_digest
 from tasks.tracking import Mode, StageRun, fetch
+
+COLUMNS = ("price", "low", "high", "mass", "unparsable")  # of Predictions; the distribution has a form of its own
+PRICES = b"prices"
 
 
 def score(
@@ -41,9 +49,11 @@ def score(
     predictions = predict()
     seconds = time.perf_counter() - start
     truth = np.array([item.price for item in items])
-    metrics = measure(truth, predictions.price)
+    metrics = measure(truth, predictions)
     low, high = bootstrap_interval(absolute_error(truth, predictions.price)[None], seed=0)
-    metrics |= {"mae_low": float(low[0]), "mae_high": float(high[0]), "ms_per_item": 1000 * seconds / len(items)}
+    metrics |= {"mae_low": float(low[0]), "mae_high": float(high[0]), "seconds_per_1000": 1000 * seconds / len(items)}
+    if predictions.cost is not None:
+        metrics["cost_per_1000"] = 1000 * predictions.cost / len(items)
     if predictions.mass is not None:
         metrics["mass"] = float(predictions.mass.mean())
     run.log_metrics(
@@ -59,11 +69,36 @@ def score(
 
 
 def _keep(run: StageRun, model_id: str, name: str, items: Sequence[Item], predictions: Predictions) -> None:
-    columns = {"id": [item.id for item in items], "truth": [item.price for item in items]}
-    columns |= {key: value for key, value in vars(predictions).items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:
-        pq.write_table(pa.table(columns), Path(folder) / name)
+        pq.write_table(to_table(items, predictions), Path(folder) / name, compression="zstd")
         run.client.log_model_artifacts(model_id, folder, "predictions")
+
+
+def to_table(items: Sequence[Item], predictions: Predictions) -> pa.Table:
+    """The predictions as they are kept: probabilities in 32 bits, everything else as it is."""
+    columns = {"id": [item.id for item in items], "truth": [item.price for item in items]}
+    columns |= {key: value for key in COLUMNS if (value := getattr(predictions, key)) is not None}
+    table = pa.table(columns)
+    distribution = predictions.distribution
+    if distribution is None:
+        return table
+    prices = {"first": distribution.prices[0], "last": distribution.prices[-1], "count": len(distribution.prices)}
+    flat = pa.array(distribution.probabilities.astype(np.float32).ravel())
+    table = table.append_column("distribution", pa.FixedSizeListArray.from_arrays(flat, len(distribution.prices)))
+    return table.replace_schema_metadata({PRICES: json.dumps(prices, default=float)})
+
+
+def from_table(table: pa.Table) -> Predictions:
+    """What `to_table` kept."""
+    columns = {key: table[key].to_numpy() for key in COLUMNS if key in table.column_names}
+    if "distribution" not in table.column_names:
+        return Predictions(**columns)
+    prices = json.loads(table.schema.metadata[PRICES])
+    support = np.linspace(prices["first"], prices["last"], prices["count"])
+    flat = table["distribution"].combine_chunks().flatten().to_numpy().astype(float)
+    probabilities = flat.reshape(len(table), len(support))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return Predictions(**columns, distribution=Distribution(support, probabilities))
 
 
 def recall(run: StageRun, model_id: str, name: str) -> Predictions | None:
@@ -72,6 +107,4 @@ def recall(run: StageRun, model_id: str, name: str) -> Predictions | None:
     if f"predictions/{name}" not in kept:
         return None
     place = run.client.get_logged_model(model_id).artifact_location
-    table = pq.read_table(fetch(f"{place}/predictions/{name}")).to_pydict()
-    mass = np.array(table["mass"]) if "mass" in table else None
-    return Predictions(*(np.array(table[key], dtype=float) for key in ("price", "low", "high")), mass)
+    return from_table(pq.read_table(fetch(f"{place}/predictions/{name}")))

@@ -75,3 +75,8 @@ def sample(items: Sequence[Item], count: int | None, seed: int) -> list[Item]:
     """At most `count` items, the first by the hash of their id, so that a larger sample holds a smaller one."""
     ordered = sorted(items, key=lambda item: (fraction(seed, item.id), item.id))
     return ordered if count is None else ordered[:count]
+
+
+def set_apart(items: Sequence[Item], count: int, seed: int) -> list[Item]:
+    """The `count` items after those that `sample` takes: to fit on, where the sample is what choices are made on."""
+    return sample(items, 2 * count, seed)[count:]

@@ -24,7 +24,7 @@ from tasks.predictors.language import LanguageModel
 from tasks.progress import Progress
 from tasks.prompts import completion, render
 from tasks.scoring import score
-from tasks.splits import Dataset
+from tasks.splits import Dataset, read_split, set_apart
 from tasks.tracking import STEP, StageRun
 
 WHOLE = "whole.json"
@@ -118,8 +118,10 @@ def train(
     answers = [completion(item.price, conf.prompt) for item in items]
     examples = ArrowDataset.from_dict({"prompt": prompts, "completion": answers})
 
+    apart = set_apart(read_split(dataset, "validation"), conf.score_items, experiment.seed)
+
     def keep(step: int) -> None:
-        tuned = LanguageModel(language.recipe, trainer.model, tokenizer)
+        tuned = LanguageModel(language.recipe, trainer.model, tokenizer).calibrated(apart)
         known = {model.tags[STEP]: model.model_id for model in run.models()}
         model_id = known.get(str(step)) or _log_checkpoint(run, tuned, step, len(items), trainer.state)
         what = f"scoring checkpoint {step}"

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
@@ -13,14 +15,18 @@ from tasks.metrics import (
     absolute_error,
     bootstrap_interval,
     compare,
+    crps_per_item,
     holm,
     is_hit,
+    level_of_truth,
     measure,
     paired_comparison,
     paired_comparisons,
     shared_ranks,
     sign_flip_p_values,
 )
+from tasks.predictors import Distribution, Predictions
+from tasks.pricing import quantile
 
 NAN = math.nan
 
@@ -39,7 +45,6 @@ def test_metrics_agree_with_scikit_learn():
     truth, random = prices(0)
     guess = noisy(truth, random, 0.5)
     ours = measure(truth, guess)
-    assert list(ours) == ["mae", "median_ae", "rmse", "rmsle", "r2", "hits"]
     assert ours["mae"] == pytest.approx(sklearn_metrics.mean_absolute_error(truth, guess))
     assert ours["median_ae"] == pytest.approx(sklearn_metrics.median_absolute_error(truth, guess))
     assert ours["rmse"] == pytest.approx(sklearn_metrics.root_mean_squared_error(truth, guess))
@@ -47,13 +52,71 @@ def test_metrics_agree_with_scikit_learn():
     assert ours["r2"] == pytest.approx(sklearn_metrics.r2_score(truth, guess))
 
 
-def test_better_guesses_score_better_in_the_direction_each_metric_names():
-    """greater_is_better points the right way for every metric."""
+def predicted(truth: np.ndarray, guess: np.ndarray, spread: float) -> Predictions:
+    """Guesses with a bell of whole prices around each, its 80% interval, and no answer where a guess is below 20."""
+    support = np.arange(0.0, 1000.0)
+    bells = np.exp(-(((support - guess[:, None]) / spread) ** 2) / 2)
+    distribution = Distribution(support, bells / bells.sum(axis=1, keepdims=True))
+    low, high = (quantile(distribution.probabilities, support, q) for q in (0.1, 0.9))
+    return Predictions(guess, low, high, distribution=distribution, unparsable=np.abs(guess - truth) > 150)
+
+
+def test_better_predictions_score_better_in_the_direction_each_metric_names():
+    """greater_is_better points the right way for every metric that has a direction."""
     truth, random = prices(1)
-    good, bad = noisy(truth, random, 0.1), noisy(truth, random, 1.0)
+    good, bad = (predicted(truth, noisy(truth, random, sigma), 100 * sigma) for sigma in (0.1, 1.0))
     for name, metric in METRICS.items():
         gain = metric.function(truth, good) - metric.function(truth, bad)
-        assert (gain > 0) == metric.greater_is_better, name
+        assert metric.greater_is_better is None or (gain > 0) == metric.greater_is_better, name
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    weights=st.lists(st.integers(0, 5), min_size=2, max_size=12).filter(any),
+    truth=st.floats(-30, 60),
+    first=st.integers(0, 20),
+    step=st.sampled_from([0.5, 1.0, 3.0]),
+)
+def test_crps_is_the_distance_of_the_distribution_from_the_truth(weights, truth, first, step):
+    """Exactly E|X - y| - E|X - X'| / 2, the other form of the score, also for a truth outside the range."""
+    p, support = np.array([weights]) / sum(weights), first + step * np.arange(len(weights))
+    spread = np.abs(support[:, None] - support)
+    expected = p[0] @ np.abs(support - truth) - p[0] @ spread @ p[0] / 2
+    assert crps_per_item([truth], Distribution(support, p))[0] == pytest.approx(expected, abs=1e-9)
+
+
+def test_crps_of_a_certain_answer_is_its_absolute_error():
+    """So that the score of a distribution and the error of a point estimate can be told in one unit."""
+    certain = Distribution(np.arange(5.0), np.eye(5)[[1, 4, 0]])
+    assert crps_per_item([3.0, 4.0, 2.5], certain).tolist() == [2.0, 0.0, 2.5]
+
+
+def test_levels_are_even_where_the_distribution_is_the_true_one():
+    """Truths drawn from the model's own distribution lie at all levels alike; outside of it, at its ends."""
+    random = np.random.default_rng(30)
+    p = random.dirichlet(np.ones(300), 2_000)
+    support = np.arange(300) / 2
+    truth = np.array([random.choice(support, p=row) for row in p])
+    assert stats.kstest(level_of_truth(truth, Distribution(support, p)), "uniform").pvalue > 1e-3
+    ends = level_of_truth([-5.0, 400.0, 0.0], Distribution(support, p[:3]))
+    assert ends.tolist() == pytest.approx([0.0, 1.0, p[2, 0] / 2])
+
+
+def test_coverage_and_width_are_over_the_items_with_an_interval():
+    """Both ends belong to the interval; items without one do not count, and none at all is no figure."""
+    low, high = np.array([1.0, 2.0, NAN, 10.0]), np.array([3.0, 4.0, NAN, 11.0])
+    answers = measure([1.0, 4.0, 5.0, 12.0], Predictions(np.full(4, 3.0), low, high))
+    assert answers["coverage"] == pytest.approx(2 / 3) and answers["width"] == pytest.approx(5 / 3)
+    nothing = measure([1.0], [2.0])
+    assert {nothing[key] for key in ("coverage", "width", "crps", "unparsable")} == {None}
+
+
+def test_unparsable_is_the_share_of_those_asked():
+    """Of five items one was never asked, two were understood and two were not; the error is over the understood."""
+    price = np.array([10.0, NAN, NAN, 20.0, NAN])
+    failed = np.array([False, True, True, False, False])
+    answers = measure(np.full(5, 12.0), Predictions(price, price * NAN, price * NAN, unparsable=failed))
+    assert answers["unparsable"] == 0.5 and answers["mae"] == 5.0
 
 
 def test_a_hit_is_within_forty_dollars_or_a_fifth():

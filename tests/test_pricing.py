@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import pricing
-from tasks.pricing import ANSWERS, build_trie, log_mean, mean, median, price_distribution, quantile
+from tasks.pricing import (
+    ANSWERS,
+    build_trie,
+    fit_temperature,
+    log_mean,
+    mean,
+    median,
+    price_distribution,
+    quantile,
+    temper,
+)
 
 DIGITS, NUMBERS = (
     r"\d",
@@ -38,7 +48,8 @@ def tokenizer_of(number: str, merged: str = "", largest: int = 999):
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    numbers = [str(n) for n in range(10)] if number == DIGITS else ["00", *(str(n) for n in range(largest + 1))]
+    digits = 1 if number == DIGITS else 3
+    numbers = [f"{n:0{width}}" for width in range(1, digits + 1) for n in range(min(10**width, largest + 1))]
     words = ["<unk>", "$", ".", " ", *"abcdefgh", *numbers, *filter(None, [merged])]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     pattern = "|".join([*map(re.escape, filter(None, [merged])), number, r"[^\d]"])
@@ -118,6 +129,15 @@ def test_equals_one_by_one_scoring(number, low, high):
 def test_four_digits_equal_one_by_one_scoring(number, low):
     """Ranges of four digits are as exact."""
     assert_exact(model_of(number), number, low, 9999, texts=TEXTS[:1])
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data(), number=st.sampled_from([DIGITS, NUMBERS]), text=st.text("abcdefgh ", max_size=12))
+def test_any_range_equals_one_by_one_scoring(data, number, text):
+    """Whatever the range, up to cents of a thousand dollars: a number has the probability it has by itself."""
+    low = data.draw(st.integers(0, 99_000))
+    high = data.draw(st.integers(low, min(low + 120, 99_999)))
+    assert_exact(model_of(number), number, low, high, texts=(f"{text}$",))
 
 
 def test_eager_attention_is_exact_too():
@@ -378,6 +398,28 @@ def test_answers_are_the_best_for_their_metric(answer, loss, weights):
     guess = ANSWERS[answer](p, prices)[0]
     others = np.linspace(0, prices.max(), 400)
     assert p[0] @ loss(guess, prices) <= min(p[0] @ loss(other, prices) for other in others) + 1e-9
+
+
+@given(weights=rows, temperature=st.floats(0.25, 4))
+def test_a_temperature_widens_or_narrows_and_keeps_the_order(weights, temperature):
+    """Above 1 the most probable price loses, below it gains; what is impossible stays so, and 1 changes nothing."""
+    p = np.array([weights]) / sum(weights)
+    tempered = temper(p, temperature)
+    assert tempered.sum() == pytest.approx(1)
+    assert ((tempered > 0) == (p > 0)).all()
+    assert (np.argsort(tempered[0], kind="stable") == np.argsort(p[0], kind="stable")).all()
+    assert (tempered.max() - p.max()) * (1 - temperature) >= -1e-12
+    assert (temper(p, 1.0) == p).all()
+
+
+def test_the_temperature_of_an_overconfident_model_is_found():
+    """Truths drawn from distributions that were then sharpened by two ask for a temperature of two."""
+    random = np.random.default_rng(6)
+    prices = np.arange(60) * 2.0
+    true = temper(np.exp(-(((prices - random.uniform(20, 100, (800, 1))) / 12) ** 2)), 1.0001)
+    truth = np.array([random.choice(prices, p=row) for row in true])
+    assert fit_temperature(temper(true, 0.5), prices, truth) == pytest.approx(2, rel=0.15)
+    assert fit_temperature(true, prices, truth) == pytest.approx(1, rel=0.15)
 
 
 def test_log_mean_is_geometric():

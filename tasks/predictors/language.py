@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +14,25 @@ import numpy as np
 from tasks.config import Answer, Finetune, Prompt
 from tasks.errors import UserError
 from tasks.items import Item
-from tasks.predictors import Predictions
-from tasks.pricing import ANSWERS, build_trie, price_distribution, quantile
+from tasks.predictors import Distribution, Predictions
+from tasks.pricing import (
+    ANSWERS,
+    batches,
+    build_trie,
+    evaluating,
+    fit_temperature,
+    price_distribution,
+    quantile,
+    temper,
+)
 from tasks.progress import Progress
-from tasks.prompts import render
+from tasks.prompts import parse, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GREEDY = "greedy"
+MIN_FIT = 16  # fewer items than this say nothing about a temperature
 
 
 @dataclass(frozen=True)
@@ -39,9 +52,10 @@ class Recipe:
         Raises:
             UserError: the estimate has no such name.
         """
-        if finetune.answer.estimate not in ANSWERS:
-            names = ", ".join(ANSWERS)
-            raise UserError(f"finetune.answer.estimate: got {finetune.answer.estimate!r}. Expected one of {names}.")
+        names = (*ANSWERS, GREEDY)
+        if finetune.answer.estimate not in names:
+            expected = ", ".join(names)
+            raise UserError(f"finetune.answer.estimate: got {finetune.answer.estimate!r}. Expected one of {expected}.")
         return cls(finetune.base, finetune.quantization, finetune.prompt, finetune.answer, finetune.device)
 
     def save(self, folder: Path) -> None:
@@ -53,10 +67,11 @@ class Recipe:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; a base of "." is the folder itself."""
         fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
         sections = Prompt(**fields["prompt"]), Answer(**fields["answer"])
-        return cls(fields["base"], fields["quantization"], *sections, fields["device"])
+        base = str(folder) if fields["base"] == "." else fields["base"]
+        return cls(base, fields["quantization"], *sections, fields["device"])
 
 
 class LanguageModel:
@@ -66,29 +81,87 @@ class LanguageModel:
         self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
         prompt = recipe.prompt
         self.trie = build_trie(tokenizer, prompt.lowest, prompt.highest, prefix=prompt.prefix, suffix=prompt.suffix)
-        self.prices = np.arange(prompt.lowest, prompt.highest + 1)
+        self.prices = self.trie.prices * prompt.unit
 
     def predict(self, items: Sequence[Item], what: str | None = None) -> Predictions:
-        """Price the items by the point estimate of the recipe, with the 10% and 90% quantiles.
+        """Price the items by the estimate of the recipe; `what` is how the progress is called.
 
-        `what` is how the progress is called.
+        An estimate of the distribution comes with it and with its 10% and 90% quantiles, greedy text with neither.
         """
-        prompts = self.tokenizer(render(items, self.recipe.prompt, self.tokenizer))["input_ids"]
+        if self.recipe.answer.estimate == GREEDY:
+            return self._read_text(items, what)
+        probabilities, mass = self.distribution(items, what)
         answer = self.recipe.answer
-        adapter = hasattr(self.model, "peft_config")
-        what = what or f"pricing with {self.recipe.base}" + (" and its adapter" if adapter else "")
-        with Progress(what, len(items), "items") as progress:
-            distribution, mass = price_distribution(
+        assert answer.temperature != "fit", "a model whose temperature is to be fitted is asked after `calibrated`"
+        probabilities = temper(probabilities, answer.temperature)
+        price = ANSWERS[answer.estimate](probabilities, self.prices)
+        low, high = (quantile(probabilities, self.prices, share) for share in (0.1, 0.9))
+        return Predictions(price, low, high, mass, Distribution(self.prices, probabilities))
+
+    def distribution(self, items: Sequence[Item], what: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The model's own probabilities [n, k] of `prices`, before any temperature, and their total mass [n]."""
+        answer = self.recipe.answer
+        with Progress(what or self._what(), len(items), "items") as progress:
+            return price_distribution(
                 self.model,
                 self.trie,
-                prompts,
+                self.prompts(items),
                 batch_tokens=answer.batch_tokens,
                 prune=answer.prune,
                 progress=progress.advance,
             )
-        price = ANSWERS[answer.estimate](distribution, self.prices)
-        low, high = (quantile(distribution, self.prices, share) for share in (0.1, 0.9))
-        return Predictions(price, low, high, mass)
+
+    def prompts(self, items: Sequence[Item]) -> list[list[int]]:
+        """The token ids of each item's prompt."""
+        return self.tokenizer(render(items, self.recipe.prompt, self.tokenizer))["input_ids"] if items else []
+
+    def generate(self, items: Sequence[Item], what: str | None = None) -> list[str]:
+        """The most probable continuation of each prompt, token by token, as long as the longest price is."""
+        import torch
+
+        prompts, prompt = self.prompts(items), self.recipe.prompt
+        longest = len(self.tokenizer(f"{prompt.highest}{prompt.suffix}", add_special_tokens=False)["input_ids"])
+        lengths, vocabulary = np.array([len(ids) for ids in prompts], dtype=int), len(self.tokenizer)
+        texts = [""] * len(prompts)
+        with Progress(what or self._what(), len(items), "items") as progress, evaluating(self.model):
+            for rows in batches(lengths, longest, self.recipe.answer.batch_tokens, vocabulary):
+                batch = self.tokenizer.pad(
+                    {"input_ids": [prompts[row] for row in rows]}, padding_side="left", return_tensors="pt"
+                ).to(self.model.get_input_embeddings().weight.device)
+                with torch.inference_mode():
+                    written = self.model.generate(
+                        **batch,
+                        max_new_tokens=longest,
+                        do_sample=False,
+                        use_cache=True,
+                        pad_token_id=self.tokenizer.pad_token_id,
+                    )[:, batch["input_ids"].shape[1] :]
+                for row, text in zip(rows, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
+                    texts[row] = text
+                progress.advance(len(rows))
+        return texts
+
+    def calibrated(self, items: Sequence[Item]) -> LanguageModel:
+        """This model with the temperature that fits the items' prices best, if its recipe asks for one; else itself.
+
+        Raises:
+            UserError: there are too few items to tell.
+        """
+        if self.recipe.answer.temperature != "fit":
+            return self
+        if self.recipe.answer.estimate == GREEDY:
+            temperature = 1.0  # the most probable text is the same at any temperature
+        elif len(items) < MIN_FIT:
+            raise UserError(
+                f"finetune.answer.temperature: fit needs {MIN_FIT} validation items beside the finetune.score_items "
+                f"that models are chosen on; there are {len(items)}. Lower score_items, or give a number."
+            )
+        else:
+            truth = np.array([item.price for item in items])
+            probabilities, _ = self.distribution(items, "fitting the temperature")
+            temperature = fit_temperature(probabilities, self.prices, truth)
+        answer = self.recipe.answer.model_copy(update={"temperature": temperature})
+        return LanguageModel(dataclasses.replace(self.recipe, answer=answer), self.model, self.tokenizer)
 
     def save(self, folder: Path) -> None:
         """Write the recipe and, if there is one, the adapter."""
@@ -113,3 +186,15 @@ class LanguageModel:
 
             model = PeftModel.from_pretrained(model, adapter).eval()
         return cls(recipe, model, tokenizer)
+
+    def _what(self) -> str:
+        adapter = " and its adapter" if hasattr(self.model, "peft_config") else ""
+        return f"pricing with {self.recipe.base}{adapter}"
+
+    def _read_text(self, items: Sequence[Item], what: str | None) -> Predictions:
+        prompt = self.recipe.prompt
+        numbers = [parse(text) for text in self.generate(items, what)]
+        unparsable = np.array([number is None for number in numbers], dtype=bool)
+        price = np.array([np.nan if number is None else number for number in numbers], dtype=float)
+        points = Predictions.points(prompt.unit * np.clip(price, prompt.lowest, prompt.highest))
+        return dataclasses.replace(points, unparsable=unparsable)
