@@ -13,16 +13,19 @@ from tasks.promotion import promote
 
 
 @flow(name="promote", flow_run_name="promote {conf}")
-def promotion(conf: str = DEFAULT_CONF, overrides: list[str] | None = None) -> str:
-    """Let the challenger meet the champion; returns the version that holds the alias now.
+def promotion(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, dry_run: bool = False) -> str:
+    """Let the challenger meet the champion; returns who holds the alias now, and why.
 
     Args:
         conf: the experiment's YAML.
         overrides: `key=value` pairs that go over it.
+        dry_run: say what would happen, and change nothing.
     """
     experiment = load(conf, overrides)
     scores = recall_scores(experiment)
-    champion = promote(experiment, scores.run_id)
+    champion = promote(experiment, scores.run_id, dry_run)
+    if dry_run:
+        return f"{champion.name}: champion would be {champion.model} ({champion.decision}). Nothing was changed."
     publish(experiment, scores.run_id)
     return f"{champion.name} version {champion.version}: {champion.model} ({champion.decision})"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,75 +15,110 @@ from tasks.leaderboard import open_run
 from tasks.metrics import absolute_error, paired_comparison
 from tasks.predictors import Predictions
 from tasks.predictors.loading import load_predictor
-from tasks.registry import BEST_CHECKPOINT, CHAMPION, register, registered
-from tasks.scoring import score
+from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, register, registered, withdraw
+from tasks.scoring import kept_as, recall, score
 from tasks.splits import Dataset, read_split
 from tasks.tracking import StageRun, candidate, model_folder
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The champion of the registered model, and how it came to be."""
+    """The champion of the registered model, and how it came to be; `version` is None where nothing was registered."""
 
     name: str
-    version: str
+    version: str | None
     model: str
     decision: str
 
 
+@dataclass(frozen=True)
+class Decision:
+    """Which LoggedModel is to be champion and why, which one tried in vain, and what the test said, for the tags."""
+
+    winner: str
+    loser: str | None
+    reason: str
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
 @task(name="promote", cache_policy=NO_CACHE)
-def promote(experiment: Experiment, run_id: str) -> Champion:
+def promote(experiment: Experiment, run_id: str, dry_run: bool = False) -> Champion:
     """Decide between the challenger of an evaluation and the incumbent, and put the aliases where they belong.
 
-    It takes no stage run of its own: asked again, it comes to the same decision and changes nothing.
+    It takes no stage run of its own: asked again, it comes to the same decision and changes nothing. With `dry_run` it
+    decides, and leaves MLflow as it is.
     """
     run = open_run(experiment, run_id)
     board = run.read_json("leaderboard.json")
-    challenger, incumbent = board["challenger"], registered(experiment, CHAMPION)
+    decision = _decide(run, experiment, board, keep=not dry_run)
+    model = candidate(run.client.get_logged_model(decision.winner))
+    name = model.name if model.step is None else f"{model.name} step {model.step}"
+    version = None if dry_run else _apply(experiment, board, decision, run_id)
+    return Champion(experiment.promote.name, version, name, decision.reason)
+
+
+def _apply(experiment: Experiment, board: dict[str, Any], decision: Decision, run_id: str) -> str:
     tags = {"dataset": board["dataset"]["digest"], "evaluation": run_id}
     if board["best_checkpoint"]:
         register(experiment, board["best_checkpoint"], BEST_CHECKPOINT, tags)
-    if incumbent is None or incumbent == challenger:
-        winner, decision = challenger, "no incumbent" if incumbent is None else "the champion is still the challenger"
-        tags |= {} if incumbent else {"decision": decision}
+    if decision.loser is None:
+        withdraw(experiment, CHALLENGER)
     else:
-        winner, decision, numbers = _duel(run, experiment, board, challenger, incumbent)
-        tags |= {"decision": decision, **numbers}
-    version = register(experiment, winner, CHAMPION, tags)
-    model = candidate(run.client.get_logged_model(winner))
-    name = model.name if model.step is None else f"{model.name} step {model.step}"
-    return Champion(experiment.promote.name, version, name, decision)
+        register(experiment, decision.loser, CHALLENGER, tags | decision.tags)
+    return register(experiment, decision.winner, CHAMPION, tags | decision.tags)
 
 
-def _duel(
-    run: StageRun, experiment: Experiment, board: dict[str, Any], challenger: str, incumbent: str
-) -> tuple[str, str, dict[str, Any]]:
-    dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
-    items = read_split(dataset, "test")
+def _decide(run: StageRun, experiment: Experiment, board: dict[str, Any], *, keep: bool) -> Decision:
+    challenger, incumbent = board["challenger"], registered(experiment, CHAMPION)
+    if incumbent is None:
+        return Decision(challenger, None, "no incumbent", {"decision": "no incumbent"})
+    if incumbent == challenger:  # how it came to be champion stays on its version
+        return Decision(challenger, None, "the champion is still the challenger")
+    items = read_split(_dataset(board), "test")
     truth = np.array([item.price for item in items])
-    names = {row["model_id"]: row["model"] for row in board["rows"]}
-    frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
-
-    def answers(model_id: str) -> np.ndarray:
-        rows = frame[frame["model"] == names[model_id]].set_index("id")
-        return rows.loc[[item.id for item in items], "price"].to_numpy()
-
-    def ask() -> Predictions:
-        return load_predictor(model_folder(run.client, incumbent)).predict(items)
-
-    if incumbent in names:
-        theirs = answers(incumbent)
-    else:
-        theirs = score(run, incumbent, items, ask, dataset=dataset, split="test").price
     result = paired_comparison(
-        absolute_error(truth, theirs),
-        absolute_error(truth, answers(challenger)),
+        absolute_error(truth, _answers(run, board, incumbent, keep=keep)),
+        absolute_error(truth, _answers(run, board, challenger, keep=keep)),
         seed=experiment.seed,
         resamples=experiment.evaluate.resamples,
     )
     wins = result.difference < 0 and result.p_value < experiment.promote.alpha
-    numbers = {"difference": f"{result.difference:.4f}", "p_value": f"{result.p_value:.4g}", "n": result.n}
     span = f"{result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f}), p = {result.p_value:.3g}"
     verb = "beats" if wins else "does not beat"
-    decision = f"{names[challenger]} {verb} the incumbent: {span}, {result.n} items"
-    return (challenger if wins else incumbent), decision, numbers
+    reason = f"{_names(board)[challenger]} {verb} the incumbent: {span}, {result.n} items"
+    numbers = {
+        "difference": f"{result.difference:.4f}",
+        "difference_low": f"{result.low:.4f}",
+        "difference_high": f"{result.high:.4f}",
+        "p_value": f"{result.p_value:.4g}",
+        "alpha": experiment.promote.alpha,
+        "n": result.n,
+    }
+    tags = {"decision": reason, "incumbent": incumbent, "challenger": challenger, **numbers}
+    return Decision(challenger, None, reason, tags) if wins else Decision(incumbent, challenger, reason, tags)
+
+
+def _answers(run: StageRun, board: dict[str, Any], model_id: str, *, keep: bool) -> np.ndarray:
+    """The test guesses [n] of a model: from this evaluation, from what it kept, or made now (and kept, if asked to)."""
+    dataset = _dataset(board)
+    items = read_split(dataset, "test")
+    names = _names(board)
+    if model_id in names:
+        frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
+        rows = frame[frame["model"] == names[model_id]].set_index("id")
+        return rows.loc[[item.id for item in items], "price"].to_numpy()
+
+    def ask() -> Predictions:
+        return load_predictor(model_folder(run.client, model_id)).predict(items)
+
+    if keep:
+        return score(run, model_id, items, ask, dataset=dataset, split="test").price
+    return (recall(run, model_id, kept_as("test", items)) or ask()).price
+
+
+def _dataset(board: dict[str, Any]) -> Dataset:
+    return Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
+
+
+def _names(board: dict[str, Any]) -> dict[str, str]:
+    return {row["model_id"]: row["model"] for row in board["rows"]}

@@ -6,19 +6,34 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Experiment
+from tasks.errors import UserError
 from tasks.tracking import MODEL_ID, connect
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, BEST_CHECKPOINT = "champion", "best-checkpoint"
+CHALLENGER = "challenger"  # the one that last met the champion and did not beat it
 
 
 def registered(experiment: Experiment, alias: str) -> str | None:
     """The id of the LoggedModel that has an alias of the registered model of the conf; None if nobody has it."""
-    version = _version(connect(experiment), experiment.promote.name, alias)
+    version = version_of(experiment, alias)
     return version.tags.get(MODEL_ID) if version else None
+
+
+def expected(experiment: Experiment, alias: str) -> ModelVersion:
+    """The version that has an alias of the registered model of the conf.
+
+    Raises:
+        UserError: nobody has it.
+    """
+    version = version_of(experiment, alias)
+    if version is None:
+        raise UserError(
+            f"{experiment.promote.name} has no {alias} yet. Run: pricewright run, with the same -c and key=value."
+        )
+    return version
 
 
 def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[str, Any]) -> str:
@@ -36,10 +51,17 @@ def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[st
     return str(known.version)
 
 
-def _version(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+def withdraw(experiment: Experiment, alias: str) -> None:
+    """Take an alias away, if anybody has it."""
+    if version_of(experiment, alias) is not None:
+        connect(experiment).delete_registered_model_alias(experiment.promote.name, alias)
+
+
+def version_of(experiment: Experiment, alias: str) -> ModelVersion | None:
+    """The version that has an alias of the registered model of the conf; None if nobody has it."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_model_version_by_alias(name, alias)
+        return connect(experiment).get_model_version_by_alias(experiment.promote.name, alias)
     except MlflowException:
         return None

@@ -41,7 +41,7 @@ def score(
 
     New ones are kept there per item, with every metric and its interval where it has one, and the time they took.
     """
-    name = f"{split}-{items_digest(items)}.parquet"
+    name = kept_as(split, items)
     kept = None if mode == "again" else recall(run, model_id, name)
     if kept is not None:
         return kept
@@ -66,6 +66,11 @@ def score(
     # Kept last: what is found here later has its metrics logged too.
     _keep(run, model_id, name, items, predictions)
     return predictions
+
+
+def kept_as(split: Split, items: Sequence[Item]) -> str:
+    """The name under which predictions for these items are kept."""
+    return f"{split}-{items_digest(items)}.parquet"
 
 
 def _keep(run: StageRun, model_id: str, name: str, items: Sequence[Item], predictions: Predictions) -> None:
