@@ -77,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
         command = add(name, run_stage, description)
         if name != "promote":
             command.add_argument("--again", action="store_true", help="do it even if it is done")
+        else:
+            command.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
         command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf, e.g. data.rows=500")
     command = add("leaderboard", show_leaderboard, "the leaderboard again, from MLflow alone")
     command.add_argument("--json", action="store_true", help="a list of objects, best first")
@@ -85,6 +87,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("texts", nargs="*", metavar="TEXT", help="a product's title and description")
     command.add_argument("--file", help="JSONL with a title or text in each line")
     command.add_argument("--json", action="store_true", help="a list of objects")
+    command = add("serve", serve, "the champion over HTTP, until Ctrl-C")
+    command.add_argument("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1)")
+    command.add_argument("--port", type=int, default=8000)
+    command.add_argument("--max-body", type=int, metavar="BYTES", help="the longest request (default 1 MiB)")
+    command.add_argument("--max-texts", type=int, metavar="N", help="most texts in a request (default 64)")
+    command.add_argument("--max-characters", type=int, metavar="N", help="the longest text (default 10,000)")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf")
+    command = add("export", export, "the champion as a folder to take away, with a model card")
+    command.add_argument("folder", metavar="FOLDER", help="a new or empty folder")
+    command.add_argument("--adapter", action="store_true", help="the adapter alone, not merged into its base model")
+    command.add_argument("--best-checkpoint", action="store_true", help="not the champion, but the best checkpoint")
+    command.add_argument("-n", "--items", type=int, default=100, help="test items to score a merged model on again")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf")
     command = add("ui", open_ui, "the MLflow UI and the Prefect dashboard, until Ctrl-C")
     command.add_argument("--mlflow-port", type=int, default=5000)
     command.add_argument("--prefect-port", type=int, default=4200)
@@ -162,7 +177,7 @@ def run_stage(arguments: argparse.Namespace) -> None:
         case "promote":
             from flows.promotion import promotion
 
-            print(promotion(**options))
+            print(promotion(**options, dry_run=arguments.dry_run))
 
 
 def say(message: str) -> None:
@@ -212,8 +227,8 @@ def predict(arguments: argparse.Namespace) -> None:
     """Price texts, or the items of a file, with the champion."""
     from tasks.items import Item
     from tasks.predictors.loading import load_predictor
-    from tasks.registry import CHAMPION, registered
-    from tasks.tracking import connect, model_folder
+    from tasks.registry import CHAMPION, expected
+    from tasks.tracking import MODEL_ID, connect, model_folder
 
     items = [Item.from_text(text) for text in arguments.texts]
     if arguments.file:
@@ -221,9 +236,7 @@ def predict(arguments: argparse.Namespace) -> None:
     if not items or not all(item.title or item.text for item in items):
         raise UserError("There is nothing to price. Expected texts that are not empty, or --file with a JSONL.")
     experiment = load(arguments.conf)
-    model_id = registered(experiment, CHAMPION)
-    if model_id is None:
-        raise UserError(f"{experiment.promote.name} has no champion yet. Run: pricewright run -c {arguments.conf}")
+    model_id = expected(experiment, CHAMPION).tags[MODEL_ID]
     answer = load_predictor(model_folder(connect(experiment), model_id)).predict(items)
     rows = [
         {"id": item.id, "title": item.title, "price": round(price, 2), "low": round(low, 2), "high": round(high, 2)}
@@ -250,6 +263,27 @@ def read_items(file: Path) -> list:
         except RejectedError as error:
             raise UserError(f"{file}, row {number}: {error}. Expected a title or text.") from None
     return items
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Answer requests with the champion until Ctrl-C."""
+    from flows.serving import Limits
+    from flows.serving import serve as answer
+
+    given = {"body": arguments.max_body, "texts": arguments.max_texts, "characters": arguments.max_characters}
+    limits = Limits(**{key: value for key, value in given.items() if value is not None})
+    answer(load(arguments.conf, arguments.overrides), arguments.host, arguments.port, limits)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write a model into a folder; the last line is the folder."""
+    from tasks.export import export as write
+    from tasks.registry import BEST_CHECKPOINT, CHAMPION
+
+    alias = BEST_CHECKPOINT if arguments.best_checkpoint else CHAMPION
+    experiment, folder = load(arguments.conf, arguments.overrides), Path(arguments.folder)
+    for line in write(experiment, folder, alias, adapter=arguments.adapter, items=arguments.items):
+        print(line)
 
 
 def open_ui(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,237 @@
+"""A registered model as a folder to take away: a merged 16-bit model, an adapter or a classic model, with its card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.config import Experiment
+from tasks.errors import UserError
+from tasks.items import Item
+from tasks.metrics import absolute_error, bootstrap_interval, is_hit, measure
+from tasks.predictors import Predictions
+from tasks.predictors.language import Recipe
+from tasks.predictors.loading import load_predictor
+from tasks.registry import expected
+from tasks.scoring import kept_as, recall
+from tasks.splits import Dataset, read_split, sample
+from tasks.tracking import MODEL_ID, Candidate, StageRun, candidate, connect, model_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+    from mlflow.entities.model_registry import ModelVersion
+
+CARD = Path(__file__).parent / "templates" / "card.md.j2"
+# The base models that come with this project: what they are called on the hub, and their licences.
+ORIGINS = {
+    "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+    "tiny-random": ("tiny-random", "mit"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What is exported: the model, the evaluation that it was promoted by, and what it answered there."""
+
+    version: ModelVersion
+    model: Candidate
+    source: Path
+    dataset: Dataset
+    items: list[Item]
+    answers: Predictions
+    provenance: dict[str, str]
+
+
+def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = False, items: int = 100) -> list[str]:
+    """Write the model with an alias into a new or empty folder, whole or not at all; returns what there is to say.
+
+    A language model is merged into the 16-bit weights of its base, unless only its `adapter` is wanted: merging into
+    the 4-bit ones would change its answers more (peft#2321). It is then scored again on so many test items.
+
+    Raises:
+        UserError: the folder holds something, nobody has the alias, or there is no adapter.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty. Give a new folder, so that nothing is overwritten.")
+    found = _find(experiment, alias)
+    has_adapter = (found.source / "adapter").is_dir()
+    if adapter and not has_adapter:
+        raise UserError(f"The {alias}, {found.model.name}, has no adapter. Leave --adapter out.")
+    is_language = json.loads((found.source / "predictor.json").read_text(encoding="utf-8"))["predictor"] == "language"
+    form = "adapter" if adapter else "merged" if is_language else "saved"
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    part = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        again = ""
+        if form == "merged":
+            part.mkdir()
+            _merge(found.source, part)
+            again = _score_again(found, part, sample(found.items, items, experiment.seed))
+        else:
+            shutil.copytree(found.source, part)
+        _write_card(found, part, form, again)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    named = f"{found.version.name} version {found.version.version}, {found.model.name} ({form})"
+    return [named, *([again] if again else []), str(folder)]
+
+
+def _find(experiment: Experiment, alias: str) -> Exported:
+    version = expected(experiment, alias)
+    client = connect(experiment)
+    model_id = version.tags[MODEL_ID]
+    run = StageRun(client, client.get_run(version.tags["evaluation"]), "evaluate", done=True)
+    board = run.read_json("leaderboard.json")
+    dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
+    items = read_split(dataset, "test")
+    answers = recall(run, model_id, kept_as("test", items))
+    if answers is None:
+        raise UserError(f"The predictions of {model_id} are gone. Run `pricewright evaluate --again` first.")
+    model = candidate(client.get_logged_model(model_id))
+    return Exported(version, model, model_folder(client, model_id), dataset, items, answers, board["provenance"])
+
+
+def _merge(source: Path, folder: Path) -> None:
+    """The base model in 16 bits with the adapter of `source` in it, its tokenizer, and the recipe that reads it."""
+    import torch
+
+    from tasks.predictors.language import LanguageModel
+
+    recipe = Recipe.load(source)
+    whole = dataclasses.replace(recipe, quantization=None)
+    language = LanguageModel.of(whole, source / "adapter" if (source / "adapter").is_dir() else None)
+    merged = language.model.merge_and_unload() if hasattr(language.model, "peft_config") else language.model
+    merged.to(torch.bfloat16).save_pretrained(folder)
+    language.tokenizer.save_pretrained(folder)
+    dataclasses.replace(whole, base=".").save(folder)
+
+
+def _score_again(found: Exported, folder: Path, items: list[Item]) -> str:
+    place = {item.id: row for row, item in enumerate(found.items)}
+    before = found.answers.price[[place[item.id] for item in items]]
+    after = load_predictor(folder).predict(items).price
+    truth = np.array([item.price for item in items])
+    errors = [np.nanmean(absolute_error(truth, guess)) for guess in (before, after)]
+    moved = np.nanmean(np.abs(after - before))
+    return (
+        f"Merged in 16 bits and scored again on {len(items)} test items: error ${errors[1]:.2f}, "
+        f"before ${errors[0]:.2f}; a price moves by ${moved:.2f} on average."
+    )
+
+
+def _write_card(found: Exported, folder: Path, form: str, again: str) -> None:
+    """`README.md` as the hub's model cards are: YAML front matter, and what a reader wants to know."""
+    from huggingface_hub import ModelCard
+    from jinja2 import Environment, StrictUndefined
+
+    recipe = None if form == "saved" else Recipe.load(found.source)
+    base, licence = _origin(recipe.base) if recipe else (None, None)
+    if form == "adapter":
+        _clean_adapter(folder / "adapter", base)
+    tags, step = found.version.tags, found.model.step
+    origin = {
+        "base model": base,
+        "licence of the base model": licence,
+        "registered as": f"{found.version.name}, version {found.version.version}",
+        "how it came to be promoted": tags.get("decision"),
+        "data": f"{found.dataset.name}, digest {found.dataset.digest}",
+        **{key: value for key, value in found.provenance.items() if key != "tracking"},
+    }
+    figures = measure([item.price for item in found.items], found.answers)
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    body = environment.from_string(CARD.read_text(encoding="utf-8")).render(
+        title=found.version.name,
+        model=found.model.name if step is None else f"{found.model.name}, step {step}",
+        n=int((~np.isnan(found.answers.price)).sum()),
+        metrics=_metric_lines(found, figures),
+        dataset=found.dataset,
+        origin={key: value for key, value in origin.items() if value},
+        again=again,
+        form=form,
+        base=base,
+        estimate=recipe.answer.estimate if recipe else None,
+        prompt=_prompt(recipe) if recipe else None,
+    )
+    data = _front_matter(found, form, base, licence, figures)
+    (folder / "README.md").write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")), encoding="utf-8")
+
+
+def _front_matter(
+    found: Exported, form: str, base: str | None, licence: str | None, figures: dict[str, float | None]
+) -> ModelCardData:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    dataset = {
+        "dataset_type": found.dataset.name,
+        "dataset_name": found.dataset.name,
+        "dataset_split": "test",
+        "dataset_revision": found.dataset.digest,
+    }
+    results = [
+        EvalResult(task_type="price-prediction", metric_type=name, metric_value=round(value, 4), **dataset)
+        for name, value in figures.items()
+        if value is not None
+    ]
+    return ModelCardData(
+        license=licence,
+        base_model=base,
+        library_name={"merged": "transformers", "adapter": "peft"}.get(form),
+        pipeline_tag="tabular-regression" if form == "saved" else "text-generation",
+        tags=["pricewright"],
+        model_name=found.version.name,
+        eval_results=results,
+    )
+
+
+def _metric_lines(found: Exported, figures: dict[str, float | None]) -> list[tuple[str, str, str]]:
+    """Name, value and 95% interval of what a reader of the card wants; the others stand in the front matter."""
+    truth, answers = np.array([item.price for item in found.items]), found.answers
+    gaps = np.isnan(answers.price)
+    inside = (answers.low <= truth) & (truth <= answers.high)
+    per_item = {
+        "mae": ("mean absolute error", "${:.2f}", absolute_error(truth, answers.price)),
+        "hits": ("within $40 or 20%", "{:.0%}", np.where(gaps, np.nan, is_hit(truth, answers.price))),
+        "coverage": ("inside the 80% interval", "{:.0%}", np.where(np.isnan(answers.low), np.nan, inside)),
+    }
+    lows, highs = bootstrap_interval(np.stack([values for *_, values in per_item.values()]), seed=0)
+    return [
+        (name, form.format(figures[key]), f"{form.format(low)} to {form.format(high)}")
+        for (key, (name, form, _)), low, high in zip(per_item.items(), lows, highs, strict=True)
+        if figures[key] is not None
+    ]
+
+
+def _origin(base: str) -> tuple[str, str]:
+    """The name and licence of a base model, as far as they are known on this machine."""
+    from huggingface_hub import ModelCard
+
+    if base in ORIGINS:
+        return ORIGINS[base]
+    card = Path(base) / "README.md"
+    try:
+        licence = ModelCard.load(card if Path(base).is_dir() else base).data.license
+    except Exception:  # no card, no network, or a card that is none
+        licence = None
+    return Path(base).name if Path(base).is_dir() else base, licence or "unknown"
+
+
+def _clean_adapter(folder: Path, base: str | None) -> None:
+    """The base by its public name instead of a path of this machine; PEFT's card, which is a form to fill in, goes."""
+    file = folder / "adapter_config.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**fields, "base_model_name_or_path": base}, indent=2), encoding="utf-8")
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _prompt(recipe: Recipe) -> str:
+    question = f"{recipe.prompt.question}\n\n" if recipe.prompt.question else ""
+    return f"{question}TITLE\nTEXT\n\n{recipe.prompt.prefix}"
