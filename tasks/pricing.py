@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # 1 is among them
 LOGITS_BYTES = 256 * 2**20  # float32 logits of one forward pass: nodes beyond it wait for the next pass
+SPLIT_NODES = 256  # a batch of fewer nodes is not worth splitting: a pass takes long however few there are
+SPLIT_SHARE = 0.85  # of the padded places that hold a node
+LSE_ROWS = 16  # float32 logits of so many places fit a CPU's caches
 PRUNE_AIM = 0.8  # aim below the allowed rest, since it must also hold once the next nodes turn out to lose some mass
+LIKES = 4  # nodes that say how one like them shares its probability
+TINY = 1e-300
 TIE = 1e-12  # a cumulative probability this close to a quantile hits it exactly
 
 
@@ -132,7 +137,7 @@ def price_distribution(
 
     `batch_tokens` bounds the tokens in one cache: prompts, nodes and padding. `progress` is told how many prompts each
     batch has answered. With `prune` > 0 the most probable nodes are run until what waits at the others is at most that
-    share of the mass; their numbers share it as those below like nodes do on average, so that the probabilities of an
+    share of the mass; their numbers share it as those below like nodes do, so that the probabilities of an
     item are wrong by at most `prune` in total variation, and its mass is too high by at most that share. Raises
     ValueError with what to do about it.
     """
@@ -195,33 +200,71 @@ def batches(lengths: np.ndarray, extra: int, batch_tokens: int, vocabulary: int)
         order = order[fits:]
 
 
+@dataclass
+class _Walk:
+    """How far the tries of a batch of prompts have been walked: what is cached, and which nodes were run."""
+
+    real: np.ndarray  # [batch, longest] places of the prompts that hold a token
+    cache: DynamicCache
+    reached: np.ndarray  # [batch, slots] probability of all tokens from the prompt to the slot
+    run: np.ndarray  # [batch, m]
+    column: np.ndarray  # [batch, m] where in the cache a node lies
+
+    def part(self, rows: np.ndarray) -> _Walk:
+        """The same for some of the prompts, with a cache of their own."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for i, layer in enumerate(self.cache.layers):
+            kept = torch.from_numpy(rows).to(layer.keys.device)
+            cache.update(layer.keys[kept], layer.values[kept], i)
+        return _Walk(self.real[rows], cache, self.reached[rows], self.run[rows], self.column[rows])
+
+
 def _score_batch(
     model: PreTrainedModel, trie: PriceTrie, prompts: Sequence[Sequence[int]], vocabulary: int, prune: float
 ) -> np.ndarray:
     """Unnormalised probabilities [batch, k] of the prices after each prompt."""
     k, batch = len(trie.prices), len(prompts)
     real, cache, logits = _run_prompts(model, prompts)
-    reached = np.zeros((batch, k + trie.nodes + 1))  # by slot: probability of all tokens from the prompt to it
+    reached = np.zeros((batch, k + trie.nodes + 1))
     reached[:, k] = 1.0
     run = np.tile(np.arange(trie.nodes) == 0, (batch, 1))
-    # Where in the cache a node lies. Node 0, which also pads the nodes and their paths, is the prompt's last token.
+    # Node 0, which also pads the nodes and their paths, is the prompt's last token.
     column = np.full((batch, trie.nodes), real.shape[1] - 1)
     _read(trie, reached, np.zeros((batch, 1), dtype=np.int64), run[:, :1], logits)
+    return _walk_on(model, trie, _Walk(real, cache, reached, run, column), vocabulary, prune)
+
+
+def _walk_on(model: PreTrainedModel, trie: PriceTrie, walk: _Walk, vocabulary: int, prune: float) -> np.ndarray:
+    """Runs nodes until what waits at the others may be left out; the probabilities [batch, k] as `_score_batch`.
+
+    The items of a batch are padded to the one with most nodes to run. Where that would waste more than it saves, the
+    batch goes on as two, the items with few nodes apart from those with many.
+    """
+    k, batch = len(trie.prices), len(walk.real)
     at_once = max(1, LOGITS_BYTES // (4 * vocabulary * batch))
     while True:
-        waiting = np.where(run, 0.0, reached[:, k:-1])
-        chosen = _choose(waiting, reached[:, :k].sum(axis=1), prune)
-        if not chosen.any():
-            return reached[:, :k] + _spread(trie, reached, run)
-        order = np.argsort(~chosen, axis=1, kind="stable")[:, : chosen.sum(axis=1).max()]
+        waiting = np.where(walk.run, 0.0, walk.reached[:, k:-1])
+        chosen = _choose(waiting, walk.reached[:, :k].sum(axis=1), prune)
+        counts = chosen.sum(axis=1)
+        if not counts.any():
+            return walk.reached[:, :k] + _spread(trie, walk.reached, walk.run)
+        if batch > 1 and counts.sum() > SPLIT_NODES and counts.mean() < SPLIT_SHARE * counts.max():
+            halves = np.array_split(np.argsort(counts, kind="stable"), 2)
+            parts = [_walk_on(model, trie, walk.part(rows), vocabulary, prune) for rows in halves]
+            return np.concatenate(parts)[np.argsort(np.concatenate(halves))]
+        order = np.argsort(~chosen, axis=1, kind="stable")[:, : counts.max()]
         for start in range(0, order.shape[1], at_once):
             nodes = order[:, start : start + at_once]
             valid = np.take_along_axis(chosen, nodes, axis=1)
             nodes = np.where(valid, nodes, 0)
             items, columns = np.nonzero(valid)
-            column[items, nodes[items, columns]] = cache.get_seq_length() + columns
-            _read(trie, reached, nodes, valid, _run_nodes(model, cache, trie, nodes, column, real))
-        run |= chosen
+            walk.column[items, nodes[items, columns]] = walk.cache.get_seq_length() + columns
+            logits = _run_nodes(model, walk.cache, trie, nodes, walk.column, walk.real)
+            _read(trie, walk.reached, nodes, valid, logits)
+        walk.run |= chosen
 
 
 def _run_prompts(
@@ -283,11 +326,21 @@ def _read(trie: PriceTrie, reached: np.ndarray, nodes: np.ndarray, valid: np.nda
     fan = trie.fan[nodes[valid]].max()
     tokens = torch.from_numpy(trie.outcome_token[nodes, :fan]).to(logits.device)
     logits = logits.float()
-    given = (logits.gather(2, tokens) - logits.logsumexp(dim=2, keepdim=True)).cpu().numpy().astype(np.float64)
+    given = (logits.gather(2, tokens) - _log_sum(logits)[:, :, None]).cpu().numpy().astype(np.float64)
     items = np.arange(len(nodes))[:, None]
     before = reached[items, len(trie.prices) + nodes]
     slots = np.where(valid[:, :, None], trie.outcome_slot[nodes, :fan], reached.shape[1] - 1)
     reached[items[:, :, None], slots] = before[:, :, None] * np.exp(given)
+
+
+def _log_sum(logits: torch.Tensor) -> torch.Tensor:
+    """log(sum(exp(logits))) over the last axis; on a CPU a few rows at a time, which is twice as fast."""
+    import torch
+
+    if logits.device.type != "cpu":
+        return logits.logsumexp(dim=2)
+    rows = logits.flatten(0, 1).split(LSE_ROWS)
+    return torch.cat([some.logsumexp(dim=1) for some in rows]).unflatten(0, logits.shape[:2])
 
 
 def _choose(waiting: np.ndarray, ended: np.ndarray, prune: float) -> np.ndarray:
@@ -308,8 +361,9 @@ def _choose(waiting: np.ndarray, ended: np.ndarray, prune: float) -> np.ndarray:
 def _spread(trie: PriceTrie, reached: np.ndarray, run: np.ndarray) -> np.ndarray:
     """What waits at the nodes that were not run [batch, m], shared among the numbers [batch, k] below each.
 
-    It is shared as the nodes of like depth that were run share theirs, on average: an even share would take most prices
-    of two digits for the beginnings of longer ones. Only where their tokens differ, or none was run, is it even.
+    It is shared as its likes share theirs: the least probable of the nodes under the same parent that were run. An
+    average over all that were run would follow the probable ones, which are of another kind, and moved medians ten
+    times as far. Only where the tokens of the nodes differ, or none was run, is it shared evenly.
     """
     k = len(trie.prices)
     held = np.zeros_like(reached)
@@ -318,14 +372,27 @@ def _spread(trie: PriceTrie, reached: np.ndarray, run: np.ndarray) -> np.ndarray
         (nodes,) = np.nonzero(trie.depth == depth)
         fan = trie.fan[nodes].max()
         slots, tokens = trie.outcome_slot[nodes, :fan], trie.outcome_token[nodes, :fan]  # [nodes, fan]
-        share = np.broadcast_to(trie.size[slots] / trie.size[k + nodes, None], (len(held), *slots.shape))
+        share = np.tile(trie.size[slots] / trie.size[k + nodes, None], (len(held), 1, 1))
         if (trie.fan[nodes] == fan).all() and (tokens == tokens[0]).all():
-            seen = reached[:, slots].sum(axis=1, where=run[:, nodes, None])  # [batch, fan]
-            total = seen.sum(axis=1)[:, None]
-            like = np.divide(seen, total, out=np.zeros_like(seen), where=total > 0)[:, None]
-            share = np.where(total[:, None] > 0, like, share)
+            parents = trie.path[nodes, depth - 2] if depth > 1 else np.zeros(len(nodes), dtype=int)
+            for item, ran in enumerate(run[:, nodes]):
+                given = reached[item, slots] / np.maximum(reached[item, slots].sum(axis=1, keepdims=True), TINY)
+                _share_alike(share[item], given, reached[item, k + nodes], ran, parents)
         held[:, slots] += held[:, k + nodes, None] * share
     return held[:, :k]
+
+
+def _share_alike(
+    share: np.ndarray, given: np.ndarray, reached: np.ndarray, ran: np.ndarray, parents: np.ndarray
+) -> None:
+    """Writes into `share` [nodes, fan], for nodes that were not run, the mean of what their likes have `given`."""
+    order = np.flatnonzero(ran)[np.argsort(reached[ran], kind="stable")]  # the least probable first
+    if not len(order) or ran.all():
+        return
+    for parent in np.unique(parents[~ran]):
+        siblings = order[parents[order] == parent]
+        likes = siblings if len(siblings) > 1 else order
+        share[~ran & (parents == parent)] = given[likes[:LIKES]].mean(axis=0)
 
 
 def mean(probabilities: np.ndarray, prices: np.ndarray) -> np.ndarray:

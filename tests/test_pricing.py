@@ -240,6 +240,19 @@ def test_pruning_keeps_its_promise(prune, high):
     assert (roughly - mass <= prune * roughly + 1e-6).all()
 
 
+def test_a_batch_that_is_split_answers_as_one_that_is_not(monkeypatch):
+    """Items with few nodes to run go on apart from those with many; each keeps its own answer and place."""
+    prompts, trie = encode(DIGITS, *(f"{text}{i % 7}$" for i, text in enumerate("abcdefgh" * 2))), trie_of(DIGITS)
+    whole = price_distribution(model_of(DIGITS), trie, prompts, prune=0.2)
+    splits, part = [], pricing._Walk.part
+    monkeypatch.setattr(pricing, "SPLIT_NODES", 0)
+    monkeypatch.setattr(pricing._Walk, "part", lambda walk, rows: splits.append(len(rows)) or part(walk, rows))
+    apart = price_distribution(model_of(DIGITS), trie, prompts, prune=0.2)
+    assert len(splits) > 2
+    for one, other in zip(whole, apart, strict=True):
+        assert np.abs(one - other).max() < 1e-6
+
+
 def test_pruning_runs_fewer_nodes(monkeypatch):
     """More pruning means less work, and none at all skips nothing."""
     model, (prompt,), seen = model_of(DIGITS), encode(DIGITS, TEXTS[0]), []
