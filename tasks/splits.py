@@ -77,6 +77,6 @@ def sample(items: Sequence[Item], count: int | None, seed: int) -> list[Item]:
     return ordered if count is None else ordered[:count]
 
 
-def set_apart(items: Sequence[Item], count: int, seed: int) -> list[Item]:
-    """The `count` items after those that `sample` takes: to fit on, where the sample is what choices are made on."""
-    return sample(items, 2 * count, seed)[count:]
+def set_apart(items: Sequence[Item], count: int, seed: int, most: int = 64) -> list[Item]:
+    """At most `most` items after the `count` that `sample` takes: to fit on, where the sample is to choose on."""
+    return sample(items, count + most, seed)[count:]

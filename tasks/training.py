@@ -119,6 +119,7 @@ def train(
     examples = ArrowDataset.from_dict({"prompt": prompts, "completion": answers})
 
     apart = set_apart(read_split(dataset, "validation"), conf.score_items, experiment.seed)
+    language.recipe.check_fit(apart)  # before the training, not after its first checkpoint
 
     def keep(step: int) -> None:
         tuned = LanguageModel(language.recipe, trainer.model, tokenizer).calibrated(apart)

@@ -58,6 +58,18 @@ class Recipe:
             raise UserError(f"finetune.answer.estimate: got {finetune.answer.estimate!r}. Expected one of {expected}.")
         return cls(finetune.base, finetune.quantization, finetune.prompt, finetune.answer, finetune.device)
 
+    def check_fit(self, items: Sequence[Item]) -> None:
+        """Refuse to fit a temperature on too few items.
+
+        Raises:
+            UserError: one is to be fitted, and there are fewer than MIN_FIT.
+        """
+        if self.answer.temperature == "fit" and len(items) < MIN_FIT:
+            raise UserError(
+                f"finetune.answer.temperature: fit needs {MIN_FIT} validation items beside the finetune.score_items "
+                f"that models are chosen on; there are {len(items)}. Lower score_items, or give a number."
+            )
+
     def save(self, folder: Path) -> None:
         """Write the recipe: all there is to keep of a model without adapter, whose base is found by its name again."""
         fields = {"base": self.base, "quantization": self.quantization, "device": self.device}
@@ -151,12 +163,8 @@ class LanguageModel:
             return self
         if self.recipe.answer.estimate == GREEDY:
             temperature = 1.0  # the most probable text is the same at any temperature
-        elif len(items) < MIN_FIT:
-            raise UserError(
-                f"finetune.answer.temperature: fit needs {MIN_FIT} validation items beside the finetune.score_items "
-                f"that models are chosen on; there are {len(items)}. Lower score_items, or give a number."
-            )
         else:
+            self.recipe.check_fit(items)
             truth = np.array([item.price for item in items])
             probabilities, _ = self.distribution(items, "fitting the temperature")
             temperature = fit_temperature(probabilities, self.prices, truth)
