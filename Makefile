@@ -36,6 +36,8 @@ lint: setup ## ruff
 	$(BIN)/ruff format --check .
 
 bench: setup ## speed and memory, each with its table
+	$(BIN)/python -m benchmarks.metrics_speed
+	$(BIN)/python -m benchmarks.evaluation_speed
 	$(BIN)/python -m benchmarks.laptop
 
 lock: ## make both lock files again (needs uv)
