@@ -12,7 +12,13 @@ from typing import Any
 from tasks.config import PROJECT
 
 # What carries values and records but does not make them: a change there is no reason to train again.
-PLUMBING = {f"tasks.{name}" for name in ("config", "digests", "errors", "progress", "registry", "report", "tracking")}
+PLUMBING = {
+    f"tasks.{name}"
+    for name in (
+        *("config", "digests", "errors", "figures", "leaderboard", "progress", "registry", "report", "standings"),
+        "tracking",
+    )
+}
 
 
 def digest(value: Any) -> str:

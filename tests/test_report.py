@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tasks.figures import nice_ticks
 from tasks.metrics import compare
-from tasks.report import GENERATED, Leaderboard, headline, in_order, leaderboard_table, nice_ticks, write_report
+from tasks.report import Leaderboard, write_report
+from tasks.standings import GENERATED, headline, in_order, leaderboard_table
 
 KINDS = {
     "constant": "baseline",
