@@ -54,9 +54,9 @@ def main(overrides: list[str]) -> None:
         experiment = load(overrides=options)
         first, peak, _ = timed(["run", *options])
         client, where = connect(experiment), experiment_id(experiment)
-        runs = {run.data.tags[STAGE]: run for run in client.search_runs([where])}
+        runs = {run.data.tags[STAGE]: run for run in client.search_runs([where]) if STAGE in run.data.tags}
         second, _, _ = timed(["run", *options])
-        again = len(client.search_runs([where])) - len(runs)
+        again = sum(STAGE in run.data.tags for run in client.search_runs([where])) - len(runs)
         evaluation = local_path(runs["evaluate"].info.artifact_uri)
         rows = {row["model"]: row for row in json.loads((evaluation / "leaderboard.json").read_text())["rows"]}
         stage_seconds = {name: (run.info.end_time - run.info.start_time) / 1000 for name, run in runs.items()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
 from tasks.baselines import fit_baselines
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
 
 
-@flow(name="baselines", flow_run_name="baselines {conf}")
+@flow(name="baselines", flow_run_name="baselines {conf}", on_running=[watch_progress])
 def baselines(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> list[str]:
     """Fit every classic rung; returns the ids of their LoggedModels.
 

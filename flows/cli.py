@@ -81,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
         command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf, e.g. data.rows=500")
     command = add("leaderboard", show_leaderboard, "the leaderboard again, from MLflow alone")
-    command.add_argument("--json", action="store_true", help="a list of objects, best first")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a list of objects, best first")
+    form.add_argument("--csv", action="store_true", help="every figure, for a spreadsheet")
+    form.add_argument("--markdown", action="store_true", help="a table for a README or a pull request")
+    command.add_argument("--html", metavar="FILE", help="write the report there as well")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf")
     command = add("predict", predict, "the champion's price of a text, with its 80%% interval")
     command.add_argument("texts", nargs="*", metavar="TEXT", help="a product's title and description")
@@ -190,7 +194,7 @@ def print_leaderboard(experiment: Experiment, report: str) -> None:
     from flows.promotion import recall_scores
     from tasks.leaderboard import read_leaderboard
 
-    board = read_leaderboard(experiment, recall_scores(experiment).run_id)
+    board = read_leaderboard(experiment, recall_scores(experiment, "read").run_id)
     print_table(board)
     if not any(row["champion"] for row in board.rows):
         print(f"The champion of {experiment.promote.name} comes from an earlier run, and none of these beat it.")
@@ -201,26 +205,37 @@ def print_leaderboard(experiment: Experiment, report: str) -> None:
 
 
 def show_leaderboard(arguments: argparse.Namespace) -> None:
-    """Print the leaderboard of the conf."""
+    """Print the leaderboard of the conf, from what MLflow keeps of its evaluation: the models may be gone."""
+    from flows.artifacts import command
     from flows.promotion import recall_scores
     from tasks.leaderboard import read_leaderboard
+    from tasks.report import write_report
+    from tasks.standings import as_csv, as_markdown
 
     experiment = load(arguments.conf, arguments.overrides)
-    board = read_leaderboard(experiment, recall_scores(experiment).run_id)
+    repeat = command(arguments.conf, arguments.overrides)
+    board = read_leaderboard(experiment, recall_scores(experiment, "read").run_id, repeat)
+    if arguments.html:
+        say(f"The report: {write_report(Path(arguments.html), board)}")
     if arguments.json:
         print(json.dumps(board.rows, indent=1, ensure_ascii=False))
-        return
-    print_table(board)
+    elif arguments.csv:
+        print(as_csv(board.rows), end="")
+    elif arguments.markdown:
+        print(as_markdown(board.rows, generated=board.generated, unit=board.unit))
+    else:
+        print_table(board)
 
 
 def print_table(board: Leaderboard) -> None:
     """The leaderboard on standard output, as wide as the terminal, or 100 columns in a pipe."""
     from rich.console import Console
 
-    from tasks.report import leaderboard_table
+    from tasks.standings import leaderboard_table
 
     console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(leaderboard_table(board.rows, generated=board.generated))
+    wide = console.width >= 130
+    console.print(leaderboard_table(board.rows, generated=board.generated, unit=board.unit, wide=wide))
 
 
 def predict(arguments: argparse.Namespace) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.artifacts import show_leaderboard, watch_progress
 from flows.pipeline import fit_candidates, mode_of
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.evaluation import evaluate
-from tasks.leaderboard import publish
 
 
-@flow(name="evaluate", flow_run_name="evaluate {conf}")
+@flow(name="evaluate", flow_run_name="evaluate {conf}", on_running=[watch_progress])
 def evaluation(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> str:
     """Score every rung and compare them; returns the path of the report.
 
@@ -24,4 +24,4 @@ def evaluation(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, aga
     dataset = curate(experiment, "recall")
     candidates = fit_candidates(experiment, dataset, "recall")
     scores = evaluate(experiment, dataset, candidates, mode_of(again))
-    return str(publish(experiment, scores.run_id))
+    return show_leaderboard(experiment, scores.run_id, conf, overrides)

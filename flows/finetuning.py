@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.finetuning import check, finetune
 
 
-@flow(name="finetune", flow_run_name="finetune {conf}")
+@flow(name="finetune", flow_run_name="finetune {conf}", on_running=[watch_progress])
 def finetuning(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> list[str]:
     """Fine-tune the language model; returns the ids of its checkpoints' LoggedModels.
 

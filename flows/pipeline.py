@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.artifacts import show_leaderboard, watch_progress
 from tasks.baselines import fit_baselines
 from tasks.config import DEFAULT_CONF, Experiment, load
 from tasks.curation import curate
 from tasks.evaluation import evaluate
 from tasks.finetuning import check, finetune
-from tasks.leaderboard import publish
 from tasks.promotion import promote
 from tasks.splits import Dataset
 from tasks.tracking import Candidate, Mode
 
 
-@flow(name="pricewright", flow_run_name="run {conf}")
+@flow(name="pricewright", flow_run_name="run {conf}", on_running=[watch_progress])
 def pipeline(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> str:
     """Curate, fit, fine-tune, evaluate, promote; returns the path of the report.
 
@@ -31,7 +31,7 @@ def pipeline(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again
     candidates = fit_candidates(experiment, dataset, mode)
     scores = evaluate(experiment, dataset, candidates, mode)
     promote(experiment, scores.run_id)
-    return str(publish(experiment, scores.run_id))
+    return show_leaderboard(experiment, scores.run_id, conf, overrides)
 
 
 def fit_candidates(experiment: Experiment, dataset: Dataset, mode: Mode) -> list[Candidate]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.artifacts import show_leaderboard
 from flows.pipeline import fit_candidates
 from tasks.config import DEFAULT_CONF, Experiment, load
 from tasks.curation import curate
 from tasks.evaluation import Scores, evaluate
-from tasks.leaderboard import publish
 from tasks.promotion import promote
+from tasks.tracking import Mode
 
 
 @flow(name="promote", flow_run_name="promote {conf}")
@@ -26,11 +27,11 @@ def promotion(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, dry_
     champion = promote(experiment, scores.run_id, dry_run)
     if dry_run:
         return f"{champion.name}: champion would be {champion.model} ({champion.decision}). Nothing was changed."
-    publish(experiment, scores.run_id)
+    show_leaderboard(experiment, scores.run_id, conf, overrides)
     return f"{champion.name} version {champion.version}: {champion.model} ({champion.decision})"
 
 
-def recall_scores(experiment: Experiment) -> Scores:
-    """The evaluation of this conf, data and code, if there is one."""
-    dataset = curate(experiment, "recall")
-    return evaluate(experiment, dataset, fit_candidates(experiment, dataset, "recall"), "recall")
+def recall_scores(experiment: Experiment, mode: Mode = "recall") -> Scores:
+    """The evaluation of this conf, data and code, if there is one; to be read, it need not have its models any more."""
+    dataset = curate(experiment, mode)
+    return evaluate(experiment, dataset, fit_candidates(experiment, dataset, mode), mode)

@@ -13,11 +13,8 @@ from tasks.config import PROJECT
 
 # What carries values and records but does not make them: a change there is no reason to train again.
 PLUMBING = {
-    f"tasks.{name}"
-    for name in (
-        *("config", "digests", "errors", "figures", "leaderboard", "progress", "registry", "report", "standings"),
-        "tracking",
-    )
+    *("tasks.config", "tasks.digests", "tasks.errors", "tasks.progress", "tasks.registry", "tasks.tracking"),
+    *("tasks.figures", "tasks.leaderboard", "tasks.manifest", "tasks.report", "tasks.standings"),
 }
 
 

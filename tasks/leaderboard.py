@@ -9,16 +9,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from tasks.config import PROJECT, Experiment
 from tasks.digests import digest
+from tasks.errors import UserError
 from tasks.registry import BEST_CHECKPOINT, CHAMPION, registered
 from tasks.splits import Dataset, read_split
-from tasks.tracking import StageRun, connect, tracking_uri
+from tasks.tracking import DIGEST, Candidate, StageRun, connect, tracking_uri
 
 if TYPE_CHECKING:
     from tasks.report import Leaderboard
 
-REPORT = "report.html"
+REPORT, FIGURES = "report.html", "figures"
+MARKS = {"champion": CHAMPION, "challenger": "challenger", "best_checkpoint": BEST_CHECKPOINT}  # by alias
+NOT_MEASURED = {"step", "n_train", "fit_seconds", "size_mb", *MARKS}  # numbers of a row that are no figures of the test
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "scikit-learn", "mlflow", "prefect")
 
 
@@ -29,44 +34,33 @@ def open_run(experiment: Experiment, run_id: str) -> StageRun:
 
 
 def marked_rows(experiment: Experiment, board: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, best first, `champion` and `best_checkpoint` marked as the registry has them now; rows without a rank
-    stand at the end."""
-    from tasks.report import ROW_KEYS
+    """The rows, best first, marked as the registry has their models now; rows without a rank stand at the end."""
+    from tasks.standings import ROW_KEYS
 
-    champion, best = (registered(experiment, alias) for alias in (CHAMPION, BEST_CHECKPOINT))
+    holders = {mark: registered(experiment, alias) for mark, alias in MARKS.items()}
     rows = [
-        {
-            **dict.fromkeys(ROW_KEYS),
-            **row,
-            "champion": row["model_id"] == champion,
-            "best_checkpoint": row["model_id"] == best,
-        }
+        {**dict.fromkeys(ROW_KEYS), **row, **{mark: row["model_id"] == model for mark, model in holders.items()}}
         for row in board["rows"]
     ]
     return sorted(rows, key=lambda row: (row["status"] != "ran", row.get("mae") is None, row.get("mae") or 0.0))
 
 
-def read_leaderboard(experiment: Experiment, run_id: str) -> Leaderboard:
-    """All that the report shows, from MLflow alone: no model is run, or even needed."""
-    import pyarrow.parquet as pq
+def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = None) -> Leaderboard:
+    """All that the report shows, from what MLflow keeps of the evaluation: no model is run, or even needed.
 
+    Raises:
+        UserError: the files of the evaluation or the splits are gone.
+    """
     from tasks.report import Leaderboard
 
     run = open_run(experiment, run_id)
-    board = run.read_json("leaderboard.json")
-    dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
-    items = read_split(dataset, "test")
-    predictions: dict[str, list] = {}
-    intervals: dict[str, tuple[list, list]] = {}
-    frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
-    for model, rows in frame.groupby("model", sort=False):
-        ordered = rows.set_index("id").loc[[item.id for item in items]]
-        price, low, high = (
-            ordered[key].astype(object).where(ordered[key].notna(), None) for key in ("price", "low", "high")
-        )
-        predictions[str(model)] = price.tolist()
-        if ordered["low"].notna().all():
-            intervals[str(model)] = (low.tolist(), high.tolist())
+    try:
+        board = run.read_json("leaderboard.json")
+        dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
+        items = read_split(dataset, "test")
+        predictions, intervals = _answers(run, [item.id for item in items])
+    except FileNotFoundError as error:
+        raise UserError(f"{error}. Make the evaluation again with `pricewright evaluate`.") from error
     return Leaderboard(
         title=experiment.tracking.experiment,
         generated=dataset.generated,
@@ -76,26 +70,71 @@ def read_leaderboard(experiment: Experiment, run_id: str) -> Leaderboard:
         predictions=predictions,
         intervals=intervals,
         curve=board["curve"],
-        reproduce=board["provenance"],
+        reproduce={
+            **({"command": command} if command else {}),
+            **board["provenance"],
+            "evaluation": f"{run.run.data.tags[DIGEST]} (MLflow run {run_id})",
+            "conf": yaml.safe_dump(settings(experiment), sort_keys=False, allow_unicode=True),
+        },
     )
 
 
-def publish(experiment: Experiment, run_id: str) -> Path:
-    """Write the HTML report beside the leaderboard, with the marks of the registry, and say where it lies."""
-    from tasks.report import write_report
+def _answers(run: StageRun, ids: list[str]) -> tuple[dict[str, list], dict[str, tuple[list, list]]]:
+    """Every model's guesses and, where it gives them, the ends of its intervals, in the order of the items' ids."""
+    import pyarrow.parquet as pq
 
-    run = open_run(experiment, run_id)
+    predictions: dict[str, list] = {}
+    intervals: dict[str, tuple[list, list]] = {}
+    frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
+    for model, rows in frame.groupby("model", sort=False):
+        ordered = rows.set_index("id").reindex(ids)
+        price, low, high = (
+            ordered[key].astype(object).where(ordered[key].notna(), None).tolist() for key in ("price", "low", "high")
+        )
+        predictions[str(model)] = price
+        if ordered["low"].notna().any():
+            intervals[str(model)] = (low, high)
+    return predictions, intervals
+
+
+def publish(experiment: Experiment, run_id: str, command: str | None = None) -> Path:
+    """Show the leaderboard in MLflow, marked as the registry is: the report and its pictures beside the predictions,
+    the table as the description of the run, and the figures of every rung on a run of its own, ready to be compared.
+
+    `command` is what makes the same leaderboard again. Returns where the report lies.
+    """
+    from tasks.report import write_figures, write_report
+    from tasks.standings import as_markdown, headline, in_order
+
+    run, board = open_run(experiment, run_id), read_leaderboard(experiment, run_id, command)
     with tempfile.TemporaryDirectory() as folder:
-        write_report(Path(folder) / REPORT, read_leaderboard(experiment, run_id))
+        write_report(Path(folder) / REPORT, board)
+        write_figures(Path(folder) / FIGURES, board)
         run.log_folder(Path(folder))
+    first, sentences = headline(in_order(board.rows), board.unit)
+    text = f"**{first}** {' '.join(sentences)}\n\n{as_markdown(board.rows, generated=board.generated, unit=board.unit)}"
+    run.describe(text)
+    test = {"name": f"{board.dataset['name']}-test", "digest": board.dataset["digest"]}
+    validation = run.read_json("leaderboard.json")["validation"]
+    for row in board.rows:
+        rung = Candidate(*(row[key] for key in ("model_id", "model", "kind", "step", "status", "reason")))
+        figures = {f"test_{key}": value for key, value in row.items() if key not in NOT_MEASURED}
+        figures["validation_mae"] = validation.get(row["model"], {}).get("mae")
+        params = {key: row[key] for key in ("kind", "step", "n_train", "fit_seconds") if row[key] is not None}
+        run.log_rung(rung, figures, params, test, {mark: row[mark] for mark in MARKS})
     return run.artifact(REPORT)
+
+
+def settings(experiment: Experiment) -> dict[str, Any]:
+    """The conf with every default, but for where and when: what the figures depend on."""
+    return experiment.model_dump(mode="json", exclude={"tracking", "schedule"})
 
 
 def provenance(experiment: Experiment) -> dict[str, str]:
     """What it takes to make the same figures again."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
     return {
-        "conf digest": digest(experiment.model_dump(mode="json", exclude={"tracking", "schedule"})),
+        "conf digest": digest(settings(experiment)),
         "seed": str(experiment.seed),
         "commit": _commit(),
         "python": platform.python_version(),

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Self
+from collections.abc import Callable
+from typing import ClassVar, Self
 
 
 class Progress:
-    """A line that is rewritten in a terminal, and repeated every ten seconds elsewhere; silent for two seconds."""
+    """A line that is rewritten in a terminal, and repeated every ten seconds elsewhere; silent for two seconds.
+
+    Whoever else wants to know is one of `watchers`, called as often as the line is written.
+    """
+
+    watchers: ClassVar[list[Callable[[Progress], None]]] = []
 
     def __init__(self, what: str, total: int | None = None, unit: str = "", done: int = 0) -> None:
         self.what, self.total, self.unit, self.done, self.before = what, total, unit, done, done
@@ -50,6 +56,8 @@ class Progress:
         else:
             print(line, file=sys.stderr, flush=True)
         self.shown = True
+        for watcher in self.watchers:
+            watcher(self)
 
 
 def clock(seconds: float) -> str:

@@ -283,11 +283,16 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
+def as_records(rows: Iterable[Row], unit: str = "$") -> list[dict[str, str]]:
+    """What the terminal shows, as one dict of texts for each row, best first."""
+    return [dict(zip(_headings(unit), _cells(row), strict=True)) for row in in_order(rows)]
+
+
 def as_markdown(rows: Iterable[Row], *, generated: bool = False, unit: str = "$") -> str:
     """The leaderboard as a table of Markdown, for a README or a pull request; names and reasons are escaped."""
     headings = _headings(unit)
     rule = ["---:" if "justify" in options else "---" for options in headings.values()]
-    lines = [list(headings), rule, *([_escaped(cell) for cell in _cells(row)] for row in in_order(rows))]
+    lines = [list(headings), rule, *([_escaped(cell) for cell in row.values()] for row in as_records(rows, unit))]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"{table}\n\n{GENERATED}" if generated else table
 

@@ -11,31 +11,32 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlparse
 
 from filelock import FileLock, Timeout
 
 from tasks.config import PROJECT, Experiment
-from tasks.digests import file_digest
 from tasks.errors import UserError
+from tasks.manifest import MANIFEST, intact, local_path, manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-Mode = Literal["reuse", "again", "recall"]
-"""reuse: do only what is not done; again: do it all the same; recall: do nothing, the result must be there."""
+Mode = Literal["reuse", "again", "recall", "read"]
+"""reuse: do only what is not done; again: do it all the same; recall: do nothing, the result must be there; read: do
+nothing, what was logged must be there, though files of it (the models) may be gone since."""
 
 STAGE, DIGEST, MODEL, KIND = "pricewright.stage", "pricewright.digest", "pricewright.model", "pricewright.kind"
 MODEL_ID, MADE_FROM = "pricewright.model_id", "pricewright.made_from"
 STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.reason"
-MANIFEST = "manifest.json"
-REWRITTEN = {MANIFEST, "report.html"}  # the report is made again when the registry's marks change
+MAX_NOTE = 8_000  # characters that a tag of MLflow holds
+PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 SERVED = PROJECT / "tasks" / "predictors" / "served.py"
 
 
@@ -103,6 +104,7 @@ class StageRun:
 
     def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool) -> None:
         self.client, self.run, self.stage, self.done = client, run, stage, done
+        self._rungs: dict[str, str] | None = None
 
     @property
     def id(self) -> str:
@@ -118,10 +120,59 @@ class StageRun:
     def log_metrics(
         self, metrics: Mapping[str, float | None], *, step: int = 0, model_id: str | None = None, **dataset: str
     ) -> None:
-        """Log the metrics that have a value (never NaN), on the run and, if given, on one of its models."""
+        """Log the metrics that have a value (never NaN), on the run or, if given, on a model and the run of its rung.
+
+        The checkpoints of a training are points of one curve, which stands on the run of the training itself.
+        """
+        own = model_id is None or self.stage == "finetune"
+        run_id = self.id if own else self.rung(candidate(self.client.get_logged_model(model_id)))
         for key, value in metrics.items():
             if isinstance(value, int | float) and value == value:
-                self.client.log_metric(self.id, key, float(value), step=step, model_id=model_id, **dataset)
+                self.client.log_metric(run_id, key, float(value), step=step, model_id=model_id, **dataset)
+
+    def rung(self, rung: Candidate) -> str:
+        """The run of a rung within this one, by which MLflow can compare rungs as it compares runs; made if need be."""
+        if self._rungs is None:
+            found = self.client.search_runs([self.run.info.experiment_id], f"tags.`{PARENT}` = '{self.id}'")
+            self._rungs = {run.data.tags[MODEL_ID]: run.info.run_id for run in found}
+        if rung.model_id not in self._rungs:
+            tags = {PARENT: self.id, MODEL_ID: rung.model_id, MODEL: rung.name, KIND: rung.kind, STATUS: rung.status}
+            tags |= {"mlflow.note.content": rung.reason} if rung.reason else {}
+            name = rung.name if rung.step is None else f"{rung.name} step {rung.step}"
+            made = self.client.create_run(self.run.info.experiment_id, run_name=name, tags=tags)
+            self.client.set_terminated(made.info.run_id, "FAILED" if rung.status == "failed" else "FINISHED")
+            self._rungs[rung.model_id] = made.info.run_id
+        return self._rungs[rung.model_id]
+
+    def log_rung(
+        self,
+        rung: Candidate,
+        metrics: Mapping[str, Any],
+        params: Mapping[str, Any],
+        dataset: Mapping[str, str],
+        marks: Mapping[str, bool],
+    ) -> None:
+        """Complete the run of a rung: the figures it has not got yet, what it was made with, the data it was measured
+        on and its marks."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
+
+        run_id = self.rung(rung)
+        known, now = self.client.get_run(run_id), int(time.time() * 1000)
+        numbers = {key: float(v) for key, v in metrics.items() if isinstance(v, int | float) and v == v}
+        fresh = [Metric(key, v, now, rung.step or 0) for key, v in numbers.items() if known.data.metrics.get(key) != v]
+        named = [Param(key, str(value)) for key, value in params.items() if key not in known.data.params]
+        self.client.log_batch(run_id, metrics=fresh, params=named)
+        if not known.inputs.dataset_inputs:
+            what = Dataset(dataset["name"], dataset["digest"], "local", json.dumps({"uri": dataset["name"]}))
+            self.client.log_inputs(run_id, [DatasetInput(what, [InputTag("mlflow.data.context", "test")])])
+            self.client.log_outputs(run_id, [LoggedModelOutput(rung.model_id, rung.step or 0)])
+        for mark, holds in marks.items():
+            if holds or f"pricewright.{mark}" in known.data.tags:
+                self.client.set_tag(run_id, f"pricewright.{mark}", str(holds).lower())
+
+    def describe(self, text: str) -> None:
+        """What MLflow shows at the head of the run, in Markdown."""
+        self.client.set_tag(self.id, "mlflow.note.content", text[:MAX_NOTE])
 
     def log_folder(self, folder: Path, name: str | None = None) -> None:
         """Keep a folder's files as artifacts of the run."""
@@ -258,16 +309,16 @@ def stage(
     works on a digest, another one that wants the same waits for it.
 
     Raises:
-        UserError: in mode "recall", when the stage is not done; `command` is the remedy.
+        UserError: in mode "recall" or "read", when the stage is not done; `command` is the remedy.
     """
     where = experiment_id(experiment)
     client = connect(experiment)
     with _alone(digest):
-        finished = None if mode == "again" else _finished(client, where, name, digest)
+        finished = None if mode == "again" else _finished(client, where, name, digest, whole=mode != "read")
         if finished is not None:
             yield StageRun(client, finished, name, done=True)
             return
-        if mode == "recall":
+        if mode in ("recall", "read"):
             raise UserError(
                 f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the same "
                 "-c and key=value."
@@ -289,7 +340,7 @@ def stage(
             failed = isinstance(error, Exception)
             client.set_terminated(run.info.run_id, "FAILED" if failed else "KILLED")
             raise
-        current.log_json(_manifest(current), MANIFEST)
+        current.log_json(manifest(current), MANIFEST)
         client.set_terminated(run.info.run_id, "FINISHED")
 
 
@@ -314,55 +365,15 @@ def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Ru
     return list(client.search_runs([where], query, order_by=["attributes.start_time DESC"]))
 
 
-def _finished(client: MlflowClient, where: str, name: str, digest: str) -> Run | None:
+def _finished(client: MlflowClient, where: str, name: str, digest: str, *, whole: bool) -> Run | None:
     for run in _search(client, where, name, digest):
-        if run.info.status == "FINISHED" and _intact(StageRun(client, run, name, done=True)):
+        if run.info.status == "FINISHED" and (not whole or intact(StageRun(client, run, name, done=True))):
             return run
     return None
 
 
 def _interrupted(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
     return [run for run in _search(client, where, name, digest) if run.info.status != "FINISHED"]
-
-
-def _manifest(run: StageRun) -> dict[str, dict[str, str]]:
-    places = {"": run.run.info.artifact_uri, **{model.model_id: model.artifact_location for model in run.models()}}
-    return {key: _contents(place) for key, place in places.items()}
-
-
-def _intact(run: StageRun) -> bool:
-    try:
-        manifest = run.read_json(MANIFEST)
-        places = {model.model_id: model.artifact_location for model in run.models()}
-        places[""] = run.run.info.artifact_uri
-        return all(_contents(places[key]).items() >= files.items() for key, files in manifest.items())
-    except Exception as error:  # whatever MLflow raises for what is gone: the stage is then not done
-        logging.getLogger("pricewright").info("The earlier %s run is not whole: %s", run.stage, error)
-        return False
-
-
-def _contents(place: str) -> dict[str, str]:
-    """The files of an artifact location: by sha256 where they lie on this machine, by size elsewhere."""
-    local = local_path(place)
-    if local is not None:
-        files = [path for path in local.rglob("*") if path.is_file() and path.name not in REWRITTEN]
-        return {path.relative_to(local).as_posix(): file_digest(path) for path in sorted(files)}
-    import mlflow
-
-    found, pending = {}, [""]
-    while pending:
-        for info in mlflow.artifacts.list_artifacts(artifact_uri=f"{place}/{pending.pop()}".rstrip("/")):
-            if info.is_dir:
-                pending.append(info.path)
-            elif Path(info.path).name not in REWRITTEN:
-                found[info.path] = str(info.file_size)
-    return found
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a file: URI or a plain path; None for what lies elsewhere."""
-    parts = urlparse(uri)
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

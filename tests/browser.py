@@ -76,9 +76,11 @@ class Browser:
     def open(self, url: str) -> None:
         """Load a page and wait until it is there; `events` starts afresh."""
         self.events.clear()
-        self.call("Page.navigate", url=url)
+        if "loaderId" not in self.call("Page.navigate", url=url):
+            return  # the same page, another place in it
+        until = time.monotonic() + 60
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(json.loads(self.socket.recv(timeout=60)))
+            self.events.append(json.loads(self.socket.recv(timeout=until - time.monotonic())))
 
     def evaluate(self, code: str) -> Any:
         """The value of a JavaScript expression in the page."""

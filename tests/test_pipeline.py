@@ -46,7 +46,7 @@ class Finished(NamedTuple):
         """The stage of every run there is."""
         client = connect(self.experiment)
         runs = client.search_runs([experiment_id(self.experiment)])
-        return sorted(run.data.tags[STAGE] for run in runs)
+        return sorted(run.data.tags[STAGE] for run in runs if STAGE in run.data.tags)
 
 
 def command(*words: str) -> tuple[int, str]:

@@ -1,0 +1,65 @@
+"""What Prefect's dashboard shows of a run: the leaderboard as a table, and the progress of what takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+
+from tasks.config import Experiment
+from tasks.leaderboard import publish, read_leaderboard
+from tasks.progress import Progress
+from tasks.standings import as_records, headline, in_order
+
+EVERY = 5  # seconds between two updates of a progress artifact
+
+_shown: WeakKeyDictionary[Progress, tuple[UUID, float]] = WeakKeyDictionary()
+
+
+def show_leaderboard(experiment: Experiment, run_id: str, conf: str, overrides: Sequence[str] | None) -> str:
+    """Publish the leaderboard in MLflow, and as a table artifact of the flow run; returns the path of the report."""
+    report = publish(experiment, run_id, command(conf, overrides))
+    board = read_leaderboard(experiment, run_id)
+    first, sentences = headline(in_order(board.rows), board.unit)
+    create_table_artifact(
+        as_records(board.rows, board.unit), key="leaderboard", description=f"**{first}** {' '.join(sentences)}"
+    )
+    return str(report)
+
+
+def command(conf: str, overrides: Sequence[str] | None) -> str:
+    """What makes the same leaderboard again; where it is tracked makes no difference, and is nobody else's business."""
+    return shlex.join(
+        ["pricewright", "run", "-c", conf, *(pair for pair in overrides or [] if not pair.startswith("tracking."))]
+    )
+
+
+def watch_progress(*_: Any) -> None:
+    """A hook for flows that start running: from now on, whatever takes long has a progress artifact."""
+    if show_progress not in Progress.watchers:
+        Progress.watchers.append(show_progress)
+
+
+def show_progress(progress: Progress) -> None:
+    """Bring the progress artifact of a piece of work up to date, every few seconds and at its end."""
+    if not progress.total:
+        return
+    share, now = 100 * progress.done / progress.total, time.monotonic()
+    artifact, before = _shown.get(progress, (None, -EVERY))
+    if now - before < EVERY and share < 100:
+        return
+    # A dashboard that cannot be reached must not stop a training.
+    with contextlib.suppress(Exception):
+        if artifact is None:
+            key = re.sub(r"[^a-z0-9]+", "-", progress.what.lower()).strip("-")
+            artifact = create_progress_artifact(share, key=key, description=progress.what)
+        else:
+            update_progress_artifact(artifact, share)
+        _shown[progress] = (artifact, now)
