@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from urllib.parse import quote, urlencode
 
 from tasks.config import Experiment
 from tasks.errors import UserError
-from tasks.tracking import experiment_id, tracking_uri
+from tasks.tracking import PARENT, experiment_id, latest_evaluation, tracking_uri
 
 HOST = "127.0.0.1"
 
@@ -36,8 +37,10 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
         for port in (mlflow_port, prefect_port):
             _await(port, servers)
         # Without the kind of work, MLflow 3 opens its pages for agents and hides the columns of metrics.
-        models = f"#/experiments/{where}/models?workflowType=machine_learning"
-        print(f"MLflow:  http://{HOST}:{mlflow_port}/{models}", flush=True)
+        pages = f"http://{HOST}:{mlflow_port}/#/experiments/{where}"
+        print(f"MLflow:  {pages}/models?workflowType=machine_learning", flush=True)
+        if evaluation := latest_evaluation(experiment):
+            print(f"Compare: {pages}/runs?{comparison(evaluation)}", flush=True)
         print(f"Prefect: http://{HOST}:{prefect_port}", flush=True)
         print("Ctrl-C stops both.", flush=True)
         while all(server.poll() is None for server in servers):
@@ -50,6 +53,20 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
             server.terminate()
         for server in servers:
             server.wait()
+
+
+def comparison(evaluation: str) -> str:
+    """The query that makes MLflow's page of runs a chart for each metric, over the rungs of one evaluation."""
+    return urlencode(
+        {
+            "workflowType": "machine_learning",
+            "searchFilter": f"tags.`{PARENT}` = '{evaluation}'",
+            "orderByKey": "metrics.`test_mae`",
+            "orderByAsc": "true",
+            "compareRunsMode": "CHART",
+        },
+        quote_via=quote,
+    )
 
 
 def check_free(port: int, option: str) -> None:

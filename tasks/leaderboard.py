@@ -114,14 +114,17 @@ def publish(experiment: Experiment, run_id: str, command: str | None = None) -> 
     first, sentences = headline(in_order(board.rows), board.unit)
     text = f"**{first}** {' '.join(sentences)}\n\n{as_markdown(board.rows, generated=board.generated, unit=board.unit)}"
     run.describe(text)
-    test = {"name": f"{board.dataset['name']}-test", "digest": board.dataset["digest"]}
-    validation = run.read_json("leaderboard.json")["validation"]
+    dataset, validation = board.dataset, run.read_json("leaderboard.json")["validation"]
     for row in board.rows:
         rung = Candidate(*(row[key] for key in ("model_id", "model", "kind", "step", "status", "reason")))
-        figures = {f"test_{key}": value for key, value in row.items() if key not in NOT_MEASURED}
-        figures["validation_mae"] = validation.get(row["model"], {}).get("mae")
-        params = {key: row[key] for key in ("kind", "step", "n_train", "fit_seconds") if row[key] is not None}
-        run.log_rung(rung, figures, params, test, {mark: row[mark] for mark in MARKS})
+        measured = {f"test_{key}": value for key, value in row.items() if key not in NOT_MEASURED}
+        # MLflow's Compare opens with the metric that was logged first.
+        metrics = {"test_mae": row["mae"], **measured, "validation_mae": validation.get(row["model"], {}).get("mae")}
+        metrics |= {key: row[key] for key in ("fit_seconds", "size_mb")}
+        params = {key: row[key] for key in ("kind", "step", "n_train") if row[key] is not None}
+        run.log_rung(rung, metrics, params, {mark: row[mark] for mark in MARKS})
+        run.log_use(run.rung(rung), f"{dataset['name']}-test", dataset["digest"], [rung.model_id])
+    run.log_use(run.id, f"{dataset['name']}-test", dataset["digest"])
     return run.artifact(REPORT)
 
 

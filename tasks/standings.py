@@ -115,7 +115,9 @@ def _certainty(leader: Row, ranked: list[Row], tied: list[Row], unit: str) -> li
     if tied:
         gap = tied[0]["difference"] or 0
         size = f"{amount(abs(gap), unit)} {'worse' if gap >= 0 else 'better'} on the items both answered"
-        sentences.append(f"{label(tied[0])} is {size} ({_span(tied[0], unit)}), which chance alone can explain.")
+        # An interval by itself may lie beyond zero where the test, corrected for all that were made, says nothing.
+        many = "among so many models " if (tied[0]["difference_low"] or 0) > 0 else ""
+        sentences.append(f"{label(tied[0])} is {size} ({_span(tied[0], unit)}), which {many}chance alone can explain.")
         if len(tied) > 1:
             sentences.append(f"The same holds for {_listed([label(row) for row in tied[1:]])}.")
     elif rivals:

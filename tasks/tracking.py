@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,30 +145,33 @@ class StageRun:
         return self._rungs[rung.model_id]
 
     def log_rung(
-        self,
-        rung: Candidate,
-        metrics: Mapping[str, Any],
-        params: Mapping[str, Any],
-        dataset: Mapping[str, str],
-        marks: Mapping[str, bool],
+        self, rung: Candidate, metrics: Mapping[str, Any], params: Mapping[str, Any], marks: Mapping[str, bool]
     ) -> None:
-        """Complete the run of a rung: the figures it has not got yet, what it was made with, the data it was measured
-        on and its marks."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
+        """Complete the run of a rung: the figures it has not got yet, what it was made with, and its marks as tags."""
+        from mlflow.entities import Metric, Param
 
         run_id = self.rung(rung)
-        known, now = self.client.get_run(run_id), int(time.time() * 1000)
-        numbers = {key: float(v) for key, v in metrics.items() if isinstance(v, int | float) and v == v}
-        fresh = [Metric(key, v, now, rung.step or 0) for key, v in numbers.items() if known.data.metrics.get(key) != v]
-        named = [Param(key, str(value)) for key, value in params.items() if key not in known.data.params]
+        known, now = self.client.get_run(run_id).data, int(time.time() * 1000)
+        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+        fresh = [
+            Metric(key, value, now, rung.step or 0)
+            for key, value in numbers.items()
+            if value == value and known.metrics.get(key) != value
+        ]
+        named = [Param(key, str(value)) for key, value in params.items() if key not in known.params]
         self.client.log_batch(run_id, metrics=fresh, params=named)
-        if not known.inputs.dataset_inputs:
-            what = Dataset(dataset["name"], dataset["digest"], "local", json.dumps({"uri": dataset["name"]}))
-            self.client.log_inputs(run_id, [DatasetInput(what, [InputTag("mlflow.data.context", "test")])])
-            self.client.log_outputs(run_id, [LoggedModelOutput(rung.model_id, rung.step or 0)])
         for mark, holds in marks.items():
-            if holds or f"pricewright.{mark}" in known.data.tags:
+            if holds or f"pricewright.{mark}" in known.tags:
                 self.client.set_tag(run_id, f"pricewright.{mark}", str(holds).lower())
+
+    def log_use(self, run_id: str, name: str, digest: str, model_ids: Sequence[str] = ()) -> None:
+        """Note on this run or one of its rungs which dataset it was measured on, and with which models."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
+
+        if not self.client.get_run(run_id).inputs.dataset_inputs:
+            dataset = Dataset(name, digest, "local", json.dumps({"uri": name}))
+            context = InputTag("mlflow.data.context", name.rpartition("-")[2])
+            self.client.log_inputs(run_id, [DatasetInput(dataset, [context])], [*map(LoggedModelInput, model_ids)])
 
     def describe(self, text: str) -> None:
         """What MLflow shows at the head of the run, in Markdown."""
@@ -382,3 +385,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def latest_evaluation(experiment: Experiment) -> str | None:
+    """The id of the last run that ended with a leaderboard, of whichever conf; None if there is none."""
+    query = f"tags.`{STAGE}` = 'evaluate' and attributes.status = 'FINISHED'"
+    where = [experiment_id(experiment)]
+    runs = connect(experiment).search_runs(where, query, order_by=["attributes.start_time DESC"], max_results=1)
+    return runs[0].info.run_id if runs else None
