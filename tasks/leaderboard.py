@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 REPORT, FIGURES = "report.html", "figures"
 MARKS = {"champion": CHAMPION, "challenger": "challenger", "best_checkpoint": BEST_CHECKPOINT}  # by alias
+NAMES = {key: f"mae_{key}" for key in ("difference", "difference_low", "difference_high")}  # beside mae in lists
 NOT_MEASURED = {"step", "n_train", "fit_seconds", "size_mb", *MARKS}  # numbers of a row that are no figures of the test
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "scikit-learn", "mlflow", "prefect")
 
@@ -117,11 +118,10 @@ def publish(experiment: Experiment, run_id: str, command: str | None = None) -> 
     dataset, validation = board.dataset, run.read_json("leaderboard.json")["validation"]
     for row in board.rows:
         rung = Candidate(*(row[key] for key in ("model_id", "model", "kind", "step", "status", "reason")))
-        measured = {f"test_{key}": value for key, value in row.items() if key not in NOT_MEASURED}
+        measured = {f"test_{NAMES.get(key, key)}": value for key, value in row.items() if key not in NOT_MEASURED}
         # MLflow's Compare opens with the metric that was logged first.
         metrics = {"test_mae": row["mae"], **measured, "validation_mae": validation.get(row["model"], {}).get("mae")}
-        metrics |= {key: row[key] for key in ("fit_seconds", "size_mb")}
-        params = {key: row[key] for key in ("kind", "step", "n_train") if row[key] is not None}
+        params = {key: row[key] for key in ("kind", "n_train") if row[key] is not None}
         run.log_rung(rung, metrics, params, {mark: row[mark] for mark in MARKS})
         run.log_use(run.rung(rung), f"{dataset['name']}-test", dataset["digest"], [rung.model_id])
     run.log_use(run.id, f"{dataset['name']}-test", dataset["digest"])

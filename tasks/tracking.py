@@ -122,10 +122,12 @@ class StageRun:
     ) -> None:
         """Log the metrics that have a value (never NaN), on the run or, if given, on a model and the run of its rung.
 
-        The checkpoints of a training are points of one curve, which stands on the run of the training itself.
+        The checkpoints of a training are points of one curve, which stands on the run of the training itself; a rung is
+        one point without a step, as MLflow draws bars to compare runs only where none has steps.
         """
-        own = model_id is None or self.stage == "finetune"
-        run_id = self.id if own else self.rung(candidate(self.client.get_logged_model(model_id)))
+        run_id = self.id
+        if model_id is not None and self.stage != "finetune":
+            run_id, step = self.rung(candidate(self.client.get_logged_model(model_id))), 0
         for key, value in metrics.items():
             if isinstance(value, int | float) and value == value:
                 self.client.log_metric(run_id, key, float(value), step=step, model_id=model_id, **dataset)
@@ -154,7 +156,7 @@ class StageRun:
         known, now = self.client.get_run(run_id).data, int(time.time() * 1000)
         numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
         fresh = [
-            Metric(key, value, now, rung.step or 0)
+            Metric(key, value, now, 0)
             for key, value in numbers.items()
             if value == value and known.metrics.get(key) != value
         ]
