@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tasks.metrics import HIT_DOLLARS, HIT_SHARE
 from tasks.standings import GENERATED, Row, amount, columns, headline, in_order, label, leader_of, marks, outcome
 
 MAX_TEXT = 1_500  # characters of an item's text on the page, when it is opened
+NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # HTML bears it, XML does not
 PICTURES = ("models", "guesses", "running", "checkpoints", "price", "category", "calibration")
 
 
@@ -54,7 +56,7 @@ def write_figures(folder: Path, board: Leaderboard) -> list[Path]:
     template, page = _environment(board.unit).get_template("figure.svg.j2"), picture(board)
     written = []
     for name in PICTURES:
-        drawn = template.render(page, figure=name).strip()
+        drawn = NOT_XML.sub("", template.render(page, figure=name)).strip()
         if drawn:
             written.append(folder / f"{name}.svg")
             written[-1].write_text(drawn, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ import pytest
 from flows.cli import main
 from tasks.config import Experiment, load
 from tasks.predictors.classic import BASELINES
-from tasks.tracking import STAGE, connect, experiment_id
+from tasks.progress import Progress
+from tasks.tracking import PARENT, STAGE, connect, experiment_id
 
 SMOKE = "conf/smoke.yaml"
 KEYS = {
@@ -42,6 +44,11 @@ class Finished(NamedTuple):
     def experiment(self) -> Experiment:
         return load(SMOKE, self.overrides)
 
+    def runs(self) -> set[str]:
+        """Every run there is, those of single rungs included."""
+        client = connect(self.experiment)
+        return {run.info.run_id for run in client.search_runs([experiment_id(self.experiment)])}
+
     def stages(self) -> list[str]:
         """The stage of every run there is."""
         client = connect(self.experiment)
@@ -55,6 +62,23 @@ def command(*words: str) -> tuple[int, str]:
     with contextlib.redirect_stdout(output):
         status = main([*words])
     return status, output.getvalue()
+
+
+def prefect_artifact(key: str) -> dict[str, Any]:
+    """The last artifact of a key, as Prefect's server has it."""
+    from prefect.client.orchestration import get_client
+
+    # The client's own `read_artifacts` sends empty values that its server refuses.
+    query = {"artifacts": {"key": {"any_": [key]}}, "sort": "UPDATED_DESC", "limit": 1}
+    with get_client(sync_client=True) as client:
+        return client.request("POST", "/artifacts/filter", json=query).json()[0]
+
+
+def latest(finished: Finished) -> str:
+    """The run of the evaluation."""
+    from flows.promotion import recall_scores
+
+    return recall_scores(finished.experiment).run_id
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +115,75 @@ def test_the_leaderboard_in_json_holds_every_rung_best_first(finished: Finished)
     assert next(row["step"] for row in rows if row["model"] == "finetuned") in (1, 2, 3, 4)
 
 
+def test_the_leaderboard_in_csv_and_markdown_holds_the_same_rows(finished: Finished) -> None:
+    """For a spreadsheet and for a README."""
+    rows = json.loads(finished.command("leaderboard", "--json")[1])
+    table = list(csv.DictReader(io.StringIO(finished.command("leaderboard", "--csv")[1])))
+    assert {row["model"]: float(row["mae"]) for row in table} == {row["model"]: row["mae"] for row in rows}
+    markdown = finished.command("leaderboard", "--markdown")[1]
+    assert all(f"| {row['mae']:.2f} |" in markdown for row in rows) and "Generated data" in markdown
+
+
+def test_the_leaderboard_and_the_report_need_no_model(finished: Finished, tmp_path: Path) -> None:
+    """With every model's files gone, both are made again from what MLflow keeps of the evaluation."""
+    before = finished.command("leaderboard", "--json")[1]
+    models = finished.folder / "artifacts" / "models"
+    away = models.rename(finished.folder / "away")
+    try:
+        assert finished.command("leaderboard", "--json", "--html", str(tmp_path / "report.html")) == (0, before)
+    finally:
+        away.rename(models)
+    page = (tmp_path / "report.html").read_text()
+    assert "Guess against price" in page and "Furthest off" in page and "pricewright run -c" in page
+
+
+def test_mlflow_compares_rungs_as_runs(finished: Finished) -> None:
+    """Each rung is a run within the evaluation's, with its own figures, data and kind; the evaluation's own run says
+    who leads, keeps the pictures, and has no figure that is one rung's alone."""
+    client, run_id = connect(finished.experiment), latest(finished)
+    rungs = client.search_runs([experiment_id(finished.experiment)], f"tags.`{PARENT}` = '{run_id}'")
+    rows = json.loads(finished.command("leaderboard", "--json")[1])
+    names = {r["model"] if r["step"] is None else f"{r['model']} step {r['step']}": r for r in rows}
+    assert {run.info.run_name for run in rungs} == set(names)
+    for run in rungs:
+        row = names[run.info.run_name]
+        assert run.data.metrics["test_mae"] == pytest.approx(row["mae"])
+        assert run.data.params["kind"] == row["kind"]
+        assert [use.dataset.name for use in run.inputs.dataset_inputs] == ["sample-test"]
+        assert (run.data.tags.get("pricewright.champion") == "true") == row["champion"]
+    parent = client.get_run(run_id)
+    assert "off on average" in parent.data.tags["mlflow.note.content"]
+    assert "test_mae" not in parent.data.metrics
+    pictures = {Path(info.path).stem for info in client.list_artifacts(run_id, "figures")}
+    assert {"models", "guesses", "running", "checkpoints", "price", "calibration"} <= pictures
+
+
+def test_prefect_shows_the_leaderboard(finished: Finished) -> None:
+    """A table artifact, best first, with the conclusion as its description."""
+    artifact = prefect_artifact("leaderboard")
+    rows = json.loads(finished.command("leaderboard", "--json")[1])
+    assert artifact["type"] == "table" and "off on average" in artifact["description"]
+    assert len(json.loads(artifact["data"])) == len(rows)
+
+
+def test_what_takes_long_has_a_progress_artifact() -> None:
+    """In a flow that is watched, a piece of work is shown with its share done, up to all of it."""
+    from prefect import flow
+
+    from flows.artifacts import watch_progress
+
+    @flow(on_running=[watch_progress])
+    def long() -> None:
+        progress = Progress("Long work: 2", total=4)
+        for _ in range(4):
+            progress.due = 0
+            progress.advance()
+
+    long()
+    artifact = prefect_artifact("long-work-2")
+    assert artifact["type"] == "progress" and artifact["data"] == 100
+
+
 def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finished) -> None:
     """Every metric comes from per-item predictions that anybody can read."""
     import pyarrow.parquet as pq
@@ -109,12 +202,12 @@ def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finis
 
 def test_nothing_is_done_twice(finished: Finished) -> None:
     """A second run, and a stage by itself, add no run when nothing has changed."""
-    before = finished.stages()
+    before, runs = finished.stages(), finished.runs()
     status, output = finished.command("run")
     assert status == 0 and output.splitlines()[-1] == finished.output.splitlines()[-1]
     for stage in ("curate", "evaluate", "promote"):
         assert finished.command(stage)[0] == 0
-    assert finished.stages() == before
+    assert finished.stages() == before and finished.runs() == runs
 
 
 @pytest.mark.parametrize(

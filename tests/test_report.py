@@ -1,5 +1,6 @@
 """The report and the terminal table: what they say, what they show, and that data cannot become markup."""
 
+import csv
 import io
 import json
 import math
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tasks.figures import nice_ticks
+from tasks.figures import bars, calibration, nice_ticks, running
 from tasks.metrics import compare
 from tasks.report import Leaderboard, write_report
-from tasks.standings import GENERATED, headline, in_order, leaderboard_table
+from tasks.standings import GENERATED, as_csv, as_markdown, headline, in_order, leaderboard_table
 
 KINDS = {
     "constant": "baseline",
@@ -329,3 +330,68 @@ def test_another_unit_is_written_after_the_number(board, tmp_path):
     """A task in kilograms reports kilograms."""
     page = Page(write_report(tmp_path / "report.html", replace(board, unit="kg")))
     assert re.search(r"\d kg off on average", page.text) and "$" not in page.text
+
+
+def test_a_bar_out_of_all_proportion_is_cut_and_the_others_keep_theirs():
+    """One absurd model does not flatten the rest: its bar ends at the edge and is marked, the page says so."""
+    rows = [row("ridge", 40.0, 1), row("trees", 50.0, 2, 10.0, 0.01), row("random", 400.0, 3, 360, 0.01)]
+    drawn = bars(in_order(rows))
+    ends = {bar["row"]["model"]: (bar["mae"], bar["cut"]) for bar in drawn["bars"]}
+    assert ends["random"] == (100.0, True)
+    assert ends["trees"][0] > 80 and not ends["trees"][1]
+    assert not bars(in_order(rows[:2]))["cut"]
+
+
+def test_the_running_error_ends_at_the_error(board):
+    """After the last item each line stands at the model's MAE, items without a guess left out."""
+    drawn = running(board, ["blend", "human"])
+    errors = {row["model"]: row["mae"] for row in board.rows if row.get("mae")}
+    assert {line["model"]: line["last"] for line in drawn["lines"]} == pytest.approx(
+        {model: errors[model] for model in ("blend", "human")}
+    )
+    assert drawn["half"] > 0 and all(line["path"].split()[-1].startswith("100.00,") for line in drawn["lines"])
+
+
+def test_calibration_counts_the_prices_below_each_end():
+    """Ten prices: two below the low end, half of the rest below the guess, none above the high end."""
+    truth = np.arange(1.0, 11.0)
+    board = board_of(truth, {"trees": np.full(10, 6.5)}, {"trees": "baseline"})
+    board = replace(board, intervals={"trees": ([2.5] * 10, [20.0] * 10)})
+    (found,) = calibration(board, ["trees"])
+    assert [round(mark["share"]) for mark in found["below"]] == [20, 60, 100]
+    assert found["inside"] == pytest.approx(80) and found["width"] == 17.5
+
+
+def test_a_measure_nobody_knew_gets_a_column_where_rows_have_it(board, tmp_path):
+    """What an evaluation measures beyond the known figures is shown under its name, and only then."""
+    rows = [row | {"answer_tokens": 1234.0, "coverage": 0.81} if row.get("mae") else row for row in board.rows]
+    page = Page(write_report(tmp_path / "report.html", replace(board, rows=rows)))
+    assert "Answer tokens" in page.rows[0] and "In 80% interval" in page.rows[0]
+    assert any("81%" in text and "1,234" in text for text in page.rows)
+    plain = Page(write_report(tmp_path / "plain.html", board))
+    assert "tokens" not in plain.rows[0].lower() and "In 80% interval" not in plain.rows[0]
+
+
+def test_markdown_is_one_table_whatever_the_names_hold(board):
+    """Pipes, line breaks and markup in names and reasons cannot break a cell or become markup."""
+    rows = [*board.rows, {"model": "a|b\n<b>", "kind": "api", "status": "failed", "reason": "`x` | [y](z)"}]
+    head, rule, *lines = as_markdown(rows).splitlines()
+    assert len(lines) == len(rows)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (head, rule, *lines)} == {9}
+    assert any(r"a\|b \<b\>" in line for line in lines)
+    assert as_markdown(rows, generated=True).endswith(GENERATED)
+
+
+def test_csv_holds_every_figure_best_first(board):
+    """A spreadsheet reads the same numbers; what is not there is an empty cell."""
+    rows = list(csv.DictReader(io.StringIO(as_csv(board.rows))))
+    assert [row["model"] for row in rows] == [row["model"] for row in in_order(board.rows)]
+    assert float(rows[0]["mae"]) == in_order(board.rows)[0]["mae"]
+    assert rows[-1]["mae"] == "" and rows[-1]["reason"]
+
+
+def test_a_wide_terminal_shows_more(board):
+    """From 130 columns on there is room for the median error and what an answer takes."""
+    text = text_of(leaderboard_table(board.rows, wide=True), 140)
+    assert "Median error" in text and "ms per item" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 140
