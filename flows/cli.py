@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -103,6 +104,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--adapter", action="store_true", help="the adapter alone, not merged into its base model")
     command.add_argument("--best-checkpoint", action="store_true", help="not the champion, but the best checkpoint")
     command.add_argument("-n", "--items", type=int, default=100, help="test items to score a merged model on again")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf")
+    command = add("human", write_sheet, "a sheet of test items for a person to price")
+    command.add_argument("sheet", metavar="SHEET", help="the CSV to write; one that is there is never overwritten")
+    command.add_argument("-n", "--items", type=int, default=100, help="how many items (default 100)")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf")
     command = add("ui", open_ui, "the MLflow UI and the Prefect dashboard, until Ctrl-C")
     command.add_argument("--mlflow-port", type=int, default=5000)
@@ -299,6 +304,22 @@ def export(arguments: argparse.Namespace) -> None:
     experiment, folder = load(arguments.conf, arguments.overrides), Path(arguments.folder)
     for line in write(experiment, folder, alias, adapter=arguments.adapter, items=arguments.items):
         print(line)
+
+
+def write_sheet(arguments: argparse.Namespace) -> None:
+    """Write a sample of the test items for a person; the last line is the sheet."""
+    from tasks import guesses
+    from tasks.curation import curate
+    from tasks.splits import read_split, sample
+
+    if arguments.items < 1:
+        raise UserError(f"-n: got {arguments.items}. Expected the number of items to price, 1 or more.")
+    experiment = load(arguments.conf, arguments.overrides)
+    items = sample(read_split(curate(experiment, "recall"), "test"), arguments.items, experiment.seed)
+    guesses.write_sheet(Path(arguments.sheet), items)
+    again = shlex.join(["run", "-c", arguments.conf, *arguments.overrides, f"evaluate.human={arguments.sheet}"])
+    say(f"{len(items)} items. Fill in the column guess, save it as CSV, then: pricewright {again}")
+    print(arguments.sheet)
 
 
 def open_ui(arguments: argparse.Namespace) -> None:

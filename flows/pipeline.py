@@ -8,7 +8,7 @@ from flows.artifacts import show_leaderboard, watch_progress
 from tasks.baselines import fit_baselines
 from tasks.config import DEFAULT_CONF, Experiment, load
 from tasks.curation import curate
-from tasks.evaluation import evaluate
+from tasks.evaluation import check_outside, evaluate
 from tasks.finetuning import check, finetune
 from tasks.promotion import promote
 from tasks.splits import Dataset
@@ -25,6 +25,7 @@ def pipeline(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again
         again: do every stage, even what is done.
     """
     experiment, mode = load(conf, overrides), mode_of(again)
+    check_outside(experiment)
     if experiment.finetune.enabled:
         check(experiment)  # a misspelt setting should not wait for its stage
     dataset = curate(experiment, mode)

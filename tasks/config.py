@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import UserError
 
@@ -102,11 +103,81 @@ class Finetune(Section):
     quantization: dict[str, Any] | None = Field(None, description="transformers.BitsAndBytesConfig; null for none")
 
 
+class Api(Section):
+    """A model behind an OpenAI-compatible endpoint; `parameters` go straight into chat.completions.create."""
+
+    name: str = Field(min_length=1, description="its name on the leaderboard")
+    model: str | None = Field(None, description="what the endpoint calls it; its name by default")
+    base_url: str = "https://api.openai.com/v1"
+    key_env: str | None = Field("OPENAI_API_KEY", description="the environment variable that holds the key; null: none")
+    input_price: float = Field(ge=0, description="dollars per million tokens; 0 for a server of your own")
+    output_price: float = Field(ge=0, description="dollars per million tokens; 0 for a server of your own")
+    system: str = "You estimate prices of items. Reply only with the price, no explanation"
+    question: str = "How much does this cost?"
+    text_characters: Count = Field(2000, description="title and text are cut to this many")
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0, "max_tokens": 32, "seed": 42})
+    concurrency: Count = 8
+    timeout: float = Field(60, gt=0, description="seconds for one answer")
+    retries: int = Field(5, ge=0, description="of a call met with 429, 5xx or silence, each after a longer pause")
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^@\s]+", value):
+            raise ValueError("Expected http:// or https://, without a user or password")
+        return value
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", value):
+            raise ValueError("Expected the name of an environment variable, such as OPENAI_API_KEY, not the key itself")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Api:
+        if ours := {"model", "messages", "n", "stream"} & self.parameters.keys():
+            raise ValueError(f"parameters.{min(ours)} is set by the pipeline; leave it out")
+        if not isinstance(self.most_tokens, int) or self.most_tokens < 1:
+            raise ValueError("parameters must bound the answer: give max_tokens or max_completion_tokens, 1 or more")
+        return self
+
+    @property
+    def most_tokens(self) -> Any:
+        """The longest answer that can be charged for."""
+        return self.parameters.get("max_completion_tokens", self.parameters.get("max_tokens"))
+
+    @property
+    def free(self) -> bool:
+        """Whether asking costs nothing."""
+        return self.input_price == self.output_price == 0
+
+
+# The frontier models of the recipe, at the prices of their provider's list.
+FRONTIER = (
+    Api(name="gpt-4o", input_price=2.5, output_price=10),
+    Api(name="gpt-4o-mini", input_price=0.15, output_price=0.6),
+)
+
+
 class Evaluate(Section):
-    """How figures get their uncertainty."""
+    """Who else is on the leaderboard, and how figures get their uncertainty."""
 
     resamples: Count = Field(10_000, description="bootstrap and permutation resamples")
     machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
+    human: str | None = Field(None, description="a sheet of `pricewright human`, filled in")
+    recorded: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        default_factory=list, description="CSV files of other people's guesses: id, model, guess"
+    )
+    api: list[Api] = Field(list(FRONTIER), description="models behind an API")
+    budget: float = Field(0, ge=0, description="dollars that all their answers may cost together; 0: none is bought")
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> Evaluate:
+        names = [model.name for model in self.api]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"api: two models are called {min(twice)}; give each a name of its own")
+        return self
 
 
 class Promote(Section):
@@ -181,14 +252,21 @@ def load(conf: str | Path = DEFAULT_CONF, overrides: list[str] | None = None) ->
         raise UserError(_explain(error, path)) from error
 
 
-PATH_KEYS = (("data", "path"), ("data", "test_path"))
+PATH_KEYS = (("data", "path"), ("data", "test_path"), ("evaluate", "human"), ("evaluate", "recorded"))
 
 
 def _anchor(tree: dict, folder: Path) -> None:
     for section, key in PATH_KEYS:
         values = tree.get(section)
-        if isinstance(values, dict) and isinstance(values.get(key), str):
-            values[key] = str(folder / values[key])
+        if isinstance(values, dict) and key in values:
+            values[key] = _placed(values[key], folder)
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """A path, or each path of a list, relative to a folder; anything else is left for the validation to refuse."""
+    if isinstance(value, list):
+        return [_placed(part, folder) for part in value]
+    return str(folder / value) if isinstance(value, str) else value
 
 
 def _apply(tree: dict, override: str) -> None:
@@ -200,8 +278,8 @@ def _apply(tree: dict, override: str) -> None:
     except yaml.YAMLError as error:
         raise UserError(f"The value of {override!r} is not readable as YAML: {error}") from error
     names = key.strip().split(".")
-    if tuple(names) in PATH_KEYS and isinstance(parsed, str):
-        parsed = str(Path.cwd() / parsed)
+    if tuple(names) in PATH_KEYS:
+        parsed = _placed(parsed, Path.cwd())
     node = tree
     for name in names[:-1]:
         child = node.get(name)
@@ -224,12 +302,14 @@ def _explain(error: ValidationError, path: Path) -> str:
             lines.append(f"{key}: there is no such key. {hint}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: got {problem['input']!r}. {message}." if key != "(the whole)" else message)
+            # A section is too long to repeat, and somebody may have put the key itself where its name belongs.
+            got = "" if isinstance(problem["input"], dict) or "key_env" in key else f"got {problem['input']!r}. "
+            lines.append(f"{key}: {got}{message}." if key != "(the whole)" else message)
     return f"{path.name} with its overrides is not a valid experiment:\n  " + "\n  ".join(lines)
 
 
 def _names(location: tuple) -> list[str]:
     model: Any = Experiment
     for part in location:
-        model = model.model_fields[part].annotation
+        model = get_args(model)[0] if isinstance(part, int) else model.model_fields[part].annotation
     return list(model.model_fields)

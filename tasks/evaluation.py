@@ -17,10 +17,14 @@ from prefect.cache_policies import NO_CACHE
 from tasks import basemodel
 from tasks.config import Experiment
 from tasks.digests import code_digest, digest
+from tasks.errors import UserError
+from tasks.guesses import Guesses, beside_person, check_files, identity, read_recorded, read_sheet
 from tasks.items import Item
 from tasks.leaderboard import provenance
 from tasks.metrics import compare, crps_per_item, level_of_truth
 from tasks.predictors import Predictions, Predictor
+from tasks.predictors.api import Inquiry, forbidden
+from tasks.predictors.calls import Budget
 from tasks.predictors.classic import BASELINES
 from tasks.predictors.language import LanguageModel, Recipe
 from tasks.predictors.loading import load_predictor
@@ -29,6 +33,8 @@ from tasks.sources import source_of
 from tasks.splits import Dataset, Split, read_split, sample, set_apart
 from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, model_folder, stage
 
+SPENT = ("input_tokens", "output_tokens", "cost")  # on the answers of an API, the cost in dollars
+OWN = ("base", "finetuned", "blend", "human", "floor")  # rows whose names no model behind an API may have
 SERVABLE = ("baseline", "base", "finetuned")  # what can be loaded in another process and price a text
 
 
@@ -41,11 +47,19 @@ class Scores:
 
 
 def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Candidate], mode: Mode = "reuse") -> Scores:
-    """Score every rung and keep the leaderboard."""
+    """Score every rung and keep the leaderboard.
+
+    Raises:
+        UserError: a file of guesses is not there, or two rows would have the same name.
+    """
+    check_outside(experiment)
     key = digest(
         {
             "stage": "evaluate",
-            "conf": experiment.evaluate.model_dump(),
+            "conf": experiment.evaluate.model_dump(
+                exclude={"human": True, "recorded": True, "api": {"__all__": {"concurrency", "timeout", "retries"}}}
+            ),
+            "guesses": identity(experiment.evaluate),
             "baselines": experiment.baselines.enabled,
             "finetune": experiment.finetune.model_dump(
                 mode="json",
@@ -59,7 +73,9 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
             "code": code_digest("tasks.evaluation"),
         }
     )
-    with stage(experiment, "evaluate", key, command="pricewright evaluate", mode=mode) as run:
+    again = mode == "reuse" and _worth_another_try(experiment, key)
+    opened = "again" if again else mode
+    with stage(experiment, "evaluate", key, command="pricewright evaluate", mode=opened) as run:
         if not run.done:
             run.log_params({"dataset": dataset.digest, "seed": experiment.seed})
             evaluation = Evaluation(run, experiment, dataset, mode)
@@ -69,6 +85,35 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
                     score_rung(evaluation, rung)
             evaluation.keep(rungs)
         return Scores(run.id, key)
+
+
+def check_outside(experiment: Experiment) -> None:
+    """Look at what comes from outside, before hours of other work.
+
+    Raises:
+        UserError: a file of guesses is not there, or two rows would have the same name.
+    """
+    check_files(experiment.evaluate)
+    for model in experiment.evaluate.api:
+        if model.name in (*BASELINES, *OWN) or model.name.startswith("recorded/"):
+            raise UserError(f"evaluate.api: {model.name} is the name of another row. Give the model a name of its own.")
+
+
+def _worth_another_try(experiment: Experiment, key: str) -> bool:
+    """Whether the evaluation that is there misses answers of an API for a reason that may be gone: a key, a server."""
+    try:
+        with stage(experiment, "evaluate", key, command="", mode="recall") as run:
+            unfinished = run.read_json("leaderboard.json")["unfinished"]
+    except UserError:
+        return False
+    models = [model for model in experiment.evaluate.api if model.name in unfinished]
+    return any(forbidden(model, experiment.evaluate.budget) is None for model in models)
+
+
+@task(task_run_name="ask {inquiry.model.name}", cache_policy=NO_CACHE)
+def ask_model(inquiry: Inquiry, budget: Budget) -> Guesses:
+    """Ask a model behind an API about the test items that it has not answered before."""
+    return inquiry.ask(budget)
 
 
 @task(task_run_name="score {rung.name}", cache_policy=NO_CACHE)
@@ -88,9 +133,11 @@ class Evaluation:
         self.truth = {split: np.array([item.price for item in items]) for split, items in self.items.items()}
         self.answers: dict[tuple[str, Split], Predictions] = {}
         self.curve: list[dict[str, Any]] = []
+        self.outside: dict[str, Guesses] = {}
 
     def rungs(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """What goes on the leaderboard: the baselines, the base model, the chosen checkpoint, and the floor."""
+        """What goes on the leaderboard: the baselines, the base model, the chosen checkpoint, guesses made elsewhere,
+        and the floor."""
         rungs = [candidate for candidate in candidates if candidate.kind == "baseline"]
         if not self.experiment.baselines.enabled:
             rungs += [self.run.log_absent(n, "baseline", "skipped", "baselines.enabled is false") for n in BASELINES]
@@ -100,11 +147,31 @@ class Evaluation:
             rungs.append(self.choose(checkpoints))
         else:
             rungs.append(self.run.log_absent("finetuned", "finetuned", "skipped", "finetune.enabled is false"))
+        rungs += self.guessed()
         if self.source.floor is not None:
             rungs.append(
                 self.run.log_absent("floor", "floor", "ran", "the best possible guess: the data are generated")
             )
         return rungs
+
+    def guessed(self) -> list[Candidate]:
+        """A person, the models behind an API, and what others recorded, over the test items."""
+        conf, items = self.experiment.evaluate, self.items["test"]
+        inquiries = [Inquiry(model, items) for model in conf.api]
+        budget = Budget(conf.budget, sum(inquiry.cost for inquiry in inquiries))
+        rows = [read_sheet(conf.human, items)]
+        rows += [ask_model(inquiry, budget) for inquiry in inquiries]
+        rows += read_recorded(conf.recorded, items)
+        self.outside = {row.name: row for row in rows}
+        return [self.keep_outside(row) for row in rows]
+
+    def keep_outside(self, row: Guesses) -> Candidate:
+        """The rung of a row from outside, with the figures that only its maker knows."""
+        rung = self.run.log_absent(row.name, row.kind, row.status, row.reason, external=True, params=row.params)
+        measured_on = {"dataset_name": f"{self.dataset.name}-test", "dataset_digest": self.dataset.digest}
+        figures = {f"test_{key}": value for key, value in row.figures.items()}
+        self.run.log_metrics(figures, model_id=rung.model_id, **measured_on)
+        return rung
 
     def base(self) -> Candidate:
         """The untuned model: the same LoggedModel, with the predictions it made, for as long as nothing about how it is
@@ -163,7 +230,19 @@ class Evaluation:
         return load_predictor(model_folder(self.run.client, rung.model_id))
 
     def score(self, rung: Candidate) -> None:
-        """Answer both splits with one loading of the model."""
+        """Answer both splits with one loading of the model; from outside come answers for test alone."""
+        if rung.name in self.outside:
+            guesses = self.outside[rung.name]
+            self.answers[rung.name, "test"] = score(
+                self.run,
+                rung.model_id,
+                self.items["test"],
+                lambda: guesses.predictions,
+                dataset=self.dataset,
+                split="test",
+                timed=False,
+            )
+            return
         loaded: list[Predictor] = []
         for split in ("validation", "test"):
             if rung.kind == "floor":
@@ -191,18 +270,22 @@ class Evaluation:
         figures = {
             split: compare(
                 self.truth[split],
-                {rung.name: self.answers[rung.name, split] for rung in ran},
+                {rung.name: self.answers[rung.name, split] for rung in ran if (rung.name, split) in self.answers},
                 {rung.name: rung.kind for rung in ran},
                 seed=self.experiment.seed,
                 resamples=self.experiment.evaluate.resamples,
             )
             for split in ("validation", "test")
         }
+        prices = {rung.name: self.answers[rung.name, "test"].price for rung in ran}
+        for name, beside in beside_person(self.truth["test"], prices, self.experiment).items():
+            figures["test"][name] |= beside
         servable = [rung for rung in ran if rung.kind in SERVABLE]
         challenger = min(servable, key=lambda rung: _merit(figures["validation"][rung.name]))
         board = {
             "rows": [self.row(rung, figures["test"].get(rung.name, {})) for rung in rungs],
             "validation": {name: {k: f[k] for k in ("mae", "n")} for name, f in figures["validation"].items()},
+            "unfinished": [row.name for row in self.outside.values() if row.unfinished],
             "curve": self.curve,
             "challenger": challenger.model_id,
             "best_checkpoint": next((row["model_id"] for row in self.curve if row["chosen"]), None),
@@ -235,6 +318,7 @@ class Evaluation:
             "predict_ms": seconds,  # milliseconds an item takes are the seconds a thousand take
             "cost_per_1000": metrics.get("test_cost_per_1000", seconds and hourly and seconds / 3600 * hourly),
             "size_mb": self.size(rung),
+            **{key: metrics[f"test_{key}"] for key in SPENT if f"test_{key}" in metrics},
             "model_id": rung.model_id,
             **figures,
         }

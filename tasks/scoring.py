@@ -36,10 +36,12 @@ def score(
     split: Split,
     step: int = 0,
     mode: Mode = "reuse",
+    timed: bool = True,
 ) -> Predictions:
     """The predictions of a model for the items, from its LoggedModel if it made them before.
 
-    New ones are kept there per item, with every metric and its interval where it has one, and the time they took.
+    New ones are kept there per item, with every metric and its interval where it has one, and the time they took if
+    they were made here (`timed`).
     """
     name = kept_as(split, items)
     kept = None if mode == "again" else recall(run, model_id, name)
@@ -51,7 +53,9 @@ def score(
     truth = np.array([item.price for item in items])
     metrics = measure(truth, predictions)
     low, high = bootstrap_interval(absolute_error(truth, predictions.price)[None], seed=0)
-    metrics |= {"mae_low": float(low[0]), "mae_high": float(high[0]), "seconds_per_1000": 1000 * seconds / len(items)}
+    metrics |= {"mae_low": float(low[0]), "mae_high": float(high[0])}
+    if timed:
+        metrics["seconds_per_1000"] = 1000 * seconds / len(items)
     if predictions.cost is not None:
         metrics["cost_per_1000"] = 1000 * predictions.cost / len(items)
     if predictions.mass is not None:

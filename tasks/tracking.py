@@ -37,6 +37,7 @@ MODEL_ID, MADE_FROM = "pricewright.model_id", "pricewright.made_from"
 STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.reason"
 MAX_NOTE = 8_000  # characters that a tag of MLflow holds
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
+EXTERNAL = "pricewright.external"
 SERVED = PROJECT / "tasks" / "predictors" / "served.py"
 
 
@@ -236,11 +237,26 @@ class StageRun:
         self.client.update_run(self.id, status="RUNNING")
         return Candidate(info.model_id, name, kind, step)
 
-    def log_absent(self, name: str, kind: str, status: str, reason: str) -> Candidate:
-        """Keep the row of a rung that did not run, with its reason, as a LoggedModel without a model."""
-        tags = {MODEL: name, KIND: kind, STATUS: status, REASON: reason[:500]}
+    def log_absent(
+        self,
+        name: str,
+        kind: str,
+        status: str,
+        reason: str | None,
+        *,
+        external: bool = False,
+        params: Mapping[str, Any] | None = None,
+    ) -> Candidate:
+        """Keep the row of a rung that did not run, with its reason, or whose answers come from outside (`external`), as
+        a LoggedModel without a model."""
+        tags = {MODEL: name, KIND: kind, STATUS: status, **({REASON: reason[:500]} if reason else {})}
+        tags |= {EXTERNAL: "true"} if external else {}
         model = self.client.create_logged_model(
-            self.run.info.experiment_id, name=slug(name), source_run_id=self.id, tags=tags
+            self.run.info.experiment_id,
+            name=slug(name),
+            source_run_id=self.id,
+            tags=tags,
+            params={key: str(value)[:500] for key, value in _flat(params or {})},
         )
         self.client.finalize_logged_model(model.model_id, "READY")
         return Candidate(model.model_id, name, kind, None, status, reason)
