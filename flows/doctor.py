@@ -9,12 +9,13 @@ import shutil
 from pathlib import Path
 
 from tasks.basemodel import EMBEDDED, TINY, cached_as, pick_device, pick_dtype
-from tasks.config import PROJECT, Experiment
+from tasks.config import PROJECT, Api, Experiment
+from tasks.predictors.api import forbidden
 from tasks.tracking import connect, tracking_uri
 
 
 def examine(experiment: Experiment) -> str:
-    """A report of a few lines: machine, device, base model, tracking."""
+    """A report of a few lines: machine, device, base model, models behind an API, tracking."""
     device = pick_device(experiment.finetune.device)
     free = shutil.disk_usage(PROJECT).free / 1e9
     lines = [
@@ -23,6 +24,7 @@ def examine(experiment: Experiment) -> str:
         f"device    {device}, computing in {str(pick_dtype(device)).removeprefix('torch.')}{_gpu(device)}",
         f"4 bits    {_quantization(experiment)}",
         f"base      {_base(experiment.finetune.base)}",
+        *(f"api       {model.name}: {_asked(model, experiment)}" for model in experiment.evaluate.api),
         f"tracking  {tracking_uri(experiment).rpartition('@')[2]}: {_tracking(experiment)}",
     ]
     return "\n".join(lines)
@@ -61,6 +63,13 @@ def _base(base: str) -> str:
     if Path(base).is_dir():
         return f"{base}, a folder"
     return f"{base}, fetched from the Hugging Face hub unless it is cached"
+
+
+def _asked(model: Api, experiment: Experiment) -> str:
+    obstacle = forbidden(model, experiment.evaluate.budget)
+    if obstacle:
+        return f"not asked, since {obstacle}"
+    return "asked, for nothing" if model.free else f"asked, within ${experiment.evaluate.budget:g} for all of them"
 
 
 def _tracking(experiment: Experiment) -> str:

@@ -73,8 +73,7 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
             "code": code_digest("tasks.evaluation"),
         }
     )
-    again = mode == "reuse" and _worth_another_try(experiment, key)
-    opened = "again" if again else mode
+    opened: Mode = "again" if mode == "reuse" and _worth_another_try(experiment, key) else mode
     with stage(experiment, "evaluate", key, command="pricewright evaluate", mode=opened) as run:
         if not run.done:
             run.log_params({"dataset": dataset.digest, "seed": experiment.seed})
@@ -101,13 +100,15 @@ def check_outside(experiment: Experiment) -> None:
 
 def _worth_another_try(experiment: Experiment, key: str) -> bool:
     """Whether the evaluation that is there misses answers of an API for a reason that may be gone: a key, a server."""
+    conf = experiment.evaluate
+    allowed = {model.name for model in conf.api if forbidden(model, conf.budget) is None}
+    if not allowed:
+        return False
     try:
         with stage(experiment, "evaluate", key, command="", mode="recall") as run:
-            unfinished = run.read_json("leaderboard.json")["unfinished"]
+            return not allowed.isdisjoint(run.read_json("leaderboard.json")["unfinished"])
     except UserError:
         return False
-    models = [model for model in experiment.evaluate.api if model.name in unfinished]
-    return any(forbidden(model, experiment.evaluate.budget) is None for model in models)
 
 
 @task(task_run_name="ask {inquiry.model.name}", cache_policy=NO_CACHE)
