@@ -18,7 +18,7 @@ from tasks import basemodel
 from tasks.config import Experiment
 from tasks.digests import code_digest, digest
 from tasks.errors import UserError
-from tasks.guesses import Guesses, beside_person, check_files, identity, read_recorded, read_sheet
+from tasks.guesses import Guesses, beside_person, check_files, contents, read_recorded, read_sheet
 from tasks.items import Item
 from tasks.leaderboard import provenance
 from tasks.metrics import compare, crps_per_item, level_of_truth
@@ -59,7 +59,7 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
             "conf": experiment.evaluate.model_dump(
                 exclude={"human": True, "recorded": True, "api": {"__all__": {"concurrency", "timeout", "retries"}}}
             ),
-            "guesses": identity(experiment.evaluate),
+            "guesses": contents(experiment.evaluate),
             "baselines": experiment.baselines.enabled,
             "finetune": experiment.finetune.model_dump(
                 mode="json",

@@ -98,7 +98,7 @@ def check_files(evaluate: Evaluate) -> None:
             raise UserError(f"evaluate.{key}: there is no file {file}. {hint}")
 
 
-def identity(evaluate: Evaluate) -> dict[str, Any]:
+def contents(evaluate: Evaluate) -> dict[str, Any]:
     """What the files of guesses hold, for the ledger; where they lie does not matter."""
     human = file_digest(Path(evaluate.human)) if evaluate.human else None
     return {"human": human, "recorded": [(Path(file).stem, file_digest(Path(file))) for file in evaluate.recorded]}

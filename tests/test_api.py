@@ -267,6 +267,16 @@ def test_the_budget_is_never_passed(endpoint: Endpoint) -> None:
     assert len(endpoint.requests) == 40
 
 
+def test_tokens_that_nobody_counted_are_called_so(endpoint: Endpoint) -> None:
+    """Without usage in the response the most that can have been charged is taken, and the row says so."""
+    body = completion("$3")
+    del body["usage"]
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, body)
+    row = ask(endpoint, 5.0, items=ITEMS[:1], input_price=1.0, output_price=1.0)
+    assert row.reason is not None and "does not count tokens" in row.reason
+    assert row.figures["output_tokens"] == 32 and 0 < row.figures["cost"] < 5
+
+
 def test_an_attempt_whose_answer_was_lost_counts_against_the_budget(endpoint: Endpoint) -> None:
     """The endpoint may charge for what it sent and nobody received; an error it does not charge for."""
 

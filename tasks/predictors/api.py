@@ -20,7 +20,7 @@ from tasks.digests import digest
 from tasks.guesses import Guesses
 from tasks.items import Item
 from tasks.predictors import Predictions
-from tasks.predictors.calls import Answer, Budget, BudgetError, Calls
+from tasks.predictors.calls import Answer, Budget, BudgetError, Calls, StoppedError
 from tasks.progress import Progress
 
 FAILURES = 10  # in a row, each after all its retries: the endpoint is down, and the rest is not asked
@@ -111,9 +111,11 @@ class Inquiry:
                     failures = 0 if answered else failures + asked
                     if calls.hopeless or failures >= FAILURES:
                         self.stop = self.stop or calls.trouble
+                    calls.stopped = self.stop is not None
                     progress.advance(answered)
         finally:
             self.stop = self.stop or (None if all(self.answers) else calls.trouble or "interrupted")
+            calls.stopped = True
             pool.shutdown(cancel_futures=True)
             calls.client.close()
 
@@ -129,6 +131,8 @@ class Inquiry:
             answer = calls.ask(request, most, self.price)
         except BudgetError:
             self.broke, self.stop = True, f"evaluate.budget of ${calls.budget.dollars:g} is spent"
+            return False
+        except StoppedError:
             return False
         if answer is not None:
             _keep(self._file(request), request, answer)
@@ -153,6 +157,8 @@ class Inquiry:
             "unparsable": float(unparsable.sum() / len(answers)),
         }
         remarks = [f"{len(answers)} of {len(self.answers)} items answered: {why}"] if why else []
+        if not all(answer.counted for answer in answers):
+            remarks.append("the endpoint does not count tokens: they, and the cost, are the most there can be")
         if np.isnan(price).all():
             said = " ".join(answers[0].text.split())[:80]
             reason = "; ".join([f"none of {len(answers)} answers holds a price, the first is {said!r}", *remarks])

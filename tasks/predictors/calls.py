@@ -13,17 +13,25 @@ from tasks.config import Api
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one item: its words, the tokens that are charged for, seconds, and which model served it."""
+    """What came back for one item: its words, the tokens that are charged for, seconds, and which model served it.
+
+    Where the endpoint does not count the tokens, they are the most there can be, and `counted` is False.
+    """
 
     text: str
     input_tokens: int
     output_tokens: int
     seconds: float
     served: str
+    counted: bool = True
 
 
 class BudgetError(Exception):
     """Another attempt could pass the budget."""
+
+
+class StoppedError(Exception):
+    """The asking is over, and no further attempt is made."""
 
 
 class Budget:
@@ -79,7 +87,7 @@ class Calls:
         self.model, self.budget = model, budget
         self.key = os.environ.get(model.key_env or "", "")
         self.trouble: str | None = None
-        self.hopeless = False
+        self.hopeless = self.stopped = False
         self.attempts = threading.local()
         self.client = openai.OpenAI(
             api_key=self.key or "none",
@@ -99,6 +107,7 @@ class Calls:
 
         Raises:
             BudgetError: the call, or another attempt of it, could pass the budget.
+            StoppedError: `stopped` was set before it could be answered.
         """
         import openai
 
@@ -122,6 +131,8 @@ class Calls:
 
     def _starts(self, request: Any) -> None:
         tries = self.attempts
+        if self.stopped:
+            raise StoppedError
         if tries.sent > tries.refused:
             self.budget.extend(tries.dollars)
             tries.held += tries.dollars
@@ -136,12 +147,14 @@ class Calls:
 
     def _read(self, completion: Any, most: Answer, seconds: float) -> Answer:
         message, usage = completion.choices[0].message, completion.usage
+        tokens = [getattr(usage, f"{part}_tokens", None) for part in ("prompt", "completion")]
+        counted = None not in tokens
         return Answer(
-            text=self._hidden(message.content or message.refusal or ""),
-            input_tokens=most.input_tokens if usage is None else int(usage.prompt_tokens),
-            output_tokens=most.output_tokens if usage is None else int(usage.completion_tokens),
+            self._hidden(message.content or message.refusal or ""),
+            *(map(int, tokens) if counted else (most.input_tokens, most.output_tokens)),
             seconds=seconds,
             served=self._hidden(str(completion.model or most.served)),
+            counted=counted,
         )
 
     def _said(self, error: Exception) -> str:
