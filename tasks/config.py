@@ -163,6 +163,7 @@ FRONTIER = (
 class Evaluate(Section):
     """Who else is on the leaderboard, and how figures get their uncertainty."""
 
+    blend_items: int = Field(128, ge=0, description="validation items that the blend of all rungs is fitted on")
     resamples: Count = Field(10_000, description="bootstrap and permutation resamples")
     machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
     human: str | None = Field(None, description="a sheet of `pricewright human`, filled in")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -21,21 +21,22 @@ from tasks.errors import UserError
 from tasks.guesses import Guesses, beside_person, check_files, contents, read_recorded, read_sheet
 from tasks.items import Item
 from tasks.leaderboard import provenance
-from tasks.metrics import compare, crps_per_item, level_of_truth
+from tasks.metrics import absolute_error, compare
 from tasks.predictors import Predictions, Predictor
 from tasks.predictors.api import Inquiry, forbidden
+from tasks.predictors.blend import Blend
 from tasks.predictors.calls import Budget
 from tasks.predictors.classic import BASELINES
 from tasks.predictors.language import LanguageModel, Recipe
 from tasks.predictors.loading import load_predictor
+from tasks.rows import SERVABLE, leaderboard_row, predictions_table
 from tasks.scoring import score
 from tasks.sources import source_of
-from tasks.splits import Dataset, Split, read_split, sample, set_apart
+from tasks.splits import Dataset, Part, items_digest, read_split, sample, set_apart
 from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, model_folder, stage
 
-SPENT = ("input_tokens", "output_tokens", "cost")  # on the answers of an API, the cost in dollars
 OWN = ("base", "finetuned", "blend", "human", "floor")  # rows whose names no model behind an API may have
-SERVABLE = ("baseline", "base", "finetuned")  # what can be loaded in another process and price a text
+MIN_BLEND = 16  # items: fewer say nothing about the weights of several models
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
             for rung in rungs:
                 if rung.status == "ran":
                     score_rung(evaluation, rung)
-            evaluation.keep(rungs)
+            evaluation.keep([*rungs, evaluation.blend(rungs)])
         return Scores(run.id, key)
 
 
@@ -119,7 +120,7 @@ def ask_model(inquiry: Inquiry, budget: Budget) -> Guesses:
 
 @task(task_run_name="score {rung.name}", cache_policy=NO_CACHE)
 def score_rung(evaluation: Evaluation, rung: Candidate) -> None:
-    """Predict the items that all rungs are chosen on, and the test items."""
+    """Predict the items that rungs are chosen on, those that they are blended on, and the test items."""
     evaluation.score(rung)
 
 
@@ -129,10 +130,14 @@ class Evaluation:
     def __init__(self, run: StageRun, experiment: Experiment, dataset: Dataset, mode: Mode) -> None:
         self.run, self.experiment, self.dataset, self.mode = run, experiment, dataset, mode
         self.source = source_of(experiment.data)
-        chosen_on = sample(read_split(dataset, "validation"), experiment.finetune.score_items, experiment.seed)
-        self.items: dict[Split, list[Item]] = {"validation": chosen_on, "test": read_split(dataset, "test")}
-        self.truth = {split: np.array([item.price for item in items]) for split, items in self.items.items()}
-        self.answers: dict[tuple[str, Split], Predictions] = {}
+        validation, count = read_split(dataset, "validation"), experiment.finetune.score_items
+        self.items: dict[Part, list[Item]] = {
+            "validation": sample(validation, count, experiment.seed),
+            "apart": set_apart(validation, count, experiment.seed, most=experiment.evaluate.blend_items),
+            "test": read_split(dataset, "test"),
+        }
+        self.truth = {part: np.array([item.price for item in items]) for part, items in self.items.items()}
+        self.answers: dict[tuple[str, Part], Predictions] = {}
         self.curve: list[dict[str, Any]] = []
         self.outside: dict[str, Guesses] = {}
 
@@ -213,7 +218,7 @@ class Evaluation:
             self.curve.append({**row, "chosen": checkpoint is best, "model_id": checkpoint.model_id})
         return best
 
-    def predict(self, rung: Candidate, split: Split, predictor: Predictor | None = None) -> Predictions:
+    def predict(self, rung: Candidate, split: Part, predictor: Predictor | None = None) -> Predictions:
         """The answers of a rung: those it gave before, or new ones."""
         items = self.items[split]
 
@@ -231,7 +236,7 @@ class Evaluation:
         return load_predictor(model_folder(self.run.client, rung.model_id))
 
     def score(self, rung: Candidate) -> None:
-        """Answer both splits with one loading of the model; from outside come answers for test alone."""
+        """Answer all parts with one loading of the model; from outside come answers for test alone."""
         if rung.name in self.outside:
             guesses = self.outside[rung.name]
             self.answers[rung.name, "test"] = score(
@@ -244,15 +249,66 @@ class Evaluation:
                 timed=False,
             )
             return
-        loaded: list[Predictor] = []
-        for split in ("validation", "test"):
-            if rung.kind == "floor":
-                self.answers[rung.name, split] = self.floor(rung, split)
-                continue
-            lazy = _Lazy(lambda: self.load(rung), loaded)
-            self.answers[rung.name, split] = self.predict(rung, split, lazy)
+        if rung.kind == "floor":
+            for part in ("validation", "test"):
+                self.answers[rung.name, part] = self.floor(rung, part)
+            return
+        lazy = _Lazy(lambda: self.load(rung))
+        self.answers[rung.name, "validation"] = self.predict(rung, "validation", lazy)
+        if self.worth_blending(rung):
+            self.answers[rung.name, "apart"] = self.predict(rung, "apart", lazy)
+        self.answers[rung.name, "test"] = self.predict(rung, "test", lazy)
 
-    def floor(self, rung: Candidate, split: Split) -> Predictions:
+    def worth_blending(self, rung: Candidate) -> bool:
+        """Whether a rung answers every item, and better than one and the same price would: others only cost time."""
+        if len(self.items["apart"]) < MIN_BLEND:
+            return False
+        truth, price = self.truth["validation"], self.answers[rung.name, "validation"].price
+        constant = np.abs(truth - np.median(truth)).mean()
+        return bool(absolute_error(truth, price).mean() < constant)  # false as well where an answer is missing, NaN
+
+    def blend(self, rungs: Sequence[Candidate]) -> Candidate:
+        """The weighted mean of the rungs that are worth it, weighed on items that no rung is chosen on."""
+        members = {rung.name: rung for rung in rungs if (rung.name, "apart") in self.answers}
+        if len(members) < 2:
+            reason = f"it takes two models that beat a constant price and {MIN_BLEND} validation items set apart; "
+            reason += f"there are {len(members)} and {len(self.items['apart'])}"
+            return self.run.log_absent("blend", "blend", "skipped", reason)
+        made_from = digest(
+            {
+                "members": {name: member.model_id for name, member in members.items()},
+                "fitted_on": items_digest(self.items["apart"]),
+                "code": code_digest("tasks.predictors.blend"),
+            }
+        )
+        rung = self.run.known_model(made_from)
+        if rung is not None:
+            blend = Blend.load(model_folder(self.run.client, rung.model_id))
+        else:
+            blend = Blend.fit(self.truth["apart"], {name: self.answers[name, "apart"].price for name in members})
+            blend.folders = {name: model_folder(self.run.client, members[name].model_id) for name in blend.weights}
+            weights = {name: f"{weight:.3f}" for name, weight in blend.weights.items()}
+            rung = self.run.log_model(
+                blend.save, "blend", "blend", tags={MADE_FROM: made_from}, params={"weight": weights}
+            )
+        for part in ("validation", "test"):
+            prices = {name: self.answers[name, part].price for name in blend.weights}
+            self.answers["blend", part] = score(
+                self.run,
+                rung.model_id,
+                self.items[part],
+                lambda prices=prices: blend.answer(prices),
+                dataset=self.dataset,
+                split=part,
+                timed=False,
+            )
+        # It is worked out from its members' answers here; asked by itself it takes as long as all of them.
+        models = (self.run.client.get_logged_model(members[name].model_id) for name in blend.weights)
+        took = [metric.value for model in models for metric in model.metrics if metric.key == "test_seconds_per_1000"]
+        self.run.log_metrics({"test_seconds_per_1000": sum(took)}, model_id=rung.model_id)
+        return rung
+
+    def floor(self, rung: Candidate, split: Part) -> Predictions:
         """The best possible guesses, known because the catalogue is generated."""
         best = self.source.floor(self.experiment.data, self.experiment.seed)
         answers = np.array([best[item.id] for item in self.items[split]])
@@ -278,13 +334,15 @@ class Evaluation:
             )
             for split in ("validation", "test")
         }
-        prices = {rung.name: self.answers[rung.name, "test"].price for rung in ran}
+        answers = {rung.name: self.answers[rung.name, "test"] for rung in ran}
+        prices = {name: answer.price for name, answer in answers.items()}
         for name, beside in beside_person(self.truth["test"], prices, self.experiment).items():
             figures["test"][name] |= beside
         servable = [rung for rung in ran if rung.kind in SERVABLE]
         challenger = min(servable, key=lambda rung: _merit(figures["validation"][rung.name]))
+        hourly = self.experiment.evaluate.machine_per_hour
         board = {
-            "rows": [self.row(rung, figures["test"].get(rung.name, {})) for rung in rungs],
+            "rows": [leaderboard_row(self.run, rung, figures["test"].get(rung.name, {}), hourly) for rung in rungs],
             "validation": {name: {k: f[k] for k in ("mae", "n")} for name, f in figures["validation"].items()},
             "unfinished": [row.name for row in self.outside.values() if row.unfinished],
             "curve": self.curve,
@@ -295,59 +353,10 @@ class Evaluation:
         }
         self.run.log_json(board, "leaderboard.json")
         with tempfile.TemporaryDirectory() as folder:
-            pq.write_table(self.table(ran), Path(folder) / "predictions.parquet")
+            pq.write_table(predictions_table(self.items["test"], answers), Path(folder) / "predictions.parquet")
             self.run.log_folder(Path(folder))
         for rung in ran:
             self.run.log_metrics({f"test_mae.{rung.name}": figures["test"][rung.name]["mae"]})
-
-    def row(self, rung: Candidate, figures: dict[str, Any]) -> dict[str, Any]:
-        """A rung's line of the leaderboard, before the registry's marks are put on it."""
-        model = self.run.client.get_logged_model(rung.model_id)
-        metrics = {metric.key: metric.value for metric in model.metrics or []}
-        params = model.params or {}
-        seconds = metrics.get("test_seconds_per_1000") if rung.kind != "floor" else None
-        hourly = self.experiment.evaluate.machine_per_hour
-        return {
-            "model": rung.name,
-            "kind": rung.kind,
-            "step": rung.step,
-            "status": rung.status,
-            "reason": rung.reason,
-            "split": "test",
-            "n_train": int(params["n_train"]) if "n_train" in params else None,
-            "fit_seconds": float(params["fit_seconds"]) if "fit_seconds" in params else None,
-            "predict_ms": seconds,  # milliseconds an item takes are the seconds a thousand take
-            "cost_per_1000": metrics.get("test_cost_per_1000", seconds and hourly and seconds / 3600 * hourly),
-            "size_mb": self.size(rung),
-            **{key: metrics[f"test_{key}"] for key in SPENT if f"test_{key}" in metrics},
-            "model_id": rung.model_id,
-            **figures,
-        }
-
-    def size(self, rung: Candidate) -> float | None:
-        """Megabytes on disk of what is kept of a model; of a language model, its adapter."""
-        if rung.kind not in SERVABLE or rung.status != "ran":
-            return None
-        files = model_folder(self.run.client, rung.model_id).rglob("*")
-        return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
-
-    def table(self, ran: Sequence[Candidate]) -> pa.Table:
-        """Every test prediction: one row for each rung and item, prices in US dollars.
-
-        `crps`, and `level`, where the truth lies in the distribution, are NaN where there is none.
-        """
-        tables = []
-        for rung in ran:
-            answer = self.answers[rung.name, "test"]
-            columns = {"model": [rung.name] * len(answer.price), "id": [item.id for item in self.items["test"]]}
-            columns |= {"truth": self.truth["test"], "price": answer.price, "low": answer.low, "high": answer.high}
-            scores = np.full((2, len(answer.price)), np.nan)
-            if answer.distribution is not None:
-                truth = self.truth["test"], answer.distribution
-                scores[:] = crps_per_item(*truth), level_of_truth(*truth)
-            columns |= {"crps": scores[0], "level": scores[1]}
-            tables.append(pa.table(columns))
-        return pa.concat_tables(tables)
 
 
 def _merit(figures: dict[str, Any]) -> tuple[float, float]:
@@ -356,12 +365,10 @@ def _merit(figures: dict[str, Any]) -> tuple[float, float]:
 
 
 class _Lazy:
-    """A predictor that is loaded when it is first asked, and then kept in `loaded`."""
+    """A predictor that is loaded when it is first asked, and then kept."""
 
-    def __init__(self, load: Any, loaded: list[Predictor]) -> None:
-        self.load, self.loaded = load, loaded
+    def __init__(self, load: Callable[[], Predictor]) -> None:
+        self.load = functools.cache(load)
 
     def predict(self, items: Sequence[Item]) -> Predictions:
-        if not self.loaded:
-            self.loaded.append(self.load())
-        return self.loaded[0].predict(items)
+        return self.load().predict(items)

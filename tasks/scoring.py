@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tasks.items import Item
 from tasks.metrics import absolute_error, bootstrap_interval, measure
 from tasks.predictors import Distribution, Predictions
-from tasks.splits import Dataset, Split, items_digest
+from tasks.splits import Dataset, Part, items_digest
 from tasks.tracking import Mode, StageRun, fetch
 
 COLUMNS = ("price", "low", "high", "mass", "unparsable")  # of Predictions; the distribution has a form of its own
@@ -33,7 +33,7 @@ def score(
     predict: Callable[[], Predictions],
     *,
     dataset: Dataset,
-    split: Split,
+    split: Part,
     step: int = 0,
     mode: Mode = "reuse",
     timed: bool = True,
@@ -72,7 +72,7 @@ def score(
     return predictions
 
 
-def kept_as(split: Split, items: Sequence[Item]) -> str:
+def kept_as(split: Part, items: Sequence[Item]) -> str:
     """The name under which predictions for these items are kept."""
     return f"{split}-{items_digest(items)}.parquet"
 

@@ -17,6 +17,7 @@ from tasks.errors import UserError
 from tasks.items import Item
 
 Split = Literal["train", "validation", "test"]
+Part = Literal["validation", "apart", "test"]  # what rungs answer; apart: on which the blend is fitted
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
