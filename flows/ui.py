@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -28,10 +29,12 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
     where = experiment_id(experiment)
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
+    api = f"http://{HOST}:{prefect_port}/api"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     servers = [
         subprocess.Popen([*mlflow, "--backend-store-uri", tracking_uri(experiment)], **quiet),
-        subprocess.Popen(prefect, **quiet),
+        # The dashboard runs in the browser and asks port 4200, unless it is told another.
+        subprocess.Popen(prefect, env=os.environ | {"PREFECT_SERVER_UI_API_URL": api}, **quiet),
     ]
     try:
         for port in (mlflow_port, prefect_port):

@@ -1,0 +1,101 @@
+"""The pictures of the README and of docs/mlflow.md, made from a real run.
+
+    python -m benchmarks.pictures [-c CONF] [key=value ...]
+
+Needs a finished `pricewright run` of the same conf, and Chromium. Starts `pricewright ui`, opens its pages and the
+report in a headless browser, and writes docs/images/*.png in 64 colours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from flows.promotion import recall_scores
+from tasks.config import DEFAULT_CONF, PROJECT, Experiment, load
+from tasks.leaderboard import REPORT, open_run
+from tests.browser import Browser, find
+
+IMAGES = PROJECT / "docs" / "images"
+WIDE = (1400, 800)
+REST = 15  # seconds until a page has drawn itself, on a busy machine
+ASSISTANT = "document.querySelector('button[aria-label=\"Close\"]')?.click()"  # it opens by itself, over the page
+
+
+def main(conf: str, overrides: list[str]) -> None:
+    """Take every picture."""
+    chromium = find()
+    if chromium is None:
+        sys.exit("Chromium is needed: apt-get install chromium")
+    experiment = load(conf, overrides)
+    with Browser(chromium) as browser:
+        shoot_report(browser, experiment)
+        ports = [str(free_port()), str(free_port())]
+        options = ["-c", conf, "--mlflow-port", ports[0], "--prefect-port", ports[1]]
+        ui = subprocess.Popen([sys.executable, "-m", "flows.cli", "ui", *options], stdout=subprocess.PIPE, text=True)
+        try:
+            said = dict(line.split(maxsplit=1) for line in (next(ui.stdout) for _ in range(3)))
+            shoot(browser, "compare", said["Compare:"])
+            run = f"{said['MLflow:'].partition('/models?')[0]}/runs/{recall_scores(experiment, 'read').run_id}"
+            shoot(browser, "run", run + "?workflowType=machine_learning", "Show more")
+            shoot(browser, "figures", run + "/artifacts/figures/models.svg?workflowType=machine_learning")
+            shoot(browser, "prefect", said["Prefect:"].strip() + "/artifacts/key/leaderboard")
+        finally:
+            ui.terminate()
+            ui.wait()
+
+
+def shoot_report(browser: Browser, experiment: Experiment) -> None:
+    """The head of the report on a desk; and its scatter, on a phone in the dark, with a dot pointed at."""
+    report = open_run(experiment, recall_scores(experiment, "read").run_id).artifact(REPORT)
+    browser.screen(1100, 930)
+    browser.open(report.as_uri())
+    keep(browser, "report")
+    browser.screen(390, 760, scheme="dark", scale=2)
+    browser.open(report.as_uri())
+    browser.evaluate(
+        "document.getElementById('guesses').scrollIntoView(); visit(order[Math.floor(order.length * 0.6)])"
+    )
+    keep(browser, "phone")
+
+
+def shoot(browser: Browser, name: str, url: str, press: str = "") -> None:
+    """A page of a user interface, once it has come to rest."""
+    browser.screen(*WIDE)
+    browser.open(url)
+    time.sleep(REST)
+    browser.evaluate(ASSISTANT)
+    if press:
+        browser.evaluate(f"[...document.querySelectorAll('button')].find((b) => b.textContent === {press!r})?.click()")
+    time.sleep(2)
+    keep(browser, name)
+
+
+def keep(browser: Browser, name: str) -> None:
+    """Write the picture with a palette: a third of the size, and nobody sees it."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Image.open(browser.picture(Path(folder) / "picture.png")).convert("RGB")
+        picture.quantize(64, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+    print(f"{IMAGES / name}.png, {(IMAGES / f'{name}.png').stat().st_size // 1000} kB")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-c", "--conf", default=DEFAULT_CONF)
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    main(arguments.conf, arguments.overrides)
