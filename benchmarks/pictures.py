@@ -9,11 +9,13 @@ report in a headless browser, and writes docs/images/*.png in 64 colours.
 from __future__ import annotations
 
 import argparse
+import json
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 from PIL import Image
@@ -46,7 +48,7 @@ def main(conf: str, overrides: list[str]) -> None:
             run = f"{said['MLflow:'].partition('/models?')[0]}/runs/{recall_scores(experiment, 'read').run_id}"
             shoot(browser, "run", run + "?workflowType=machine_learning", "Show more")
             shoot(browser, "figures", run + "/artifacts/figures/models.svg?workflowType=machine_learning")
-            shoot(browser, "prefect", said["Prefect:"].strip() + "/artifacts/key/leaderboard")
+            shoot(browser, "prefect", table_artifact(said["Prefect:"].strip()))
         finally:
             ui.terminate()
             ui.wait()
@@ -76,6 +78,15 @@ def shoot(browser: Browser, name: str, url: str, press: str = "") -> None:
         browser.evaluate(f"[...document.querySelectorAll('button')].find((b) => b.textContent === {press!r})?.click()")
     time.sleep(2)
     keep(browser, name)
+
+
+def table_artifact(prefect: str) -> str:
+    """The page of the last leaderboard in Prefect's dashboard."""
+    query = {"artifacts": {"key": {"any_": ["leaderboard"]}}, "sort": "UPDATED_DESC", "limit": 1}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{prefect}/api/artifacts/filter", json.dumps(query).encode(), headers)
+    with urllib.request.urlopen(request) as answer:
+        return f"{prefect}/artifacts/artifact/{json.load(answer)[0]['id']}"
 
 
 def keep(browser: Browser, name: str) -> None:
