@@ -272,7 +272,9 @@ def _cells(row: Row) -> list[str]:
         form = f"{sign}.{0 if max(-low, high) >= 100 else 1}f"  # 80 columns have no room for more
         return f"{low:{form}}{to}{high:{form}}"
 
-    remarks = [str(row["kind"]), *marks(row), *([outcome(row)] if row["mae"] is None else [])]
+    # What the floor is stands below the table; of other rows that ran, the reason says which items they cover.
+    said = outcome(row) if row["mae"] is None else row["reason"] if row["kind"] != "floor" else None
+    remarks = [str(row["kind"]), *marks(row), *([said] if said else [])]
     return [
         "" if row["rank"] is None else str(row["rank"]),
         label(row),
