@@ -25,22 +25,54 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+AMAZON = (
+    *("Automotive", "Electronics", "Office_Products", "Tools_and_Home_Improvement", "Cell_Phones_and_Accessories"),
+    *("Toys_and_Games", "Appliances", "Musical_Instruments"),
+)
+Column = Literal["id", "title", "text", "description", "features", "details", "category", "price"]
+
+
 class Data(Section):
-    """Where the products come from and how they are split."""
+    """Where the products come from, which are kept, and how they are split."""
 
     source: str = Field("sample", description="a name in tasks.sources.SOURCES")
     name: str | None = Field(None, description="how the dataset is called in MLflow; the source's name by default")
     rows: Count = Field(3000, description="size of the generated catalogue (source: sample)")
     path: str | None = Field(None, description="a file, folder or glob (source: files)")
     test_path: str | None = Field(None, description="a fixed test set: cleaned, but never dropped, merged or moved")
+    repo: str | None = Field(None, description="a dataset of the Hugging Face hub (source: hub)")
+    files: str = Field("*", description="which of its files, as a glob of their paths (source: hub)")
+    revision: str | None = Field(
+        None, description="a commit of the hub's dataset; a branch moves (sources: hub, amazon)"
+    )
+    categories: tuple[str, ...] = Field(AMAZON, min_length=1, description="which categories (source: amazon)")
+    columns: dict[Column, str | tuple[str, ...]] = Field(default_factory=dict, description="our field: their column")
+
+    currency: tuple[str, ...] = Field(("$", "US$", "USD"), description="signs that may stand beside a price")
+    decimal: Literal[".", ","] = Field(".", description="the mark before the cents in prices that are text")
     price_min: float = Field(0.5, gt=0, description="lowest price kept")
     price_max: float = Field(999.49, gt=0, description="highest price kept")
     text_min: int = Field(20, ge=0, description="fewest characters of title and text kept")
+    body_min: int = Field(0, ge=0, description="fewest characters of text without the title kept")
+    text_max: Count = Field(20_000, description="longer texts are cut to this many characters")
+    tokenizer: str | None = Field(
+        None, description="counts tokens: an embedded model, a folder or a hub id; null: nobody"
+    )
+    tokens_min: int = Field(0, ge=0, description="fewest tokens of title and text kept")
+    part_numbers: Literal["scrub", "keep"] = Field("scrub", description="words of 7 characters or more with a digit")
+    leaks: Literal["scrub", "drop", "keep"] = Field("scrub", description="what to do where a text states its price")
+    slot_items: Count | None = Field(None, description="at most this many for each whole dollar, drawn by weight")
+    slot_below: float = Field(240, gt=0, description="dollars; from here on, slot_items does not hold")
+    category_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict, description="1 by default")
+    near: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.7, description="texts this alike (Jaccard, of words and word pairs) are near duplicates; null: no search"
+    )
     validation_share: Share = 0.1
     test_share: Share = 0.1
     train_items: Count | None = Field(None, description="at most this many, the first by hash")
     validation_items: Count | None = Field(None, description="at most this many, the first by hash")
     test_items: Count | None = Field(None, description="at most this many, the first by hash")
+    runner: str = Field("processes", description="processes, threads, dask, or the address of a Dask scheduler")
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
@@ -48,6 +80,10 @@ class Data(Section):
             raise ValueError(f"price_min ({self.price_min}) must be below price_max ({self.price_max})")
         if self.validation_share + self.test_share >= 1:
             raise ValueError("validation_share and test_share together must leave something to train on")
+        if self.tokens_min and not self.tokenizer:
+            raise ValueError("tokens_min needs data.tokenizer, the tokenizer that counts them")
+        if self.runner not in ("processes", "threads", "dask") and "://" not in self.runner:
+            raise ValueError("runner must be processes, threads, dask, or a Dask scheduler such as tcp://host:8786")
         return self
 
 

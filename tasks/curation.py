@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pyarrow as pa
 from prefect import task
 
+from tasks.card import render_html, render_markdown
+from tasks.cleaning import Tally, clean_item, clean_shard, mapped, write_items
 from tasks.config import Data, Experiment
-from tasks.digests import code_digest, digest, file_digest, fraction
+from tasks.digests import code_digest, digest, file_digest
 from tasks.errors import UserError
 from tasks.items import Item, RejectedError, from_row
 from tasks.progress import Progress
-from tasks.sources import list_files, read_files, source_of
-from tasks.splits import SPLITS, Dataset, Split, items_digest, sample, write_split
+from tasks.shards import Shard
+from tasks.sifting import Sieve
+from tasks.sources import Source, list_files, read_files, source_of
+from tasks.splits import SPLITS, Dataset, Split, joint_digest, write_split
+from tasks.summary import summarise
+from tasks.tokens import NOT_COUNTED, find_tokenizer
 from tasks.tracking import Mode, StageRun, stage
+
+if TYPE_CHECKING:
+    from prefect.task_runners import TaskRunner
+
+# Where the data lie and who does the work: neither changes the result.
+WHEREABOUTS = {"path", "test_path", "runner"}
+# The tokenizer stands in the digest by its content, so that the code that finds it need not.
+APART = frozenset({"tasks.basemodel", "tasks.hub"})
+MANY_REJECTED = 0.05
 
 
 def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
@@ -27,205 +44,227 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
     Raises:
         UserError: the data are missing, unreadable or empty, or every row was rejected.
     """
-    source, data = source_of(experiment.data), experiment.data
+    source = source_of(experiment.data)
+    data = source.pin(experiment.data)
+    data = data.model_copy(update={"columns": {**source.columns, **data.columns}})
+    tokenizer = find_tokenizer(data.tokenizer) if data.tokenizer else None
     key = digest(
         {
             "stage": "curate",
-            "data": data.model_dump(exclude={"path", "test_path"}),
+            "data": data.model_dump(mode="json", exclude=WHEREABOUTS | {"tokenizer"}),
             "source": source.identity(data, experiment.seed),
+            "tokenizer": file_digest(tokenizer) if tokenizer else None,
             "test": [file_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
             "seed": experiment.seed,
-            "code": code_digest("tasks.curation"),
+            "code": code_digest("tasks.curation", APART),
         }
     )
     with stage(experiment, "curate", key, command="pricewright curate", mode=mode) as run:
         if not run.done:
-            split_rows(experiment, run)
+            split_rows(source, data, str(tokenizer) if tokenizer else None, experiment.seed, run)
         card = run.read_json("card.json")
         path = run.artifact(f"splits/{card['digest']}")
         return Dataset(card["name"], card["digest"], str(path), card["rows"], card["generated"])
 
 
 @task(name="curate")
-def split_rows(experiment: Experiment, run: StageRun) -> None:
+def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run: StageRun) -> None:
     """Read, clean, split, and keep the splits with their card."""
-    data, seed = experiment.data, experiment.seed
-    source = source_of(data)
-    run.log_params({"seed": seed, "data": data.model_dump()})
-    report = Report()
-    items = merge_duplicates(clean(source.rows(data, seed), data, report), report)
-    fixed = clean_fixed_test(data)
-    splits = split_items(items, fixed, data, seed, report)
-    empty = [name for name in SPLITS if not splits[name]]
-    if empty:
-        raise UserError(f"No items for {', '.join(empty)}: {report.summary()} Give more data or wider rules.")
-    content = digest({name: items_digest(splits[name]) for name in SPLITS})
-    name = data.name or data.source
-    card = {
-        "name": name,
-        "digest": content,
-        "generated": source.generated,
-        "rows": {split: len(splits[split]) for split in SPLITS},
-        "read": report.read,
-        "dropped": dict(report.dropped),
-        "examples": report.examples,
-        "price": {split: describe(splits[split]) for split in SPLITS},
-        "categories": dict(Counter(item.category or "(none)" for item in items).most_common()),
-        "rules": data.model_dump(mode="json", exclude={"path", "test_path"}),
-    }
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for split in SPLITS:
-            write_split(folder, split, splits[split])
-        (folder / "card.md").write_text(render_card(card), encoding="utf-8")
+    run.log_params({"seed": seed, "data": data.model_dump(mode="json")})
+    with tempfile.TemporaryDirectory(prefix="pricewright-") as temporary:
+        work = Path(temporary)
+        tally = clean(source.shards(data, seed, work / "raw"), data, seed, tokenizer, work / "items")
+        fixed = clean_fixed_test(data, seed, work / "fixed", tally)
+        with Sieve(work) as sieve:
+            sift(sieve, data, fixed=fixed, tally=tally)
+            rows = {split: sieve.count(f"split = '{split}'") for split in SPLITS}
+            empty = [split for split in SPLITS if not rows[split]]
+            if empty:
+                raise UserError(f"No items for {', '.join(empty)}: {tally.summary()} Give more data or wider rules.")
+            digests = {split: joint_digest(sieve.digests(split)) for split in SPLITS}
+            content, name = digest(digests), data.name or data.source
+            card = {
+                "name": name,
+                "digest": content,
+                "digests": digests,
+                "generated": source.generated,
+                "rows": rows,
+                **summarise(sieve, tally, data, tokenizer),
+                "rules": data.model_dump(mode="json", exclude=WHEREABOUTS),
+            }
+            folder = work / "splits" / content
+            folder.mkdir(parents=True)
+            for split in SPLITS:
+                write_split(folder, split, guarded(sieve.batches(split)))
+        (folder / "card.md").write_text(render_markdown(card), encoding="utf-8")
+        (folder / "card.html").write_text(render_html(card), encoding="utf-8")
         run.log_folder(folder, f"splits/{content}")
         for split in SPLITS:
             run.log_dataset(folder / f"{split}.parquet", name=name, digest=content, context=split)
     run.log_json(card, "card.json")
-    run.log_metrics({f"rows_{split}": len(splits[split]) for split in SPLITS})
+    run.log_metrics({f"rows_{split}": rows[split] for split in SPLITS} | {"rows_read": tally.read})
+    warn(tally, f"{run.run.info.artifact_uri}/splits/{content}/card.html")
 
 
-@dataclass
-class Report:
-    """What happened to the rows: how many were read, dropped by reason, with a few examples of each."""
-
-    read: int = 0
-    dropped: Counter = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def drop(self, reason: str, what: str) -> None:
-        self.dropped[reason] += 1
-        shown = self.examples.setdefault(reason, [])
-        if len(shown) < 10:
-            shown.append(what[:120])
-
-    def summary(self) -> str:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common()) or "none dropped"
-        return f"{self.read} rows read; {reasons}."
-
-
-def clean(rows: Iterable[dict], data: Data, report: Report) -> list[Item]:
-    """The items among the rows that keep to the rules of the conf.
+def clean(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: Path) -> Tally:
+    """Clean every shard into `folder`, by the runner of the conf; a single shard right here.
 
     Raises:
         UserError: there are no rows, or all are rejected.
     """
-    items = []
+    folder.mkdir(parents=True)
+    tally = Tally()
+    first = list(_take(shards, 2))
     with Progress("curating", unit="rows") as progress:
-        for row in rows:
-            report.read += 1
-            progress.advance()
-            try:
-                item = from_row(row)
-                _gate(item, data)
-            except RejectedError as rejection:
-                report.drop(str(rejection), str(row.get("title") or row.get("id") or row))
-                continue
-            items.append(item)
-    if not report.read:
-        raise UserError("The data hold no rows. Expected rows with a title or text, and a price.")
-    if not items:
-        raise UserError(f"Every row was rejected: {report.summary()} Expected rows with a title or text, and a price.")
-    return items
+        for part in _cleaned(first, shards, data, seed, tokenizer, str(folder)):
+            tally.add(part)
+            progress.update(tally.read)
+    expected = "Expected rows with a title or text, and a price."
+    if not tally.read:
+        raise UserError(f"The data hold no rows. {expected}")
+    if not tally.kept:
+        raise UserError(f"Every row was rejected: {tally.summary()} {expected}")
+    return tally
 
 
-def _gate(item: Item, data: Data) -> None:
-    if not data.price_min <= item.price <= data.price_max:
-        raise RejectedError(f"price outside {data.price_min:g} to {data.price_max:g}")
-    if len(item.title) + len(item.text) < data.text_min:
-        raise RejectedError(f"text shorter than {data.text_min} characters")
+def _take(shards: Iterator[Shard], count: int) -> Iterator[Shard]:
+    for _ in range(count):
+        if (shard := next(shards, None)) is not None:
+            yield shard
 
 
-def merge_duplicates(items: list[Item], report: Report) -> list[Item]:
-    """One item for each text and for each id, the same whatever the order of the rows; sorted by id."""
-    kept: dict[str, Item] = {}
-    ids: set[str] = set()
-    for item in sorted(items, key=lambda item: (item.id, item.title, item.text, item.price)):
-        key = _sameness(item)
-        if key in kept:
-            report.drop("duplicate of another row", item.title or item.text)
-        elif item.id in ids:
-            report.drop("id of another row", item.title or item.text)
-        else:
-            kept[key] = item
-            ids.add(item.id)
-    return list(kept.values())
+def _cleaned(
+    first: list[Shard], rest: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: str
+) -> Iterator[Tally]:
+    if len(first) < 2:  # starting processes takes longer than the work
+        yield from (clean_shard(shard, 0, data, seed, tokenizer, folder) for shard in first)
+        return
+    common = {"rules": data, "seed": seed, "tokenizer": tokenizer, "folder": folder}
+    with runner_of(data) as runner:
+        running: deque = deque()
+        for number, shard in enumerate(_chain(first, rest)):
+            if len(running) >= WINDOW:  # no more raw data on disk than the workers can get at soon
+                yield running.popleft().result()
+            running.append(runner.submit(clean_one, {"shard": shard, "number": number, **common}))
+        while running:
+            yield running.popleft().result()
 
 
-def _sameness(item: Item) -> str:
-    return f"{item.title}\n{item.text}".casefold()
+def _chain(first: Iterable[Shard], rest: Iterable[Shard]) -> Iterator[Shard]:
+    yield from first
+    yield from rest
 
 
-def clean_fixed_test(data: Data) -> list[Item]:
-    """The fixed test set of the conf, cleaned, but never dropped, merged or moved; empty where there is none.
+WINDOW = 2 * (os.cpu_count() or 1) + 2
+
+
+@task(name="clean shard")
+def clean_one(shard: Shard, number: int, rules: Data, seed: int, tokenizer: str | None, folder: str) -> Tally:
+    """One shard, as a task of its own."""
+    return clean_shard(shard, number, rules, seed, tokenizer, folder)
+
+
+def runner_of(data: Data) -> TaskRunner:
+    """Who cleans the shards: processes or threads of this machine, or a Dask cluster, here or at an address.
+
+    Raises:
+        UserError: Dask is wanted and not installed.
+    """
+    from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+
+    if data.runner == "processes":
+        return ProcessPoolTaskRunner(max_workers=os.cpu_count())
+    if data.runner == "threads":
+        return ThreadPoolTaskRunner(max_workers=os.cpu_count())
+    try:
+        from prefect_dask import DaskTaskRunner
+    except ImportError as error:
+        raise UserError("data.runner: Dask is not installed. Run: pip install 'pricewright[dask]'") from error
+    return DaskTaskRunner(address=None if data.runner == "dask" else data.runner)
+
+
+def clean_fixed_test(data: Data, seed: int, folder: Path, tally: Tally) -> bool:
+    """Write the fixed test set of the conf, cleaned, but never dropped, merged or moved; False where there is none.
 
     Raises:
         UserError: a row has no text or no price, or two share an id.
     """
-    items = []
-    for number, row in enumerate(read_files(data.test_path) if data.test_path else (), 1):
+    if not data.test_path:
+        return False
+    items: list[Item] = []
+    rules = data.model_copy(update={"leaks": "scrub"}) if data.leaks == "drop" else data
+    for number, row in enumerate(read_files(data.test_path), 1):
         try:
-            items.append(from_row(row))
+            item = from_row(mapped(row, data), decimal=data.decimal, currency=data.currency)
         except RejectedError as rejection:
             message = f"Row {number} of {data.test_path}: {rejection}. A fixed test set is kept whole; mend the row."
             raise UserError(message) from None
+        items.append(clean_item(item, rules, tally)[0])
     if len({item.id for item in items}) < len(items):
         raise UserError(f"Two rows of {data.test_path} share an id. Expected one id for each test item.")
-    return items
+    write_items(folder / "test.parquet", 2**30, [(item, NOT_COUNTED) for item in items], rules, seed)
+    return True
 
 
-def split_items(items: list[Item], fixed: list[Item], data: Data, seed: int, report: Report) -> dict[Split, list[Item]]:
-    """Each item's split is a hash of its own content, so that adding data never moves an item."""
-    known = {_sameness(item) for item in fixed} | {item.id for item in fixed}
-    splits: dict[Split, list[Item]] = {name: [] for name in SPLITS}
-    test_share = 0.0 if fixed else data.test_share
-    for item in items:
-        if _sameness(item) in known or item.id in known:
-            report.drop("stands in the fixed test set", item.title or item.text)
-            continue
-        place = fraction(seed, _sameness(item))
-        if place < test_share:
-            splits["test"].append(item)
-        elif place < test_share + data.validation_share:
-            splits["validation"].append(item)
-        else:
-            splits["train"].append(item)
-    caps = {"train": data.train_items, "validation": data.validation_items, "test": data.test_items}
-    splits = {name: sample(splits[name], caps[name], seed) for name in SPLITS}
-    return {**splits, "test": fixed} if fixed else splits
+def sift(sieve: Sieve, data: Data, *, fixed: bool, tally: Tally) -> None:
+    """Merge, balance and split; no near duplicate straddles two splits, and the held-out one of two stays.
+
+    A split is capped before others are compared with it, so that nothing is dropped for a row that is not used.
+    """
+    sieve.merge_duplicates(tally)
+    sieve.cap_slots(data, tally)
+    sieve.assign(0.0 if fixed else data.test_share, data.validation_share)
+    if fixed:
+        sieve.add_fixed_test(tally)
+    else:
+        sieve.cap("test", data.test_items, tally)
+    caps: list[tuple[Split, int | None]] = [("validation", data.validation_items), ("train", data.train_items)]
+    held: list[Split] = ["test"]
+    for split, most in caps:
+        for other in held if data.near is not None else []:
+            sieve.drop_near(split, other, data.near, tally)
+        sieve.cap(split, most, tally)
+        held.append(split)
 
 
-def describe(items: list[Item]) -> dict[str, float]:
-    """Mean and quantiles of the prices."""
-    prices = np.array([item.price for item in items])
-    quantiles = np.quantile(prices, [0.05, 0.25, 0.5, 0.75, 0.95])
-    named = dict(zip(["5%", "25%", "50%", "75%", "95%"], quantiles.tolist(), strict=True))
-    return {"mean": float(prices.mean()), **named}
+def guarded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, each checked against the schema of what may leave this stage."""
+    from pandera.errors import SchemaErrors
+
+    schema = split_schema()
+    for batch in batches:
+        try:
+            schema.validate(batch.to_pandas(), lazy=True)
+        except SchemaErrors as error:
+            raise AssertionError(f"Curation made items that no split may hold: {error}") from error
+        yield batch
 
 
-def render_card(card: dict) -> str:
-    """The data card as Markdown."""
-    label = "\n**Generated data**: no product here exists, and no price was ever asked.\n"
-    generated = label if card["generated"] else ""
-    rows = "\n".join(
-        f"| {split} | {card['rows'][split]:,} | " + " | ".join(f"{value:.2f}" for value in prices.values()) + " |"
-        for split, prices in card["price"].items()
+def split_schema() -> Any:
+    """What leaves this stage: named items with words and a positive, finite price. A pandera DataFrameSchema."""
+    import numpy as np
+    import pandera.pandas as pandera
+
+    text = {"dtype": str, "nullable": False}
+    return pandera.DataFrameSchema(
+        {
+            "id": pandera.Column(**text, checks=pandera.Check.str_length(min_value=1), unique=True),
+            "title": pandera.Column(**text),
+            "text": pandera.Column(**text),
+            "category": pandera.Column(**text),
+            "details": pandera.Column(**text, checks=pandera.Check.str_startswith("{")),
+            "price": pandera.Column(float, checks=[pandera.Check.gt(0), pandera.Check(np.isfinite)]),
+        },
+        checks=pandera.Check(lambda items: (items["title"] + items["text"]).str.len() > 0, error="no words"),
+        strict=True,
+        ordered=True,
     )
-    dropped = "\n".join(f"- {count:,}: {reason}" for reason, count in card["dropped"].items()) or "- none"
-    categories = "\n".join(f"- {count:,}: {name}" for name, count in card["categories"].items())
-    rules = "\n".join(f"- {key}: {value}" for key, value in card["rules"].items() if value is not None)
-    return f"""# {card["name"]} ({card["digest"]})
-{generated}
-| split | items | mean price | 5% | 25% | 50% | 75% | 95% |
-|---|---|---|---|---|---|---|---|
-{rows}
 
-{card["read"]:,} rows read. Dropped:
-{dropped}
 
-Categories:
-{categories}
-
-Rules:
-{rules}
-"""
+def warn(tally: Tally, card: str) -> None:
+    """Say on standard error when many rows were rejected."""
+    if tally.rejected >= MANY_REJECTED * tally.read:
+        logging.getLogger("pricewright").warning(
+            "%.0f%% of the rows were rejected. %s Examples of each: %s",
+            100 * tally.rejected / tally.read, tally.summary(), card,
+        )  # fmt: skip

@@ -14,7 +14,7 @@ from tasks.config import PROJECT
 # What carries values and records but does not make them: a change there is no reason to train again.
 PLUMBING = {
     *("tasks.config", "tasks.digests", "tasks.errors", "tasks.progress", "tasks.registry", "tasks.tracking"),
-    *("tasks.figures", "tasks.leaderboard", "tasks.manifest", "tasks.report", "tasks.standings"),
+    *("tasks.card", "tasks.figures", "tasks.leaderboard", "tasks.manifest", "tasks.report", "tasks.standings"),
 }
 
 
@@ -42,21 +42,22 @@ def fraction(seed: int, text: str) -> float:
 
 
 @functools.cache
-def code_digest(module: str) -> str:
+def code_digest(module: str, apart: frozenset[str] = frozenset()) -> str:
     """The digest of a module of this project and of all it imports from the project, plumbing left out.
 
-    Comments, docstrings and layout do not count, so that explaining a stage better does not run it again.
+    `apart` are modules whose results stand in the stage's digest themselves. Comments, docstrings and layout do not
+    count, so that explaining a stage better does not run it again.
     """
-    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module).items()})
+    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module, apart).items()})
 
 
-def code(module: str) -> dict[str, ast.Module]:
+def code(module: str, apart: frozenset[str] = frozenset()) -> dict[str, ast.Module]:
     """The syntax trees of a module of this project and of all it imports from the project, plumbing left out."""
     pending, trees = [module], {}
     while pending:
         name = pending.pop()
         path = _source(name)
-        if name in trees or name in PLUMBING or path is None:
+        if name in trees or name in PLUMBING | apart or path is None:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         pending += _imports(tree)

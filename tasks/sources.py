@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from tasks import catalogue
+from tasks import catalogue, hub, shards
 from tasks.config import Data
 from tasks.digests import file_digest
 from tasks.errors import UserError
+from tasks.shards import SUFFIXES, Row, Shard
 
-Row = dict[str, Any]
-SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
+AMAZON = "McAuley-Lab/Amazon-Reviews-2023"
+AMAZON_COMMIT = "2b6d039ed471f2ba5fd2acb718bf33b0a7e5598e"
+TEXT = {"title", "text", "description", "features", "details"}
 
 
 class Source(NamedTuple):
-    """`rows` reads the raw rows of a conf, and `identity` says cheaply what they depend on, for the ledger.
+    """`shards` cuts the raw rows of a conf into parts, with a folder for temporary ones, and `identity` says cheaply
+    what they depend on, for the ledger.
 
-    `floor`, where the prices were generated, gives the best possible guess for each id with its 10% and 90% quantiles.
+    `pin` puts what may move, such as a branch, into the conf as it stands now. `columns` says which of our fields
+    another column stands for. `floor`, where the prices were generated, gives the best possible guess for each id with
+    its 10% and 90% quantiles.
     """
 
-    rows: Callable[[Data, int], Iterator[Row]]
+    shards: Callable[[Data, int, Path], Iterator[Shard]]
     identity: Callable[[Data, int], Any]
+    pin: Callable[[Data], Data] = lambda data: data
+    columns: Mapping[str, str] = MappingProxyType({})
     generated: bool = False
     floor: Callable[[Data, int], dict[str, tuple[float, float, float]]] | None = None
 
 
 def read_files(path: str) -> Iterator[Row]:
-    """The rows of a JSONL, JSONL.gz, CSV or Parquet file, of all such files below a folder, or of a glob.
+    """The rows of a data file, of all data files below a folder, or of a glob.
 
     Raises:
         UserError: nothing is there, or a file is not what its name says.
     """
     for file in list_files(path):
-        try:
-            yield from _reader(file)(file)
-        except (OSError, EOFError, ValueError) as error:
-            raise UserError(f"{file} cannot be read: {error}") from error
+        yield from shards.rows_of(file)
 
 
 def list_files(path: str) -> list[Path]:
@@ -55,47 +57,38 @@ def list_files(path: str) -> list[Path]:
         found = list(place.rglob("*"))
     else:
         found = [place] if place.is_file() else [Path(file) for file in glob.glob(path)]  # noqa: PTH207 (any root)
-    files = sorted(file for file in found if file.is_file() and file.name.lower().endswith(SUFFIXES))
+    files = sorted(file for file in found if file.is_file() and shards.kind(file))
     if not files:
         raise UserError(f"No data at {path}. Expected a file, folder or glob of {', '.join(SUFFIXES)}.")
     return files
 
 
-def _reader(file: Path) -> Callable[[Path], Iterator[Row]]:
-    name = file.name.lower()
-    return _read_csv if name.endswith(".csv") else _read_parquet if name.endswith(".parquet") else _read_jsonl
+def _cut_files(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
+    files = list_files(_path(data))
+    for file in files:
+        _check_columns(file, data)
+    for file in files:
+        yield from shards.cut(file, folder)
 
 
-def _read_jsonl(file: Path) -> Iterator[Row]:
-    opened = gzip.open if file.name.lower().endswith(".gz") else open
-    with opened(file, "rt", encoding="utf-8-sig", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{file}, line {number}, is not JSON: {error}") from error
-                yield row if isinstance(row, dict) else {"text": row}
+def _check_columns(file: Path, data: Data) -> None:
+    """A file with a header must have what the conf takes from it.
 
-
-def _read_csv(file: Path) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        yield from csv.DictReader(line.replace("\0", "") for line in lines)
-
-
-def _read_parquet(file: Path) -> Iterator[Row]:
-    import pyarrow.parquet
-
-    for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
-        yield from batch.to_pylist()
-
-
-def _conf_files(data: Data, _seed: int) -> Iterator[Row]:
-    return read_files(_path(data))
-
-
-def _conf_files_identity(data: Data, _seed: int) -> list[str]:
-    return sorted(file_digest(file) for file in list_files(_path(data)))
+    Raises:
+        UserError: it has not.
+    """
+    there = shards.columns_of(file)
+    if not there:
+        return
+    mapped = {ours: [theirs] if isinstance(theirs, str) else list(theirs) for ours, theirs in data.columns.items()}
+    missing = [name for names in mapped.values() for name in names if name not in there]
+    price = "price" in there or "price" in mapped
+    if missing or not price or not TEXT & ({*there} | {*mapped}):
+        wanted = f"data.columns names {', '.join(missing)}." if missing else "Expected a price, and a title or text."
+        raise UserError(
+            f"{file} has the columns {', '.join(there[:20])}. {wanted} Say which is which, such as "
+            "data.columns.title=NAME data.columns.price=COST."
+        )
 
 
 def _path(data: Data) -> str:
@@ -104,14 +97,63 @@ def _path(data: Data) -> str:
     return data.path
 
 
+def _pin_hub(data: Data) -> Data:
+    if not data.repo:
+        raise UserError("data.repo is not set. Give data.repo=OWNER/NAME, a dataset of the Hugging Face hub.")
+    return data.model_copy(update={"revision": hub.snapshot(data.repo, data.revision).commit})
+
+
+def _hub_files(found: hub.Snapshot, pattern: str) -> list[str]:
+    files = [file for file in hub.matching(found, pattern) if shards.kind(Path(file))]
+    if not files:
+        raise UserError(f"No file of {found.repo} that fits {pattern} is one of {', '.join(SUFFIXES)}. Set data.files.")
+    return files
+
+
+def _cut_hub(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
+    found = hub.snapshot(str(data.repo), data.revision)
+    for path in _hub_files(found, data.files):
+        file = hub.fetch(found.repo, path, found.commit)
+        _check_columns(file, data)
+        yield from shards.cut(file, folder)
+
+
+def _pin_amazon(data: Data) -> Data:
+    """A commit needs no look at the network: what is fetched already can be curated offline."""
+    repo, commit = data.repo or AMAZON, data.revision or AMAZON_COMMIT
+    if not hub.COMMIT.fullmatch(commit):
+        commit = hub.snapshot(repo, commit).commit
+    return data.model_copy(update={"repo": repo, "revision": commit})
+
+
+def _cut_amazon(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
+    for category in data.categories:
+        file = hub.fetch(str(data.repo), f"raw/meta_categories/meta_{category}.jsonl", str(data.revision))
+        yield from shards.cut(file, folder, (("category", category),))
+
+
 SOURCES: dict[str, Source] = {
     "sample": Source(
-        rows=lambda data, seed: catalogue.generate(data.rows, seed),
+        shards=lambda data, seed, folder: shards.spill(catalogue.generate(data.rows, seed), folder, "the catalogue"),
         identity=lambda data, seed: {"rows": data.rows, "seed": seed},
         generated=True,
         floor=lambda data, seed: catalogue.floor(data.rows, seed),
     ),
-    "files": Source(rows=_conf_files, identity=_conf_files_identity),
+    "files": Source(
+        shards=_cut_files,
+        identity=lambda data, _seed: sorted(file_digest(file) for file in list_files(_path(data))),
+    ),
+    "hub": Source(
+        shards=_cut_hub,
+        identity=lambda data, _seed: [data.repo, data.revision, data.files],
+        pin=_pin_hub,
+    ),
+    "amazon": Source(
+        shards=_cut_amazon,
+        identity=lambda data, _seed: [data.repo, data.revision, sorted(data.categories)],
+        pin=_pin_amazon,
+        columns={"id": "parent_asin"},
+    ),
 }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,26 +33,42 @@ class Dataset:
     generated: bool = False
 
 
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "title": pa.string(),
+        "text": pa.string(),
+        "category": pa.string(),
+        "details": pa.string(),
+        "price": pa.float64(),
+    }
+)
+
+
+def item_digest(item: Item) -> str:
+    """The digest of all that an item holds."""
+    return digest([item.id, item.title, item.text, item.category, item.details, item.price])
+
+
 def items_digest(items: Sequence[Item]) -> str:
     """The digest of items, whatever their order."""
-    rows = ([i.id, i.title, i.text, i.category, i.details, i.price] for i in items)
-    return digest(sorted(digest(row) for row in rows))
+    return joint_digest(sorted(item_digest(item) for item in items))
 
 
-def write_split(folder: Path, split: Split, items: Sequence[Item]) -> None:
-    """Write `<split>.parquet`, sorted by id."""
-    rows = sorted(items, key=lambda item: item.id)
-    table = pa.table(
-        {
-            "id": pa.array([item.id for item in rows], pa.string()),
-            "title": pa.array([item.title for item in rows], pa.string()),
-            "text": pa.array([item.text for item in rows], pa.string()),
-            "category": pa.array([item.category for item in rows], pa.string()),
-            "details": pa.array([json.dumps(item.details, ensure_ascii=False) for item in rows], pa.string()),
-            "price": pa.array([item.price for item in rows], pa.float64()),
-        }
-    )
-    pq.write_table(table, folder / f"{split}.parquet", compression="zstd")
+def joint_digest(digests: Iterable[str]) -> str:
+    """The digest of sorted digests, which need not fit into memory: `digest` of their list."""
+    joint = hashlib.sha256(b"[")
+    for number, part in enumerate(digests):
+        joint.update(f'{"," if number else ""}"{part}"'.encode())
+    joint.update(b"]")
+    return joint.hexdigest()[:16]
+
+
+def write_split(folder: Path, split: Split, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write `<split>.parquet` from batches of SCHEMA, sorted by id."""
+    with pq.ParquetWriter(folder / f"{split}.parquet", SCHEMA, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def read_split(dataset: Dataset, split: Split) -> list[Item]:

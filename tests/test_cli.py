@@ -59,10 +59,10 @@ def test_a_stage_that_fails_exits_with_1(
     """The error in one line; the traceback only with --debug."""
     from tasks import curation
 
-    def fails(*_: object) -> object:
+    def fails(*_: object, **__: object) -> object:
         raise RuntimeError("the catalogue fell over")
 
-    monkeypatch.setattr(curation, "merge_duplicates", fails)
+    monkeypatch.setattr(curation, "sift", fails)
     status, message = outcome(capsys, "curate", "-c", SMOKE, *at(tmp_path))
     assert status == 1
     assert "RuntimeError: the catalogue fell over" in message and "Traceback" not in message

@@ -1,0 +1,110 @@
+"""Text that states its own price, found by rule.
+
+What is scrubbed: an amount that is called a price ("Price: $49.99", "MSRP 1,299"), an amount that is offered ("only
+Rs. 499", "$30 value"), and any amount of money that is the item's own price. What is not money stays (19.99 inches, a
+brand with a $ in it), and so does money that is something else ("insured for $500", a wallet for $5 bills).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+from tasks.items import PRICE_DETAIL
+
+NUMBER = r"(?:\d{1,3}(?:[,.\u00a0]\d{3})+(?:[.,]\d{1,2})?|\d+(?:[.,]\d{1,2})?)(?![\d\w]|[.,]\d)"
+# Rs. is told from RS (RS-232, RS 485) by its case.
+SIGN = r"(?:(?:\b(?:US\s?|CA|AU|NZ|HK|[ACS]))?\$|€|£|¥|₹|\b(?:USD|EUR|GBP|INR|CAD|AUD)\b|\b(?-i:Rs\b\.?|rs\.))"
+WORD = r"(?:USD|EUR|GBP|INR|dollars?|euros?|rupees|bucks)\b|€|£|₹"
+AMOUNT = rf"(?:{SIGN}\s?{NUMBER}|{NUMBER}\s?(?:{WORD}))"
+SOMETHING_ELSE = r"(?!\s*(?:\+|bills?\b|coins?\b|notes?\b|banknotes?\b|chips?\b|million\b|billion\b|[kmb]\b))"
+# After a bare number, what makes it a measure, a count or a share, and not a price.
+NOT_MEASURED = (
+    r"(?!\s*(?:%|percent|[x\u00d7*/\"'\u201d\u2019-]|\u00b0|for\b|per\b|to\b"
+    r"|pack|pk\b|pcs?\b|pieces?\b|count\b|ct\b|sets?\b|pairs?\b|years?\b|days?\b|stars?\b|points?\b"
+    r"|inch|in\b|ft\b|feet\b|foot\b|yards?\b|[cmk]?m\b|oz\b|ounces?\b|lbs?\b|pounds?\b|[mk]?g\b|grams?\b"
+    r"|[mc]?l\b|lit(?:er|re)s?\b|gal|watts?\b|w\b|v\b|volts?\b|amps?\b|gb\b|tb\b|mb\b|hz\b|mah\b))"
+)
+KIND = (
+    r"(?:(?:list|our|your|sales?|retail|regular|reg\.?|special|suggested|unit|street|original|current|online|store|market"
+    r"|best|low|lowest|full|today[\u2019']?s|discount(?:ed)?|introductory|promo(?:tional)?|final|net|selling|asking"
+    r"|base|average|normal|usual|recommended|manufacturer[\u2019']?s)\s+){0,4}"
+)
+LABEL = rf"\b{KIND}(?:(?:price|cost)s?(?:\s+(?:tag|point))?|msrp|m\.s\.r\.p\.?|rrp|srp|mrp)"
+LINK = r"\s*(?:(?:is|was|of|only|just|now|at|from)\b\s*|[:=\u2013\u2014-]\s*){0,3}"
+FIRM = r"\s*(?:(?:is|was)\b\s*(?:only|just|now)?\s*|[:=]\s*)"
+SELLING = r"yours|get it|buy it(?: now)?|buy now|on sale|sells|sold|selling|retails?|retailing|priced|available|offered"
+OFFER = (
+    rf"\b(?:(?:{SELLING}|now|save)\s+)?(?:for\s+|at\s+|from\s+)?(?:only|just)\b"
+    rf"|\b(?:{SELLING}|compare)\s+(?:for|at|from)\b"
+    r"|\b(?:starting (?:at|from)|as low as|now|was|originally|sale|special|deal|regular(?:ly)?|reg\b\.?|asking)\s*:?"
+)
+AFTER = (
+    r"\s*(?:each\b|apiece\b|/?\s?ea\b\.?|msrp\b|rrp\b|retail\b|list price\b|value\b|or best offer\b|obo\b|shipped\b"
+    r"|only\b)"
+)
+
+RULES = {
+    "called a price": re.compile(
+        rf"{LABEL}\b{LINK}{AMOUNT}{SOMETHING_ELSE}|{LABEL}{FIRM}{NUMBER}{NOT_MEASURED}"
+        rf"|\b(?:msrp|rrp|srp|mrp)\b\s*{NUMBER}{NOT_MEASURED}",
+        re.IGNORECASE,
+    ),
+    "offered": re.compile(rf"(?:{OFFER})\s*{AMOUNT}{SOMETHING_ELSE}(?:{AFTER})?|{AMOUNT}{AFTER}", re.IGNORECASE),
+}
+MONEY = re.compile(rf"{AMOUNT}{SOMETHING_ELSE}", re.IGNORECASE)
+FIGURE = re.compile(r"\d[\d.,\u00a0 ]*")
+# Without one of these no rule can match; looking for them costs a fiftieth of trying the rules.
+SIGNS = ("$", "€", "£", "¥", "₹")
+WORDS = (
+    *("price", "cost", "msrp", "m.s.r.p", "rrp", "srp", "mrp", "dollar", "rupee", "bucks"),
+    *("usd", "eur", "gbp", "inr", "cad", "aud", "rs"),
+)
+
+
+class Leak(NamedTuple):
+    """A statement of a price: the rule that found it, and its words."""
+
+    rule: str
+    words: str
+
+
+def scrub(text: str, price: float | None) -> tuple[str, list[Leak]]:
+    """The text without statements of its price, and these."""
+    if not any(sign in text for sign in SIGNS):
+        lowered = text.lower()
+        if not any(word in lowered for word in WORDS):
+            return text, []
+    leaks: list[Leak] = []
+    for rule, pattern in RULES.items():
+        leaks += [Leak(rule, found.group()) for found in pattern.finditer(text)]
+        text = pattern.sub(" ", text)
+    if price is not None:
+        own = [found for found in MONEY.finditer(text) if is_own(found.group(), price)]
+        leaks += [Leak("its own price", found.group()) for found in own]
+        for found in reversed(own):
+            text = f"{text[: found.start()]} {text[found.end() :]}"
+    return (" ".join(text.split()), leaks) if leaks else (text, [])
+
+
+def scrub_details(details: dict[str, str], price: float | None) -> tuple[dict[str, str], list[Leak]]:
+    """The details without those that are prices by their name, and without statements of the price in the others."""
+    kept, leaks = {}, []
+    for name, value in details.items():
+        if PRICE_DETAIL.match(name[:80]):
+            leaks.append(Leak("price among the details", f"{name}: {value}"))
+        else:
+            kept[name], found = scrub(value, price)
+            leaks += found
+    return kept, leaks
+
+
+def is_own(words: str, price: float) -> bool:
+    """Whether an amount of money is the price itself, or the price to the nearest whole."""
+    found = FIGURE.search(words)
+    assert found is not None
+    figure = re.sub(r"[\u00a0 ]", "", found.group().rstrip(".,\u00a0 "))
+    whole, cents = re.fullmatch(r"(.*?)(?:[.,](\d{1,2}))?", figure).groups()
+    amount = float(re.sub(r"[.,]", "", whole) or 0) + float(f"0.{cents or 0}")
+    return math.isclose(amount, price, abs_tol=0.005) or (not cents and abs(amount - price) < 1)

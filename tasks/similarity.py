@@ -1,0 +1,45 @@
+"""How alike two texts are: MinHash signatures, and the bands by which like ones find each other.
+
+The likeness of two texts is the Jaccard index of their words and pairs of neighbouring words. A signature estimates it
+(Broder 1997; computed by rensa); texts that agree in all slots of a band are compared (locality-sensitive hashing).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+SLOTS, ROWS = 120, 5  # 24 bands of 5: two texts of likeness 0.7 meet with a probability of 0.99, of 0.8 with 0.9999
+WORD = re.compile(r"\w+")
+MOST_WORDS = 1_000  # of a long text, its start
+
+
+def signatures(texts: Sequence[str]) -> np.ndarray:
+    """The signatures of texts, as (texts, SLOTS) of uint32; the same on any machine."""
+    import rensa
+
+    matrix = rensa.RMinHash.digest_matrix_from_token_sets([_shingles(text) for text in texts], SLOTS, 1)
+    return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), SLOTS)
+
+
+def _shingles(text: str) -> list[str]:
+    words = WORD.findall(text.casefold())[:MOST_WORDS]
+    return [*words, *map(" ".join, pairwise(words))]
+
+
+def bands(signature: np.ndarray) -> np.ndarray:
+    """One number for each band of each signature, as (texts, SLOTS // ROWS) of uint64: equal bands, equal numbers."""
+    rows = signature.reshape(len(signature), SLOTS // ROWS, ROWS).astype(np.uint64)
+    mixed = np.broadcast_to(np.arange(SLOTS // ROWS, dtype=np.uint64), rows.shape[:2]).copy()
+    for slot in range(ROWS):
+        mixed = (mixed ^ rows[:, :, slot]) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
+
+
+def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The estimated Jaccard index of each pair of signatures; its standard error is at most 0.05."""
+    return (one == other).mean(axis=1)
