@@ -7,6 +7,8 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from tasks.digests import code_digest, digest, file_digest
 from tasks.errors import UserError
 from tasks.items import Item, RejectedError, from_row
 from tasks.progress import Progress
-from tasks.shards import Shard
+from tasks.shards import SHARD_BYTES, Shard
 from tasks.sifting import Sieve
 from tasks.sources import Source, list_files, read_files, source_of
 from tasks.splits import SPLITS, Dataset, Split, joint_digest, write_split
@@ -29,6 +31,7 @@ from tasks.tokens import NOT_COUNTED, find_tokenizer
 from tasks.tracking import Mode, StageRun, stage
 
 if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
     from prefect.task_runners import TaskRunner
 
 # Where the data lie and who does the work: neither changes the result.
@@ -36,6 +39,7 @@ WHEREABOUTS = {"path", "test_path", "runner"}
 # The tokenizer stands in the digest by its content, so that the code that finds it need not.
 APART = frozenset({"tasks.basemodel", "tasks.hub"})
 MANY_REJECTED = 0.05
+WINDOW = 2 * (os.cpu_count() or 1) + 2  # shards in the works: no more raw data on disk than workers get at soon
 
 
 def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
@@ -114,9 +118,8 @@ def clean(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None,
     """
     folder.mkdir(parents=True)
     tally = Tally()
-    first = list(_take(shards, 2))
     with Progress("curating", unit="rows") as progress:
-        for part in _cleaned(first, shards, data, seed, tokenizer, str(folder)):
+        for part in _cleaned(shards, data, seed, tokenizer, str(folder)):
             tally.add(part)
             progress.update(tally.read)
     expected = "Expected rows with a title or text, and a price."
@@ -127,35 +130,36 @@ def clean(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None,
     return tally
 
 
-def _take(shards: Iterator[Shard], count: int) -> Iterator[Shard]:
-    for _ in range(count):
-        if (shard := next(shards, None)) is not None:
-            yield shard
-
-
-def _cleaned(
-    first: list[Shard], rest: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: str
-) -> Iterator[Tally]:
-    if len(first) < 2:  # starting processes takes longer than the work
-        yield from (clean_shard(shard, 0, data, seed, tokenizer, folder) for shard in first)
+def _cleaned(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: str) -> Iterator[Tally]:
+    first, size = [], 0
+    while size <= SHARD_BYTES and (shard := next(shards, None)) is not None:
+        first.append(shard)
+        size += shard.bytes
+    if size <= SHARD_BYTES:  # starting processes takes longer than the work
+        for number, shard in enumerate(first):
+            yield clean_shard(shard, number, data, seed, tokenizer, folder)
         return
     common = {"rules": data, "seed": seed, "tokenizer": tokenizer, "folder": folder}
-    with runner_of(data) as runner:
-        running: deque = deque()
-        for number, shard in enumerate(_chain(first, rest)):
-            if len(running) >= WINDOW:  # no more raw data on disk than the workers can get at soon
+    running: deque[PrefectFuture[Tally]] = deque()
+    with one_server(), runner_of(data) as runner:
+        for number, shard in enumerate(chain(first, shards)):
+            if len(running) >= WINDOW:
                 yield running.popleft().result()
             running.append(runner.submit(clean_one, {"shard": shard, "number": number, **common}))
         while running:
             yield running.popleft().result()
 
 
-def _chain(first: Iterable[Shard], rest: Iterable[Shard]) -> Iterator[Shard]:
-    yield from first
-    yield from rest
+@contextmanager
+def one_server() -> Iterator[None]:
+    """Workers report to the Prefect server of this process; by themselves, each would start one of its own."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-
-WINDOW = 2 * (os.cpu_count() or 1) + 2
+    with get_client(sync_client=True) as client:
+        address = str(client.api_url)
+    with temporary_settings({PREFECT_API_URL: address}):
+        yield
 
 
 @task(name="clean shard")

@@ -18,10 +18,12 @@ PLUMBING = {
 }
 
 
+CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
 def digest(value: Any) -> str:
     """Sixteen hex digits of a value made of dicts, lists, strings and numbers; the same on any machine."""
-    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:

@@ -7,8 +7,10 @@ brand with a $ in it), and so does money that is something else ("insured for $5
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tasks.items import PRICE_DETAIL
@@ -27,40 +29,37 @@ NOT_MEASURED = (
     r"|[mc]?l\b|lit(?:er|re)s?\b|gal|watts?\b|w\b|v\b|volts?\b|amps?\b|gb\b|tb\b|mb\b|hz\b|mah\b))"
 )
 KIND = (
-    r"(?:(?:list|our|your|sales?|retail|regular|reg\.?|special|suggested|unit|street|original|current|online|store|market"
+    r"(?:list|our|your|sales?|retail|regular|reg\.?|special|suggested|unit|street|original|current|online|store|market"
     r"|best|low|lowest|full|today[\u2019']?s|discount(?:ed)?|introductory|promo(?:tional)?|final|net|selling|asking"
-    r"|base|average|normal|usual|recommended|manufacturer[\u2019']?s)\s+){0,4}"
+    r"|base|average|normal|usual|recommended|manufacturer[\u2019']?s)"
 )
-LABEL = rf"\b{KIND}(?:(?:price|cost)s?(?:\s+(?:tag|point))?|msrp|m\.s\.r\.p\.?|rrp|srp|mrp)"
+LABEL = r"\b(?:(?:price|cost)s?(?:\s+(?:tag|point))?|msrp|m\.s\.r\.p\.?|rrp|srp|mrp)"
 LINK = r"\s*(?:(?:is|was|of|only|just|now|at|from)\b\s*|[:=\u2013\u2014-]\s*){0,3}"
 FIRM = r"\s*(?:(?:is|was)\b\s*(?:only|just|now)?\s*|[:=]\s*)"
 SELLING = r"yours|get it|buy it(?: now)?|buy now|on sale|sells|sold|selling|retails?|retailing|priced|available|offered"
 OFFER = (
-    rf"\b(?:(?:{SELLING}|now|save)\s+)?(?:for\s+|at\s+|from\s+)?(?:only|just)\b"
-    rf"|\b(?:{SELLING}|compare)\s+(?:for|at|from)\b"
-    r"|\b(?:starting (?:at|from)|as low as|now|was|originally|sale|special|deal|regular(?:ly)?|reg\b\.?|asking)\s*:?"
+    rf"\b(?:(?:{SELLING}|now|save)\s+)?(?:for\s+|at\s+|from\s+)?(?:only|just)"
+    rf"|\b(?:{SELLING}|compare)\s+(?:for|at|from)"
+    r"|\b(?:starting (?:at|from)|as low as|now|was|originally|sale|special|deal|regular(?:ly)?|reg\.?|asking)\s*:?"
 )
-AFTER = (
-    r"\s*(?:each\b|apiece\b|/?\s?ea\b\.?|msrp\b|rrp\b|retail\b|list price\b|value\b|or best offer\b|obo\b|shipped\b"
-    r"|only\b)"
+CALLED = re.compile(
+    rf"{LABEL}{LINK}{AMOUNT}{SOMETHING_ELSE}|{LABEL}{FIRM}{NUMBER}{NOT_MEASURED}"
+    rf"|\b(?:msrp|rrp|srp|mrp)\b\s*{NUMBER}{NOT_MEASURED}",
+    re.IGNORECASE,
 )
-
-RULES = {
-    "called a price": re.compile(
-        rf"{LABEL}\b{LINK}{AMOUNT}{SOMETHING_ELSE}|{LABEL}{FIRM}{NUMBER}{NOT_MEASURED}"
-        rf"|\b(?:msrp|rrp|srp|mrp)\b\s*{NUMBER}{NOT_MEASURED}",
-        re.IGNORECASE,
-    ),
-    "offered": re.compile(rf"(?:{OFFER})\s*{AMOUNT}{SOMETHING_ELSE}(?:{AFTER})?|{AMOUNT}{AFTER}", re.IGNORECASE),
-}
+KIND_BEFORE = re.compile(rf"(?:\b{KIND}\s+){{1,4}}$", re.IGNORECASE)
 MONEY = re.compile(rf"{AMOUNT}{SOMETHING_ELSE}", re.IGNORECASE)
-FIGURE = re.compile(r"\d[\d.,\u00a0 ]*")
-# Without one of these no rule can match; looking for them costs a fiftieth of trying the rules.
-SIGNS = ("$", "€", "£", "¥", "₹")
-WORDS = (
-    *("price", "cost", "msrp", "m.s.r.p", "rrp", "srp", "mrp", "dollar", "rupee", "bucks"),
-    *("usd", "eur", "gbp", "inr", "cad", "aud", "rs"),
+OFFER_BEFORE = re.compile(rf"(?:{OFFER})\s*$", re.IGNORECASE)
+OFFER_AFTER = re.compile(
+    r"\s*(?:each\b|apiece\b|/?\s?ea\b\.?|msrp\b|rrp\b|retail\b|list price\b|value\b|or best offer\b|obo\b|shipped\b"
+    r"|only\b)",
+    re.IGNORECASE,
 )
+FIGURE = re.compile(r"\d[\d.,\u00a0 ]*")
+NEARBY = 48  # characters before an amount that say what it is
+# Without one of these no rule can match, and looking for them is quick.
+SIGNS = ("$", "€", "£", "¥", "₹", "USD", "EUR", "GBP", "INR", "CAD", "AUD", "Rs", " rs.")
+WORDS = ("price", "cost", "msrp", "m.s.r.p", "rrp", "srp", "mrp", "usd", "dollar", "rupee", "bucks", "euro")
 
 
 class Leak(NamedTuple):
@@ -72,32 +71,62 @@ class Leak(NamedTuple):
 
 def scrub(text: str, price: float | None) -> tuple[str, list[Leak]]:
     """The text without statements of its price, and these."""
-    if not any(sign in text for sign in SIGNS):
-        lowered = text.lower()
-        if not any(word in lowered for word in WORDS):
-            return text, []
-    leaks: list[Leak] = []
-    for rule, pattern in RULES.items():
-        leaks += [Leak(rule, found.group()) for found in pattern.finditer(text)]
-        text = pattern.sub(" ", text)
-    if price is not None:
-        own = [found for found in MONEY.finditer(text) if is_own(found.group(), price)]
-        leaks += [Leak("its own price", found.group()) for found in own]
-        for found in reversed(own):
-            text = f"{text[: found.start()]} {text[found.end() :]}"
-    return (" ".join(text.split()), leaks) if leaks else (text, [])
+    if not possible(text):
+        return text, []
+    leaks, end, kept = [], 0, []
+    for start, stop, rule in sorted([*_called(text), *_offered(text, price)]):
+        if start >= end:
+            kept.append(text[end:start])
+            leaks.append(Leak(rule, text[start:stop].strip()))
+        end = max(end, stop)
+    return (" ".join(" ".join([*kept, text[end:]]).split()), leaks) if leaks else (text, [])
+
+
+def possible(text: str) -> bool:
+    """Whether any rule could match; False for most texts, and quick."""
+    for sign in SIGNS:
+        if sign in text:
+            return True
+    lowered = text.lower()
+    for word in WORDS:  # noqa: SIM110 (any() takes three times as long)
+        if word in lowered:
+            return True
+    return False
+
+
+def _called(text: str) -> Iterator[tuple[int, int, str]]:
+    for match in CALLED.finditer(text):
+        start = match.start()
+        before = KIND_BEFORE.search(text[max(0, start - NEARBY) : start])
+        yield start - len(before.group() if before else ""), match.end(), "called a price"
+
+
+def _offered(text: str, price: float | None) -> Iterator[tuple[int, int, str]]:
+    for match in MONEY.finditer(text):
+        start, end = match.span()
+        before = OFFER_BEFORE.search(text[max(0, start - NEARBY) : start])
+        after = OFFER_AFTER.match(text, end)
+        if before or after:
+            yield start - len(before.group() if before else ""), after.end() if after else end, "offered"
+        elif price is not None and is_own(match.group(), price):
+            yield start, end, "its own price"
 
 
 def scrub_details(details: dict[str, str], price: float | None) -> tuple[dict[str, str], list[Leak]]:
     """The details without those that are prices by their name, and without statements of the price in the others."""
-    kept, leaks = {}, []
-    for name, value in details.items():
-        if PRICE_DETAIL.match(name[:80]):
-            leaks.append(Leak("price among the details", f"{name}: {value}"))
-        else:
-            kept[name], found = scrub(value, price)
-            leaks += found
+    leaks = [Leak("price among the details", f"{name}: {value}") for name, value in details.items() if is_price(name)]
+    kept = {name: value for name, value in details.items() if not is_price(name)} if leaks else details
+    if possible("\n".join(kept.values())):
+        scrubbed = {name: scrub(value, price) for name, value in kept.items()}
+        kept = {name: value for name, (value, _) in scrubbed.items()}
+        leaks += [leak for _, found in scrubbed.values() for leak in found]
     return kept, leaks
+
+
+@functools.lru_cache(maxsize=10_000)
+def is_price(name: str) -> bool:
+    """Whether a detail of this name is a price."""
+    return bool(PRICE_DETAIL.match(name[:80]))
 
 
 def is_own(words: str, price: float) -> bool:

@@ -13,6 +13,7 @@ from tasks.items import Item, collapse
 MARKUP = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)|</?[a-z][^<>]*>", re.IGNORECASE | re.DOTALL)
 RUNS = re.compile(r"([^\w\s])\1{2,}")
 DIGIT = re.compile(r"\d")
+FRACTION = re.compile(r"\W*\d+(?:[.,]\d+)+\W*|\W*\d+(?:\.\d+)?e[+-]?\d+\W*", re.IGNORECASE)
 PART_NUMBER = 7  # characters and more, of which one is a digit: the recipe's rule
 
 
@@ -40,8 +41,14 @@ def without_markup(text: str) -> str:
 
 
 def without_part_numbers(text: str) -> str:
-    """The text without words of seven characters or more that hold a digit."""
-    return " ".join(word for word in text.split(" ") if len(word) < PART_NUMBER or not DIGIT.search(word))
+    """The text without words of seven characters or more that hold a digit, but for numbers with a fraction."""
+    # Most words are short or of letters alone, which is quick to see.
+    words = text.split(" ")
+    return " ".join([word for word in words if len(word) < PART_NUMBER or word.isalpha() or not _is_part_number(word)])
+
+
+def _is_part_number(word: str) -> bool:
+    return DIGIT.search(word) is not None and FRACTION.fullmatch(word) is None
 
 
 def shorten_runs(text: str) -> str:

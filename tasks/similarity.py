@@ -14,6 +14,7 @@ import numpy as np
 
 SLOTS, ROWS = 120, 5  # 24 bands of 5: two texts of likeness 0.7 meet with a probability of 0.99, of 0.8 with 0.9999
 WORD = re.compile(r"\w+")
+BATCH = 500  # texts whose words are held at once
 MOST_WORDS = 1_000  # of a long text, its start
 
 
@@ -21,8 +22,11 @@ def signatures(texts: Sequence[str]) -> np.ndarray:
     """The signatures of texts, as (texts, SLOTS) of uint32; the same on any machine."""
     import rensa
 
-    matrix = rensa.RMinHash.digest_matrix_from_token_sets([_shingles(text) for text in texts], SLOTS, 1)
-    return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), SLOTS)
+    digests = np.empty((len(texts), SLOTS), np.uint32)
+    for start in range(0, len(texts), BATCH):
+        shingles = [_shingles(text) for text in texts[start : start + BATCH]]
+        digests[start : start + BATCH] = rensa.RMinHash.digest_matrix_from_token_sets(shingles, SLOTS, 1).to_rows()
+    return digests
 
 
 def _shingles(text: str) -> list[str]:
