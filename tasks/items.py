@@ -23,7 +23,9 @@ BOILERPLATE = re.compile(
     r"|(?:are )?batteries (?:included|required)",
     re.IGNORECASE,
 )
-PRICE_DETAIL = re.compile(r"(?:[^\W_]+[ _-])*(?:prices?|cost|msrp|rrp|srp|mrp|discount|savings)\b", re.IGNORECASE)
+PRICE_DETAIL = re.compile(
+    r"(?:[^\W_]+[ _-])*(?:prices?|cost|msrp|rrp|srp|mrp|discount|savings)(?![^\W_])", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from tasks import curation, shards
 from tasks.catalogue import generate
 from tasks.config import Experiment, load
 from tasks.curation import curate
 from tasks.errors import UserError
-from tasks.splits import SPLITS, read_split
+from tasks.splits import SPLITS, Dataset, read_split
 
 
 def rows(count: int) -> list[dict]:
@@ -101,6 +105,166 @@ def test_data_that_leave_nothing_say_why(curated: Callable, raw: list[dict], mes
     """Empty data, data with every row rejected, and too few items are errors the user can mend."""
     with pytest.raises(UserError, match=message):
         curated(raw)
+
+
+def texts(count: int, words: int = 40, seed: int = 2) -> list[dict]:
+    """Rows whose texts have nothing in common."""
+    rng = random.Random(seed)
+    return [
+        {"id": f"{n:04}", "title": " ".join("".join(rng.sample("abcdefghij", 5)) for _ in range(words)), "price": 1 + n}
+        for n in range(count)
+    ]
+
+
+def held(dataset: Dataset) -> dict[str, str]:
+    """The split of every id."""
+    return {item.id: split for split in SPLITS for item in read_split(dataset, split)}
+
+
+def test_near_duplicates_never_straddle_splits(curated: Callable) -> None:
+    """A training row near a validation or test row goes, a validation row near a test row too; the others stay."""
+    raw = texts(150)
+    variants = [{**row, "id": f"v{row['id']}", "title": f"{row['title']} red"} for row in raw]
+    alone, all_ = (
+        held(curated([*raw, *variants], "data.near=null")),
+        held(curated([*raw, *variants], name="near.jsonl")),
+    )
+    rank = {"train": 0, "validation": 1, "test": 2}
+    expected = {}
+    for row in raw:
+        one, other = row["id"], f"v{row['id']}"
+        for mine, theirs in ((one, other), (other, one)):
+            if rank[alone[mine]] >= rank[alone[theirs]]:
+                expected[mine] = alone[mine]
+    assert all_ == expected
+    assert len(expected) < len(alone)
+
+
+def test_the_card_says_what_was_near_to_what(curated: Callable) -> None:
+    """Under a reason of its own, with examples."""
+    raw = texts(150)
+    dataset = curated([*raw, *({**row, "id": f"v{row['id']}", "title": f"{row['title']} red"} for row in raw)])
+    assert "train item nearly the same as a test item" in (Path(dataset.path) / "card.md").read_text()
+
+
+def test_nothing_near_a_fixed_test_item_is_trained_on(curated: Callable, tmp_path: Path) -> None:
+    """The fixed items stay as they are, near duplicates among themselves too; a row near them goes."""
+    raw = texts(120)
+    fixed = [{"id": f"f{n}", "title": f"{raw[n]['title']} blue", "price": 5000} for n in range(5)]
+    fixed.append({"id": "again", "title": f"{raw[0]['title']} green", "price": 1})
+    file = tmp_path / "fixed.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in fixed), encoding="utf-8")
+    splits = held(curated(raw, f"data.test_path={file}"))
+    assert {name for name, split in splits.items() if split == "test"} == {row["id"] for row in fixed}
+    assert not {f"{n:04}" for n in range(5)} & set(splits)
+    assert len(splits) == len(fixed) + 115
+
+
+def test_a_cap_for_each_dollar_draws_by_weight(curated: Callable) -> None:
+    """Below the limit only, and a category of no weight is drawn last."""
+    raw = [
+        {**row, "price": 7 if n < 100 else 500, "category": "light" if n % 2 else "heavy"}
+        for n, row in enumerate(texts(160))
+    ]
+    dataset = curated(raw, "data.slot_items=30", "data.category_weights={light: 0.01}")
+    items = [item for split in SPLITS for item in read_split(dataset, split)]
+    cheap = [item.category for item in items if item.price == 7]
+    assert len(cheap) == 30 and len(items) == 90
+    assert cheap.count("heavy") >= 27
+    assert "- 70: more than 30 items for one dollar" in (Path(dataset.path) / "card.md").read_text()
+
+
+def test_a_larger_cap_keeps_what_a_smaller_one_kept(curated: Callable) -> None:
+    """The first by hash."""
+    small = held(curated(texts(200), "data.train_items=20", "data.test_items=5"))
+    large = held(curated(texts(200), "data.train_items=40", "data.test_items=10", name="large.jsonl"))
+    assert list(small.values()).count("train") == 20 and list(small.values()).count("test") == 5
+    assert small.items() <= large.items()
+
+
+@pytest.mark.parametrize("runner", ["processes", "threads", "dask"])
+def test_the_runner_does_not_change_the_result(
+    curated: Callable, runner: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Many shards by processes, by threads, and by the two workers of a Dask cluster: one digest, one card."""
+    raw = [*texts(300), {"title": "without a price"}]
+    whole = curated(raw)
+    for module in (shards, curation):
+        monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
+    with contextlib.ExitStack() as stack:
+        if runner == "dask":
+            distributed = pytest.importorskip("distributed")
+            place = {"local_directory": str(tmp_path / "dask"), "dashboard_address": None}
+            cluster = stack.enter_context(distributed.LocalCluster(n_workers=2, threads_per_worker=1, **place))
+            runner = cluster.scheduler_address
+        parts = curated(raw, f"data.runner={runner}", "data.name=parts")
+    assert parts.digest == whole.digest
+    cards = [(Path(dataset.path) / "card.md").read_text().splitlines()[1:-1] for dataset in (whole, parts)]
+    assert [line for line in cards[0] if "name" not in line] == [line for line in cards[1] if "name" not in line]
+
+
+def test_the_order_of_files_does_not_matter(tmp_path: Path, at: Callable) -> None:
+    """The same rows in other files, under other names, give the same digest and need no second curation."""
+    raw, digests = rows(120), []
+    for name, order in (("one", raw), ("other", raw[::-1])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(3):
+            content = "\n".join(json.dumps(row) for row in order[number::3])
+            (folder / f"{number}-{name}.jsonl").write_text(content, encoding="utf-8")
+        experiment = load("conf/smoke.yaml", [*at(tmp_path), "data.source=files", f"data.path={folder}"])
+        digests.append(curate(experiment).digest)
+    assert digests[0] == digests[1]
+
+
+def test_the_card_is_a_page_that_escapes_what_it_shows(curated: Callable) -> None:
+    """With the reasons and their examples, the histogram and the rules; markup in the data stays text."""
+    bad = [{"id": f"x{n}", "title": f"<img src=x onerror=alert({n})> lamp", "price": None} for n in range(12)]
+    page = (Path(curated([*rows(120), *bad]).path) / "card.html").read_text()
+    assert page.count("&lt;img src=x") == 10 and "<img" not in page
+    for words in (
+        "Dropped, and why",
+        "no price",
+        "<rect",
+        "price_max",
+        "default-src &#39;none&#39;",
+        "Length of title",
+    ):
+        assert words in page or words.replace("&#39;", "'") in page
+
+
+def test_many_rejected_rows_are_said(curated: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    """From 5% on, on standard error, with the reasons and where the card is; fewer are not worth a line."""
+
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "pricewright"]
+
+    raw = rows(120)
+    curated([*raw, {"title": "no price here"}])
+    assert not said()
+    curated([*raw, *({"title": f"no price for number {n}"} for n in range(8))], name="many.jsonl")
+    (message,) = said()
+    assert "6% of the rows were rejected" in message and "8 no price" in message and "card.html" in message
+
+
+def test_what_leaves_is_guarded() -> None:
+    """A batch that no split may hold stops the stage."""
+    good = {"id": ["a"], "title": ["t"], "text": [""], "category": [""], "details": ["{}"], "price": [1.0]}
+    assert len(list(curation.guarded([pa.RecordBatch.from_pydict(good)]))) == 1
+    for change in ({"price": [0.0]}, {"id": [""]}, {"title": [""]}, {"details": ["x"]}, {"price": [float("inf")]}):
+        with pytest.raises(AssertionError, match="no split may hold"):
+            list(curation.guarded([pa.RecordBatch.from_pydict({**good, **change})]))
+
+
+@pytest.mark.parametrize("name", ["amazon_course_like", "retail_mix", "amazon_electronics_short"])
+def test_real_catalogues_become_splits(name: str, tmp_path: Path, at: Callable) -> None:
+    """Thousands of products, few dropped; no text twice."""
+    folder = os.environ.get("PRICEWRIGHT_DATA")
+    if not folder:
+        pytest.skip("PRICEWRIGHT_DATA names no folder of real catalogues")
+    path = f"data.path={folder}/{name}/items.jsonl.gz"
+    dataset = curate(load("conf/files.yaml", [*at(tmp_path), path]))
+    assert dataset.rows["validation"] == dataset.rows["test"] == 500 and dataset.rows["train"] > 9_000
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path, at: Callable) -> None:
