@@ -9,6 +9,7 @@ with a tokenizer call for each. Prints a table for docs/benchmarks.md.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gzip
 import json
@@ -26,6 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
 import psutil
 
 from tasks import catalogue
@@ -39,6 +41,9 @@ GATES = (f"data.tokenizer={TOKENIZER}", "data.tokens_min=151", "data.body_min=30
 SAMPLE = 10_000  # rows in the recipe's way
 UNPRICED = 0.25  # of the rows, as in Amazon's metadata many have no price
 FULL = 48_000_000  # products in Amazon Reviews 2023
+
+
+BOILERPLATE = {"Date First Available": "May 2, 2020", "Is Discontinued By Manufacturer": "No"}
 
 
 def amazon_rows(count: int, seed: int = 1) -> Iterator[dict]:
@@ -68,7 +73,7 @@ def amazon_rows(count: int, seed: int = 1) -> Iterator[dict]:
             "images": [{"thumb": f"https://example.com/{number}_{size}.jpg", "variant": "MAIN"} for size in range(4)],
             "store": row["details"].get("Brand"),
             "categories": [row["category"]],
-            "details": json.dumps({**row["details"], "Item model number": f"XK{number:08}", "Date First Available": "May 2, 2020"}),
+            "details": json.dumps({**row["details"], "Item model number": f"XK{number:08}", **BOILERPLATE}),
             "category": row["category"],
             "parent_asin": f"B{number:09}",
             "id": f"B{number:09}",
@@ -77,14 +82,13 @@ def amazon_rows(count: int, seed: int = 1) -> Iterator[dict]:
 
 def write(folder: Path, count: int) -> float:
     """Write the rows; megabytes before compression."""
-    files = [gzip.open(folder / f"meta_{number}.jsonl.gz", "wb", compresslevel=1) for number in range(8)]
     size = 0
-    for number, row in enumerate(amazon_rows(count)):
-        line = json.dumps(row).encode() + b"\n"
-        size += len(line)
-        files[number % 8].write(line)
-    for file in files:
-        file.close()
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(gzip.open(folder / f"{n}.jsonl.gz", "wb", compresslevel=1)) for n in range(8)]
+        for number, row in enumerate(amazon_rows(count)):
+            line = orjson.dumps(row) + b"\n"
+            size += len(line)
+            files[number % 8].write(line)
     return size / 1e6
 
 
@@ -94,7 +98,10 @@ REMOVED = ("Batteries Included?", "Batteries Required?", "By Manufacturer", "Dat
 def recipe_way(folder: Path, count: int) -> float:
     """Rows a second of cleaning in the recipe's way."""
     tokenizer = load_tokenizer(TOKENIZER)
-    lines = [line for file in sorted(folder.glob("*.gz")) for line in islice(gzip.open(file, "rt"), count // 8)]
+    lines: list[str] = []
+    for file in sorted(folder.glob("*.gz")):
+        with gzip.open(file, "rt") as opened:
+            lines += islice(opened, count // 8)
     start = time.perf_counter()
     kept = 0
     for line in lines:
@@ -139,10 +146,8 @@ def curate(folder: Path, store: Path, *overrides: str) -> Measured:
     )
     watched = psutil.Process(process.pid)
     while process.poll() is None:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             peak = max(peak, sum(_memory(member) for member in [watched, *watched.children(recursive=True)]))
-        except psutil.NoSuchProcess:
-            pass
         time.sleep(0.2)
     if process.returncode:
         sys.exit(f"pricewright {' '.join(words)} failed")
@@ -180,7 +185,8 @@ def main(rows: int) -> None:
         ("cores busy on average", [f"{one.cores:.2f}" for one in (without, near)], "2"),
         ("peak memory, all processes", [f"{one.memory:.2f} GB" for one in (without, near)], "1.5 GB"),
         ("train items", [f"{one.rows['rows_train']:,.0f}" for one in (without, near)], ""),
-        (f"{FULL / 1e6:.0f} million rows would take", [f"{FULL / rows * one.stage / 3600:.1f} h" for one in (without, near)], ""),
+        (f"{FULL / 1e6:.0f} million rows would take", [f"{FULL / rows * one.stage / 3600:.1f} h"
+                                                      for one in (without, near)], ""),
     ):  # fmt: skip
         print(f"| {name} | {' | '.join(values)} | {reach} |")
     print(f"\nThe recipe's way: {recipe:,.0f} rows a second ({min(SAMPLE, rows):,} rows, one process).")

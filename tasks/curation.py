@@ -171,8 +171,7 @@ def clean_one(shard: Shard, number: int, rules: Data, seed: int, tokenizer: str 
 def runner_of(data: Data) -> TaskRunner:
     """Who cleans the shards: processes or threads of this machine, or a Dask cluster, here or at an address.
 
-    Raises:
-        UserError: Dask is wanted and not installed.
+    Workers on other machines need this package, and a temporary folder (TMPDIR) that all of them share.
     """
     from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
@@ -180,10 +179,8 @@ def runner_of(data: Data) -> TaskRunner:
         return ProcessPoolTaskRunner(max_workers=os.cpu_count())
     if data.runner == "threads":
         return ThreadPoolTaskRunner(max_workers=os.cpu_count())
-    try:
-        from prefect_dask import DaskTaskRunner
-    except ImportError as error:
-        raise UserError("data.runner: Dask is not installed. Run: pip install 'pricewright[dask]'") from error
+    from prefect_dask import DaskTaskRunner
+
     return DaskTaskRunner(address=None if data.runner == "dask" else data.runner)
 
 

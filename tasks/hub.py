@@ -7,6 +7,7 @@ or 404 is final.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import time
@@ -94,6 +95,7 @@ def _download(url: str, part: Path, size: int | None) -> None:
     from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
     disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     done = part.stat().st_size if part.is_file() else 0
     with part.open("ab") as file, Progress(f"downloading {part.name.split('.')[0]}", size, "bytes", done) as progress:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def test_the_estimate_is_near_the_jaccard_index() -> None:
     for changed in (0, 2, 10, 40):
         one = rng.sample(WORDS, 150)
         other = [rng.choice(WORDS) if place < changed else word for place, word in enumerate(one)]
-        sets = [{*words, *zip(words, words[1:], strict=False)} for words in (one, other)]
+        sets = [{*words, *pairwise(words)} for words in (one, other)]
         exact = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
         signed = signatures([" ".join(one), " ".join(other)])
         assert abs(likeness(signed[:1], signed[1:])[0] - exact) < 5 * 0.5 / SLOTS**0.5
