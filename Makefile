@@ -39,6 +39,7 @@ bench: setup ## speed and memory, each with its table
 	$(BIN)/python -m benchmarks.metrics_speed
 	$(BIN)/python -m benchmarks.evaluation_speed
 	$(BIN)/python -m benchmarks.laptop
+	$(BIN)/python -m benchmarks.curation
 
 lock: ## make both lock files again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet --no-header \
