@@ -22,7 +22,7 @@ from tasks.digests import code_digest, digest, file_digest
 from tasks.errors import UserError
 from tasks.items import Item, RejectedError, from_row
 from tasks.progress import Progress
-from tasks.shards import SHARD_BYTES, Shard
+from tasks.shards import Shard
 from tasks.sifting import Sieve
 from tasks.sources import Source, list_files, read_files, source_of
 from tasks.splits import SPLITS, Dataset, Split, joint_digest, write_split
@@ -39,6 +39,7 @@ WHEREABOUTS = {"path", "test_path", "runner"}
 # The tokenizer stands in the digest by its content, so that the code that finds it need not.
 APART = frozenset({"tasks.basemodel", "tasks.hub"})
 MANY_REJECTED = 0.05
+ALONE_BYTES = 64 * 2**20  # less than this is done sooner than processes are started
 WINDOW = 2 * (os.cpu_count() or 1) + 2  # shards in the works: no more raw data on disk than workers get at soon
 
 
@@ -132,10 +133,10 @@ def clean(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None,
 
 def _cleaned(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: str) -> Iterator[Tally]:
     first, size = [], 0
-    while size <= SHARD_BYTES and (shard := next(shards, None)) is not None:
+    while size <= ALONE_BYTES and (shard := next(shards, None)) is not None:
         first.append(shard)
         size += shard.bytes
-    if size <= SHARD_BYTES:  # starting processes takes longer than the work
+    if size <= ALONE_BYTES:
         for number, shard in enumerate(first):
             yield clean_shard(shard, number, data, seed, tokenizer, folder)
         return

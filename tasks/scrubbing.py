@@ -30,7 +30,8 @@ def scrub(item: Item, rules: Data) -> tuple[Item, list[leaks.Leak]]:
     if rules.part_numbers == "scrub":
         title, text = without_part_numbers(title), without_part_numbers(text)
     title, text = shorten_runs(title), cut(shorten_runs(text), rules.text_max)
-    return dataclasses.replace(item, title=title, text=text, details=details), found
+    category = without_markup(item.category)
+    return dataclasses.replace(item, title=title, text=text, details=details, category=category), found
 
 
 def without_markup(text: str) -> str:

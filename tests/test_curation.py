@@ -189,8 +189,8 @@ def test_the_runner_does_not_change_the_result(
     """Many shards by processes, by threads, and by the two workers of a Dask cluster: one digest, one card."""
     raw = [*texts(300), {"title": "without a price"}]
     whole = curated(raw)
-    for module in (shards, curation):
-        monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(curation, "ALONE_BYTES", 0)
     with contextlib.ExitStack() as stack:
         if runner == "dask":
             distributed = pytest.importorskip("distributed")
