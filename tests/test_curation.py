@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from flows.cli import main
 from tasks import curation, shards
 from tasks.catalogue import generate
 from tasks.config import Experiment, load
@@ -201,6 +202,20 @@ def test_the_runner_does_not_change_the_result(
     assert parts.digest == whole.digest
     cards = [(Path(dataset.path) / "card.md").read_text().splitlines()[1:-1] for dataset in (whole, parts)]
     assert [line for line in cards[0] if "name" not in line] == [line for line in cards[1] if "name" not in line]
+
+
+def test_a_worker_that_meets_a_bad_line_names_it(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """The error of another process is the user's to mend, in one message and without a traceback."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2_000)
+    monkeypatch.setattr(curation, "ALONE_BYTES", 0)
+    file = tmp_path / "broken.jsonl"
+    good = [json.dumps(row) for row in rows(60)]
+    file.write_text("\n".join([*good[:40], "{", *good[40:]]), encoding="utf-8")
+    assert main(["curate", "-c", "conf/smoke.yaml", *at(tmp_path), "data.source=files", f"data.path={file}"]) == 2
+    said = capfd.readouterr().err
+    assert "broken.jsonl, line 41, is not JSON" in said and "Traceback" not in said
 
 
 def test_the_order_of_files_does_not_matter(tmp_path: Path, at: Callable) -> None:
