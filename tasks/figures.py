@@ -226,6 +226,22 @@ def calibration(board: Leaderboard, models: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+def quantiles(board: Leaderboard, models: list[str], most: int = 4) -> dict[str, Any] | None:
+    """Share of truths at or below each quantile of the predicted distributions, of the best models that give one: a
+    diagonal where a model is calibrated. In percent of the plot; None where no model gives a distribution."""
+    at = np.linspace(0, 1, 51)
+    lines = []
+    for model in models:
+        levels = _floats(board.levels.get(model, []))
+        levels = np.sort(levels[~np.isnan(levels)])
+        if len(levels) and len(lines) < most:
+            share = np.searchsorted(levels, at, side="right") / len(levels)
+            path = " ".join(f"{100 * x:g},{100 - 100 * y:.2f}" for x, y in zip(at, share, strict=True))
+            lines.append({"model": model, "path": path, "n": len(levels)})
+    ticks = [(x, x) for x in (0, 25, 50, 75, 100)]
+    return {"lines": lines, "x_ticks": ticks, "y_ticks": [(x, 100 - x) for x, _ in ticks]} if lines else None
+
+
 def extremes(board: Leaderboard, model: str, most: int = 10) -> dict[str, list[dict[str, Any]]]:
     """The items the model gets most wrong and most right, no item in both unless there is only one."""
     pairs = zip(board.items, map(_plain, board.predictions[model]), strict=True)

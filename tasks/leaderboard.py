@@ -14,7 +14,7 @@ import yaml
 from tasks.config import PROJECT, Experiment
 from tasks.digests import digest
 from tasks.errors import UserError
-from tasks.registry import BEST_CHECKPOINT, CHAMPION, registered
+from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, registered
 from tasks.splits import Dataset, read_split
 from tasks.tracking import DIGEST, Candidate, StageRun, connect, tracking_uri
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.report import Leaderboard
 
 REPORT, FIGURES = "report.html", "figures"
-MARKS = {"champion": CHAMPION, "challenger": "challenger", "best_checkpoint": BEST_CHECKPOINT}  # by alias
+MARKS = {"champion": CHAMPION, "challenger": CHALLENGER, "best_checkpoint": BEST_CHECKPOINT}  # by alias
 NAMES = {key: f"mae_{key}" for key in ("difference", "difference_low", "difference_high")}  # beside mae in lists
 NOT_MEASURED = {"step", "n_train", "fit_seconds", "size_mb", *MARKS}  # numbers of a row that are no figures of the test
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "scikit-learn", "mlflow", "prefect")
@@ -59,7 +59,7 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
         board = run.read_json("leaderboard.json")
         dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
         items = read_split(dataset, "test")
-        predictions, intervals = _answers(run, [item.id for item in items])
+        predictions, intervals, levels = _answers(run, [item.id for item in items])
     except FileNotFoundError as error:
         raise UserError(f"{error}. Make the evaluation again with `pricewright evaluate`.") from error
     return Leaderboard(
@@ -70,6 +70,7 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
         items=[{"id": i.id, "title": i.title, "text": i.text, "category": i.category, "price": i.price} for i in items],
         predictions=predictions,
         intervals=intervals,
+        levels=levels,
         curve=board["curve"],
         reproduce={
             **({"command": command} if command else {}),
@@ -80,22 +81,28 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
     )
 
 
-def _answers(run: StageRun, ids: list[str]) -> tuple[dict[str, list], dict[str, tuple[list, list]]]:
-    """Every model's guesses and, where it gives them, the ends of its intervals, in the order of the items' ids."""
+def _answers(run: StageRun, ids: list[str]) -> tuple[dict[str, list], dict[str, tuple[list, list]], dict[str, list]]:
+    """Of every model, in the order of the items' ids: its guesses, and where it gives them, its intervals' ends and
+    where the truths lie in its distributions."""
     import pyarrow.parquet as pq
 
     predictions: dict[str, list] = {}
     intervals: dict[str, tuple[list, list]] = {}
+    levels: dict[str, list] = {}
     frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
-    for model, rows in frame.groupby("model", sort=False):
-        ordered = rows.set_index("id").reindex(ids)
-        price, low, high = (
-            ordered[key].astype(object).where(ordered[key].notna(), None).tolist() for key in ("price", "low", "high")
-        )
-        predictions[str(model)] = price
-        if ordered["low"].notna().any():
-            intervals[str(model)] = (low, high)
-    return predictions, intervals
+    for name, rows in frame.groupby("model", sort=False):
+        ordered, model = rows.set_index("id").reindex(ids), str(name)
+        given = {
+            key: ordered[key].astype(object).where(ordered[key].notna(), None).tolist()
+            for key in ("price", "low", "high", "level")
+            if key in ordered and ordered[key].notna().any()
+        }
+        predictions[model] = given.get("price", [None] * len(ids))
+        if "low" in given and "high" in given:
+            intervals[model] = given["low"], given["high"]
+        if "level" in given:
+            levels[model] = given["level"]
+    return predictions, intervals, levels
 
 
 def publish(experiment: Experiment, run_id: str, command: str | None = None) -> Path:

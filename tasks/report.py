@@ -23,7 +23,7 @@ from tasks.standings import GENERATED, Row, amount, columns, headline, in_order,
 
 MAX_TEXT = 1_500  # characters of an item's text on the page, when it is opened
 NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # HTML bears it, XML does not
-PICTURES = ("models", "guesses", "running", "checkpoints", "price", "category", "calibration")
+PICTURES = ("models", "guesses", "running", "checkpoints", "price", "category", "calibration", "quantiles")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Leaderboard:
     items: list[dict[str, Any]]  # the test items: id, title, text, category, price
     predictions: dict[str, list[float | None]]  # model -> guess per item, in the order of items
     intervals: dict[str, tuple[list[float | None], list[float | None]]] = field(default_factory=dict)  # 80%, low, high
+    levels: dict[str, list[float | None]] = field(
+        default_factory=dict
+    )  # where each truth lies in the distribution, 0..1
     curve: list[dict[str, Any]] = field(default_factory=list)  # step, train_loss, mae, mae_low, mae_high, chosen, n
     reproduce: dict[str, str] = field(default_factory=dict)  # command, conf (YAML), digests, commit, versions ...
     unit: str = "$"
@@ -71,7 +74,7 @@ def picture(board: Leaderboard) -> dict[str, Any]:
     page: dict[str, Any] = {"board": board, "rows": rows, "columns": columns(rows), "leader": leader_of(rows)}
     page |= {"headline": first, "sentences": sentences, "bars": figures.bars(rows), "models": models}
     page["curve"] = figures.curve_points(board.curve) if board.curve else None
-    page |= dict.fromkeys(("scatter", "running", "groups", "calibration", "items"))
+    page |= dict.fromkeys(("scatter", "running", "groups", "calibration", "quantiles", "items"))
     if models and board.items:
         truth = np.array([item["price"] for item in board.items], dtype=float)
         few = _a_few(rows, models)
@@ -85,6 +88,7 @@ def picture(board: Leaderboard) -> dict[str, Any]:
             "running": figures.running(board, few),
             "groups": {name: figures.errors_by_group(board, few, *group) for name, group in groups.items()},
             "calibration": figures.calibration(board, models),
+            "quantiles": figures.quantiles(board, models),
             "items": figures.extremes(board, models[0]),
         }
     return page

@@ -169,6 +169,7 @@ def test_mlflow_compares_rungs_as_runs(finished: Finished) -> None:
 
 def test_prefect_shows_the_leaderboard(finished: Finished) -> None:
     """A table artifact, best first, with the conclusion as its description."""
+    assert finished.command("promote")[0] == 0
     artifact = prefect_artifact("leaderboard")
     rows = json.loads(finished.command("leaderboard", "--json")[1])
     assert artifact["type"] == "table" and "off on average" in artifact["description"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tasks.figures import bars, calibration, nice_ticks, running
+from tasks.figures import bars, calibration, nice_ticks, quantiles, running
 from tasks.metrics import compare
 from tasks.report import Leaderboard, write_report
 from tasks.standings import GENERATED, as_csv, as_markdown, headline, in_order, leaderboard_table
@@ -86,7 +86,8 @@ def full_board(n: int = 300) -> Leaderboard:
     ]
     intervals = {"smollm2-135m-tuned": ((tuned * 0.7).tolist(), (tuned * 1.4).tolist())}
     reproduce = {"command": "pricewright run -c conf/laptop.yaml", "conf": "a1b2c3d4", "commit": "0f1e2d3c"}
-    return replace(board, curve=curve, intervals=intervals, reproduce=reproduce)
+    levels = {"smollm2-135m-tuned": (random.beta(1.3, 1.1, n)).tolist()}
+    return replace(board, curve=curve, intervals=intervals, levels=levels, reproduce=reproduce)
 
 
 class Page(HTMLParser):
@@ -360,6 +361,17 @@ def test_calibration_counts_the_prices_below_each_end():
     (found,) = calibration(board, ["trees"])
     assert [round(mark["share"]) for mark in found["below"]] == [20, 60, 100]
     assert found["inside"] == pytest.approx(80) and found["width"] == 17.5
+
+
+def test_a_calibrated_distribution_draws_a_diagonal(board):
+    """Truths spread evenly over the levels lie on it; without a distribution there is no picture."""
+    n = len(board.items)
+    even = [None, *((np.arange(1, n) - 0.5) / (n - 1)).tolist()]
+    drawn = quantiles(replace(board, levels={"blend": even}), ["blend", "human"])
+    points = [tuple(map(float, point.split(","))) for point in drawn["lines"][0]["path"].split()]
+    assert [line["model"] for line in drawn["lines"]] == ["blend"] and drawn["lines"][0]["n"] == n - 1
+    assert all(abs(x + y - 100) < 1 for x, y in points)
+    assert quantiles(board, ["blend"]) is None
 
 
 def test_a_measure_nobody_knew_gets_a_column_where_rows_have_it(board, tmp_path):
