@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,10 +54,10 @@ def amazon_rows(count: int, seed: int = 1) -> Iterator[dict]:
     words = [
         "".join(rng.choice(letters) + rng.choice("aeiou") for _ in range(rng.randint(1, 4))) for _ in range(20_000)
     ]
-    weights = [1 / (rank + 10) for rank in range(len(words))]
+    weights = list(accumulate(1 / (rank + 10) for rank in range(len(words))))
     texts: list[list[str]] = []
     for number, row in enumerate(catalogue.generate(count, seed)):
-        body = rng.choices(words, weights, k=min(400, max(20, int(rng.lognormvariate(4.9, 0.6)))))
+        body = rng.choices(words, cum_weights=weights, k=min(400, max(20, int(rng.lognormvariate(4.9, 0.6)))))
         if texts and rng.random() < 0.05:
             body = [word if rng.random() > 0.05 else rng.choice(words) for word in rng.choice(texts)]
         texts = [*texts[-200:], body]

@@ -11,14 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
 
 from tasks import shards
 from tasks.cleaning import Tally
 from tasks.config import Data
 from tasks.curation import clean
 from tasks.errors import UserError
+from tasks.items import Item
 from tasks.sources import source_of
-from tasks.tokens import count_tokens, find_tokenizer
+from tasks.tokens import count_tokens, find_tokenizer, spans_words
 
 WORDS = "a steel kettle that holds two litres and whistles"
 Read = Callable[..., tuple[list[dict[str, Any]], Tally]]
@@ -219,15 +221,31 @@ def test_no_row_is_lost_between_shards(tmp_path: Path, name: str, monkeypatch: p
     assert [r["id"] for shard in cut for r in shards.read(shard)] == [r["id"] for r in rows]
 
 
-def test_tokens_are_counted_only_where_words_do_not_decide(read: Read) -> None:
-    """The gate gives what counting every text would give."""
-    rows = [row(id=f"{n:02}", title=" ".join(["Kettlewhistle"] * n) + " steel kettle pot") for n in range(1, 30)]
-    items, tally = read({"a.jsonl": lines(*rows)}, tokenizer="tiny-random", tokens_min=40)
-    from tasks.items import Item
+@pytest.mark.parametrize("name", ["tiny-random", pytest.param("smollm2-135m", marks=pytest.mark.slow)])
+def test_tokens_counted_word_by_word_are_those_of_the_whole_text(name: str, items: list[Item]) -> None:
+    """Whatever the words hold: the tokenizer itself gives the same."""
+    tokenizer = str(find_tokenizer(name))
+    odd = [
+        "it's 12,345.67 don't--stop",
+        "🫖 قلاية هوائية 电水壶 naïve",
+        "a  b\u00a0c\u2003d",
+        "((1)) <b> && \u0120x \u2581y",
+    ]
+    texts = [*items, *(Item("", text, text.upper()) for text in odd)]
+    whole = Tokenizer.from_file(tokenizer)
+    expected = [
+        len(whole.encode(" " + " ".join(f"{i.title} {i.text}".split()), add_special_tokens=False)) for i in texts
+    ]
+    assert count_tokens(texts, tokenizer) == expected
+    assert not spans_words(tokenizer)
 
-    counts = count_tokens([Item("", r["title"], "") for r in rows], str(find_tokenizer("tiny-random")))
-    assert {item["id"] for item in items} == {r["id"] for r, count in zip(rows, counts, strict=True) if count >= 40}
-    assert tally.dropped["fewer than 40 tokens"] == sum(count < 40 for count in counts) > 0
+
+def test_the_token_gate_counts_what_it_drops(read: Read) -> None:
+    """Below the least, with the reason."""
+    rows = [row(id=f"{n:02}", title=" ".join(["kettle"] * n)) for n in range(3, 20)]
+    items, tally = read({"a.jsonl": lines(*rows)}, tokenizer="tiny-random", tokens_min=70, text_min=0)
+    assert {item["id"] for item in items} == {f"{n:02}" for n in range(10, 20)}  # seven bytes a word, blank and all
+    assert tally.dropped == {"fewer than 70 tokens": 7}
 
 
 def test_suspicious_prices_are_reported_wherever_they_are(read: Read) -> None:
