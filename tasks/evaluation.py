@@ -274,23 +274,21 @@ class Evaluation:
             reason = f"it takes two models that beat a constant price and {MIN_BLEND} validation items set apart; "
             reason += f"there are {len(members)} and {len(self.items['apart'])}"
             return self.run.log_absent("blend", "blend", "skipped", reason)
+        blend = Blend.fit(self.truth["apart"], {name: self.answers[name, "apart"].price for name in members})
+        if len(blend.weights) < 2:
+            return self.run.log_absent("blend", "blend", "skipped", f"all of its weight is on {min(blend.weights)}")
+        blend.folders = {name: model_folder(self.run.client, members[name].model_id) for name in blend.weights}
+        weights = {name: f"{weight:.3f}" for name, weight in blend.weights.items()}
         made_from = digest(
             {
-                "members": {name: member.model_id for name, member in members.items()},
+                "members": {name: members[name].model_id for name in weights},
                 "fitted_on": items_digest(self.items["apart"]),
                 "code": code_digest("tasks.predictors.blend"),
             }
         )
-        rung = self.run.known_model(made_from)
-        if rung is not None:
-            blend = Blend.load(model_folder(self.run.client, rung.model_id))
-        else:
-            blend = Blend.fit(self.truth["apart"], {name: self.answers[name, "apart"].price for name in members})
-            blend.folders = {name: model_folder(self.run.client, members[name].model_id) for name in blend.weights}
-            weights = {name: f"{weight:.3f}" for name, weight in blend.weights.items()}
-            rung = self.run.log_model(
-                blend.save, "blend", "blend", tags={MADE_FROM: made_from}, params={"weight": weights}
-            )
+        rung = self.run.known_model(made_from) or self.run.log_model(
+            blend.save, "blend", "blend", tags={MADE_FROM: made_from}, params={"weight": weights}
+        )
         for part in ("validation", "test"):
             prices = {name: self.answers[name, part].price for name in blend.weights}
             self.answers["blend", part] = score(
