@@ -28,11 +28,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tasks.answers import median
 from tasks.catalogue import generate
 from tasks.config import load
 from tasks.items import from_row
 from tasks.predictors.language import LanguageModel, Recipe
-from tasks.pricing import median, price_distribution
+from tasks.pricing import price_distribution
 from tasks.prompts import parse
 
 PRUNE = (0.05, 0.1, 0.2)

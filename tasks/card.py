@@ -46,9 +46,12 @@ def _listed(counts: dict[str, int]) -> str:
 def render_html(card: dict[str, Any]) -> str:
     """The data card as a page of its own; what comes from the data is escaped, and no script runs."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
-    return environment.get_template("card.html.j2").render(card=card, largest=_largest)
+    return environment.get_template("data_card.html.j2").render(card=card, largest=_largest)
 
 
 def _largest(bins: list[dict[str, Any]]) -> int:

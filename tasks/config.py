@@ -115,7 +115,7 @@ class Prompt(Section):
 class Answer(Section):
     """How a language model's distribution over prices becomes its answer."""
 
-    estimate: str = Field("median", description="a name in tasks.pricing.ANSWERS, or greedy: the most probable text")
+    estimate: str = Field("median", description="a name in tasks.answers.ANSWERS, or greedy: the most probable text")
     temperature: Annotated[float, Field(gt=0)] | Literal["fit"] = Field(
         1.0, description="above 1 widens the distribution; fit: by CRPS, on validation items no model is chosen on"
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
     from mlflow.entities.model_registry import ModelVersion
 
-CARD = Path(__file__).parent / "templates" / "card.md.j2"
+CARD = Path(__file__).parent / "templates" / "model_card.md.j2"
 # The base models that come with this project: what they are called on the hub, and their licences.
 ORIGINS = {
     "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),

@@ -1,12 +1,8 @@
-"""The exact distribution of a causal language model over whole-number prices, and the answers read off it.
-
-A language model's greedy text is the most probable string, which is the best answer to no metric a price is judged by.
-RAIL (Lukasik et al., arXiv 2403.04182) answers with the estimator that fits the metric instead: the median of the
-model's own distribution for absolute error, the mean for squared error, the mean in log space for RMSLE.
+"""The exact distribution of a causal language model over whole-number prices.
 
     trie = build_trie(tokenizer)
     probabilities, mass = price_distribution(model, trie, prompts)  # prompts: token ids up to and with "Price is $"
-    guesses = ANSWERS["median"](probabilities, trie.prices)  # in the unit of the prompts
+    guesses = ANSWERS["median"](probabilities, trie.prices)  # tasks.answers; in the unit of the prompts
 
 The numbers form a trie over their tokens. Only its inner nodes are run through the model: the prompt alone where each
 number is one token, and 99 prefixes of one and two digits more where each digit is. They follow the prompt in one
@@ -22,14 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.metrics import crps_per_item
-from tasks.predictors import Distribution
-
 if TYPE_CHECKING:
     import torch
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # 1 is among them
 LOGITS_BYTES = 256 * 2**20  # float32 logits of one forward pass: nodes beyond it wait for the next pass
 SPLIT_NODES = 256  # a batch of fewer nodes is not worth splitting: a pass takes long however few there are
 SPLIT_SHARE = 0.85  # of the padded places that hold a node
@@ -37,7 +29,6 @@ LSE_ROWS = 16  # float32 logits of so many places fit a CPU's caches
 PRUNE_AIM = 0.8  # aim below the allowed rest, since it must also hold once the next nodes turn out to lose some mass
 LIKES = 4  # nodes that say how one like them shares its probability
 TINY = 1e-300
-TIE = 1e-12  # a cumulative probability this close to a quantile hits it exactly
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,59 +384,3 @@ def _share_alike(
         siblings = order[parents[order] == parent]
         likes = siblings if len(siblings) > 1 else order
         share[~ran & (parents == parent)] = given[likes[:LIKES]].mean(axis=0)
-
-
-def mean(probabilities: np.ndarray, prices: np.ndarray) -> np.ndarray:
-    """Mean price [n] of each row [n, k]: the best answer to squared error."""
-    return probabilities @ prices
-
-
-def log_mean(probabilities: np.ndarray, prices: np.ndarray) -> np.ndarray:
-    """exp(E[log(1 + price)]) - 1 of each row [n, k]: the best answer to the squared error of log(1 + price), RMSLE."""
-    return np.expm1(probabilities @ np.log1p(prices))
-
-
-def quantile(probabilities: np.ndarray, prices: np.ndarray, q: float) -> np.ndarray:
-    """The smallest of the ascending prices [k] whose cumulative probability reaches q, for each row [n, k].
-
-    Where it hits q exactly, every price up to the next possible one would do, and the middle of the two is returned.
-    """
-    if not 0 <= q <= 1:
-        raise ValueError(f"A quantile is between 0 and 1, got {q}.")
-    cumulative = probabilities.cumsum(axis=1)
-    cumulative /= cumulative[:, -1:]
-    last = (cumulative < 1 - TIE).sum(axis=1)
-    reaches = (cumulative < max(q - TIE, TIE)).sum(axis=1)
-    passes = np.minimum((cumulative <= q + TIE).sum(axis=1), last)
-    return (prices[reaches] + prices[np.maximum(passes, reaches)]) / 2
-
-
-def median(probabilities: np.ndarray, prices: np.ndarray) -> np.ndarray:
-    """Median price [n] of each row [n, k]: the best answer to absolute error."""
-    return quantile(probabilities, prices, 0.5)
-
-
-ANSWERS = {"median": median, "mean": mean, "log_mean": log_mean}  # each: [n, k] and ascending prices [k] to [n]
-
-
-def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """The distributions [n, k] to the power of 1 / temperature, each summing to 1 again: above 1 wider, below narrower.
-
-    (Guo et al. 2017 scale the logits of a classifier so; the prices are the classes here.)
-    """
-    if temperature == 1:
-        return probabilities
-    # Relative to the most probable price, so that nothing underflows.
-    powered = (probabilities / probabilities.max(axis=1, keepdims=True)) ** (1 / temperature)
-    return powered / powered.sum(axis=1, keepdims=True)
-
-
-def fit_temperature(probabilities: np.ndarray, prices: np.ndarray, truth: np.ndarray) -> float:
-    """The one of TEMPERATURES with the lowest mean CRPS of the truths [n]; of equals the nearest to 1."""
-    truth = np.asarray(truth, dtype=float)
-
-    def loss(temperature: float) -> float:
-        distribution = Distribution(prices, temper(probabilities, temperature))
-        return float(crps_per_item(truth, distribution).mean())
-
-    return float(min(TEMPERATURES, key=lambda temperature: (loss(temperature), abs(np.log(temperature)))))

@@ -20,10 +20,10 @@ import pytest
 import yaml
 
 from flows.cli import main
+from tasks.answers import TEMPERATURES
 from tasks.config import find_conf, load
 from tasks.items import Item
 from tasks.predictors.loading import load_predictor
-from tasks.pricing import TEMPERATURES
 from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, version_of
 from tasks.tracking import MODEL_ID, connect, experiment_id, model_folder
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.answers import TEMPERATURES, median
 from tasks.config import load
 from tasks.errors import UserError
 from tasks.items import Item
 from tasks.predictors import Predictions
 from tasks.predictors.language import LanguageModel, Recipe
-from tasks.pricing import TEMPERATURES, median
 from tasks.scoring import from_table, to_table
 
 SMOKE = "conf/smoke.yaml"

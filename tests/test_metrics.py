@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from tasks.answers import quantile
 from tasks.metrics import (
     METRICS,
     absolute_error,
@@ -26,7 +27,6 @@ from tasks.metrics import (
     sign_flip_p_values,
 )
 from tasks.predictors import Distribution, Predictions
-from tasks.pricing import quantile
 
 NAN = math.nan
 

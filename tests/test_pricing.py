@@ -13,17 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import pricing
-from tasks.pricing import (
-    ANSWERS,
-    build_trie,
-    fit_temperature,
-    log_mean,
-    mean,
-    median,
-    price_distribution,
-    quantile,
-    temper,
-)
+from tasks.answers import ANSWERS, fit_temperature, log_mean, mean, median, quantile, temper
+from tasks.pricing import build_trie, price_distribution
 
 DIGITS, NUMBERS = (
     r"\d",

@@ -11,20 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from tasks.answers import ANSWERS, fit_temperature, quantile, temper
 from tasks.config import Answer, Finetune, Prompt
 from tasks.errors import UserError
 from tasks.items import Item
 from tasks.predictors import Distribution, Predictions
-from tasks.pricing import (
-    ANSWERS,
-    batches,
-    build_trie,
-    evaluating,
-    fit_temperature,
-    price_distribution,
-    quantile,
-    temper,
-)
+from tasks.pricing import batches, build_trie, evaluating, price_distribution
 from tasks.progress import Progress
 from tasks.prompts import parse, render
 
