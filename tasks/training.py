@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,27 @@ class Watch(TrainerCallback):
         self.progress.__exit__(None)
 
 
+class Clock(TrainerCallback):
+    """Adds up the seconds that training steps take, scoring left out, over every interruption: the sum is saved with
+    each checkpoint, in the log."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.seconds = spent(state)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.seconds += time.perf_counter() - self.start
+        if control.should_save:
+            state.log_history.append({"step": state.global_step, "spent": self.seconds})
+
+
+def spent(state: TrainerState) -> float:
+    """The seconds of training up to the last checkpoint."""
+    return max((entry["spent"] for entry in state.log_history if "spent" in entry), default=0.0)
+
+
 def train(
     run: StageRun,
     language: LanguageModel,
@@ -143,7 +165,7 @@ def train(
         train_dataset=examples,
         processing_class=tokenizer,
         peft_config=_lora_config(conf),
-        callbacks=[Watch(run)],
+        callbacks=[Watch(run), Clock()],
         on_checkpoint=keep,
     )
     trainer.remove_callback(PrinterCallback)
@@ -171,7 +193,8 @@ class _KeepOnResume(TrainerCallback):
 
 def _log_checkpoint(run: StageRun, tuned: LanguageModel, step: int, n_train: int, state: TrainerState) -> str:
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    candidate = run.log_model(tuned.save, "finetuned", "finetuned", step=step, params={"n_train": n_train})
+    params = {"n_train": n_train, "fit_seconds": f"{spent(state):.3f}"}
+    candidate = run.log_model(tuned.save, "finetuned", "finetuned", step=step, params=params)
     run.log_metrics({"train_loss": losses[-1] if losses else None}, step=step, model_id=candidate.model_id)
     return candidate.model_id
 

@@ -18,7 +18,7 @@ from tasks import finetuning
 from tasks.config import PROJECT, Experiment, load
 from tasks.curation import curate
 from tasks.errors import UserError
-from tasks.tracking import StageRun, connect, experiment_id, model_folder
+from tasks.tracking import STEP, StageRun, connect, experiment_id, model_folder
 
 # Twelve steps, four checkpoints, and dropout, so that the random state matters.
 LONGER = ["finetune.sft.num_train_epochs=3", "finetune.lora.lora_dropout=0.2", "finetune.train_items=32"]
@@ -42,6 +42,13 @@ def adapters(experiment: Experiment) -> dict[int, dict[str, np.ndarray]]:
         model.step: load_file(model_folder(client, model.model_id) / "adapter" / "adapter_model.safetensors")
         for model in models
     }
+
+
+def fit_seconds(experiment: Experiment) -> list[float]:
+    """The seconds of training that each checkpoint took, by step."""
+    client = connect(experiment)
+    models = client.search_logged_models([experiment_id(experiment)], "tags.`pricewright.kind` = 'finetuned'")
+    return [float(model.params["fit_seconds"]) for model in sorted(models, key=lambda model: int(model.tags[STEP]))]
 
 
 def child(overrides: list[str]) -> subprocess.Popen:
@@ -72,6 +79,8 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, at: Callable) ->
             assert values.dtype == np.float32  # TRL would make them bfloat16, which loses small steps
             np.testing.assert_array_equal(values, resumed[step][name], err_msg=f"step {step}, {name}")
     assert not work.exists()
+    seconds = fit_seconds(killed)
+    assert seconds == sorted(seconds) and min(seconds) > 0  # the time before the kill is not forgotten
 
 
 def finished_checkpoint(process: subprocess.Popen, others: set[Path]) -> Path:
