@@ -60,8 +60,12 @@ def main(overrides: list[str]) -> None:
         evaluation = local_path(runs["evaluate"].info.artifact_uri)
         rows = {row["model"]: row for row in json.loads((evaluation / "leaderboard.json").read_text())["rows"]}
         stage_seconds = {name: (run.info.end_time - run.info.start_time) / 1000 for name, run in runs.items()}
-        # The checkpoint was scored on validation while it was trained; the base model is scored on both here.
+        # The checkpoint was scored on validation while it was trained; the base model is scored on both here, and each
+        # on the items of the blend if it beats a constant.
         scored = {"base": experiment.finetune.score_items, "finetuned": 0}
+        for name in scored:
+            kept = {metric.key for metric in client.get_logged_model(rows[name]["model_id"]).metrics}
+            scored[name] += experiment.evaluate.blend_items if "apart_mae" in kept else 0
         language = stage_seconds["finetune"] + sum(
             rows[name]["predict_ms"] * (rows[name]["n"] + extra) / 1000 for name, extra in scored.items()
         )
