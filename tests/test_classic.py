@@ -45,6 +45,7 @@ def test_a_rung_survives_saving_and_answers_within_the_prices_it_saw(
     np.testing.assert_array_equal(answer.price, again.price)
     np.testing.assert_array_equal(answer.high, again.high)
     assert answer.price.shape == (len(test),)
+    assert answer.price.dtype == answer.low.dtype == answer.high.dtype == float  # one table holds those of all rungs
     assert (answer.price > 0).all() and (answer.low <= answer.high).all() and (answer.low >= 0).all()
     if name != "random":
         prices = [item.price for item in train]

@@ -156,7 +156,7 @@ class Classic:
         """Price the items."""
         recipe = BASELINES[self.name]
         features = recipe.features(items)
-        raw = features if self.estimator is None else self.estimator.predict(features)
+        raw = np.asarray(features if self.estimator is None else self.estimator.predict(features), dtype=float)
         price = np.clip(np.expm1(raw) if recipe.log else raw, self.lowest, self.highest)
         price = np.round(price, 6)  # trees that vote in parallel add up in any order, which shows beyond that
         return Predictions(price, *interval(price, self.spread))
