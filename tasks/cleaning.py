@@ -16,36 +16,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks import shards, similarity
+from tasks import shards, similarity, splits
 from tasks.config import Data
 from tasks.digests import digest, fraction
 from tasks.items import Item, RejectedError, from_row
 from tasks.leaks import Leak
 from tasks.scrubbing import scrub
 from tasks.shards import Row, Shard
-from tasks.splits import item_digest
 from tasks.tokens import TokenGate
 
 EXAMPLES = 10
 # Prices that stand for "none": 0.01, runs of nines or ones, round millions. Reported wherever they are.
 PLACEHOLDER = re.compile(r"0\.01|9{3,}(\.9+)?|1{3,}(\.1+)?|[1-9]0{6,}|1234(56?7?8?9?)?(\.\d+)?")
 SCHEMA = pa.schema(
-    {
-        "row": pa.int64(),  # of this run: the number of the shard and of the item in it
-        "digest": pa.string(),  # of all the item's content: the tie-breaker that depends on nothing else
-        "same": pa.string(),  # of title and text, whatever their case: equal for exact duplicates
-        "id": pa.string(),
-        "title": pa.string(),
-        "text": pa.string(),
-        "category": pa.string(),
-        "details": pa.string(),
-        "price": pa.float64(),
-        "place": pa.float64(),  # which split
-        "draw": pa.float64(),  # which are kept under the cap of a split
-        "slot_draw": pa.float64(),  # which are kept under the cap of a dollar, by weight
-        "tokens": pa.int32(),  # -1 where nobody had to count
-        "signature": pa.binary(),
-    }
+    [
+        ("row", pa.int64()),  # of this run: the number of the shard and of the item in it
+        ("digest", pa.string()),  # of all the item's content: the tie-breaker that depends on nothing else
+        ("same", pa.string()),  # of title and text, whatever their case: equal for exact duplicates
+        *splits.SCHEMA,
+        ("place", pa.float64()),  # which split
+        ("draw", pa.float64()),  # which are kept under the cap of a split
+        ("slot_draw", pa.float64()),  # which are kept under the cap of a dollar, by weight
+        ("tokens", pa.int32()),  # -1 where nobody had to count
+        ("signature", pa.binary()),
+    ]
 )
 
 
@@ -199,7 +193,7 @@ def _table(number: int, items: list[Item], tokens: list[int], rules: Data, seed:
     same = [sameness(item) for item in items]
     columns: dict[str, Any] = {
         "row": range(number << 32, (number << 32) + len(items)),
-        "digest": [item_digest(item) for item in items],
+        "digest": [splits.item_digest(item) for item in items],
         "same": [digest(text) for text in same],
         "id": [item.id for item in items],
         "title": [item.title for item in items],
