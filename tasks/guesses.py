@@ -141,7 +141,10 @@ def _read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = raw.decode("utf-16" if wide else "utf-8-sig", errors="replace").replace("\0", "")
     header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), restval="")
+    # Strict: a quote that is never closed would otherwise swallow the rest of the file as one cell.
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), restval="", strict=True
+    )
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
     missing = [column for column in columns if column not in reader.fieldnames]
     if missing:
