@@ -141,16 +141,18 @@ def curate(folder: Path, store: Path, *overrides: str) -> Measured:
     options = [f"tracking.uri=sqlite:///{store}/mlflow.db", f"tracking.artifacts={store}/artifacts"]
     words = ["curate", "-c", CONF, f"data.path={folder}", *GATES, *overrides, *options]
     before, start, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    said = store / "stderr.txt"
+    with said.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *words], stdout=subprocess.DEVNULL, stderr=stderr
+        )
     watched = psutil.Process(process.pid)
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
             peak = max(peak, sum(_memory(member) for member in [watched, *watched.children(recursive=True)]))
         time.sleep(0.2)
     if process.returncode:
-        sys.exit(f"pricewright {' '.join(words)} failed")
+        sys.exit(f"pricewright {' '.join(words)} failed:\n{said.read_text()}")
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     experiment = load(CONF, options)
     (run,) = connect(experiment).search_runs([experiment_id(experiment)])

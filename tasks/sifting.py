@@ -6,6 +6,8 @@ keeps to MEMORY and puts the rest on disk. No step depends on the order of rows.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +22,9 @@ from tasks.splits import SCHEMA, Split
 
 MEMORY = "384MB"
 BATCH = 20_000  # rows held at once
+BUCKET = 50_000  # rows sorted at once; more where there would be too many buckets,
+MOST_BUCKETS = 250  # each of which is an open file
+SAMPLE_PER_BUCKET = 100  # ids by which buckets are cut
 FEW = 4  # held-out items of a bucket that are tried first
 
 
@@ -153,13 +158,34 @@ class Sieve:
         self.database.unregister("found")
 
     def batches(self, split: Split) -> Iterator[pa.RecordBatch]:
-        """The items of a split, sorted by id, as batches of the splits' columns."""
+        """The items of a split, sorted by id, as batches of the splits' columns.
+
+        Sorted in buckets of neighbouring ids, each of which fits into memory: DuckDB's own sort of rows as wide as
+        texts gives up where they do not all fit.
+        """
         names = ", ".join(f"files.{name}" for name in SCHEMA.names)
-        query = (
-            f"SELECT {names} FROM {self.files} files JOIN items USING (row) WHERE split = '{split}' ORDER BY files.id"
-        )
-        for batch in self.run(query).fetch_record_batch(BATCH):
-            yield batch.cast(SCHEMA)
+        query = f"SELECT {names} FROM {self.files} files JOIN items USING (row) WHERE split = '{split}'"
+        bounds = self._bounds(split)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            files = [Path(folder) / f"{number}.arrow" for number in range(len(bounds) + 1)]
+            with contextlib.ExitStack() as stack:
+                writers = [stack.enter_context(pa.ipc.new_stream(str(file), SCHEMA)) for file in files]
+                for batch in self.run(query).fetch_record_batch(BATCH):
+                    buckets = np.searchsorted(bounds, np.array(batch["id"].to_pylist(), dtype=object), "right")
+                    for number in np.unique(buckets):
+                        writers[number].write_batch(batch.filter(pa.array(buckets == number)).cast(SCHEMA))
+            for file in files:
+                with pa.memory_map(str(file)) as source:
+                    yield from pa.ipc.open_stream(source).read_all().sort_by("id").to_batches(BATCH)
+
+    def _bounds(self, split: Split) -> np.ndarray:
+        """Ids that cut a split into buckets of about BUCKET items; in strings' own order, that of their characters."""
+        pieces = min(-(-self.count(f"split = '{split}'") // BUCKET), MOST_BUCKETS)
+        sample = self.run(
+            f"SELECT id FROM items WHERE split = '{split}' ORDER BY hash(id), id LIMIT {SAMPLE_PER_BUCKET * pieces}"
+        ).fetchall()
+        ids = sorted(identity for (identity,) in sample)
+        return np.array(ids[SAMPLE_PER_BUCKET::SAMPLE_PER_BUCKET], dtype=object)
 
     def digests(self, split: Split) -> Iterator[str]:
         """The digests of the items of a split, sorted."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from flows.cli import main
-from tasks import curation, shards
+from tasks import curation, shards, sifting
 from tasks.catalogue import generate
 from tasks.config import Experiment, load
 from tasks.curation import curate
@@ -301,6 +301,18 @@ def test_missing_and_broken_files_are_named(tmp_path: Path, at: Callable) -> Non
         curate(load("conf/smoke.yaml", [*at(tmp_path), "data.source=files"]))
     with pytest.raises(UserError, match="there is no source 'sampel'"):
         curate(load("conf/smoke.yaml", [*at(tmp_path), "data.source=sampel"]))
+
+
+def test_splits_of_any_size_are_whole_and_sorted(curated: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too large to be sorted at once is sorted in parts: the same items in the same order."""
+    whole = curated(rows(200))
+    monkeypatch.setattr(sifting, "BUCKET", 20)
+    monkeypatch.setattr(sifting, "SAMPLE_PER_BUCKET", 3)
+    parts = curated(rows(200))
+    for split in SPLITS:
+        items = read_split(parts, split)
+        assert items == read_split(whole, split)
+        assert [item.id for item in items] == sorted(item.id for item in items)
 
 
 def test_a_damaged_split_is_made_again(experiment: Experiment) -> None:
