@@ -248,7 +248,8 @@ def predict(arguments: argparse.Namespace) -> None:
     from tasks.items import Item
     from tasks.predictors.loading import load_predictor
     from tasks.registry import CHAMPION, expected
-    from tasks.tracking import MODEL_ID, connect, model_folder
+    from tasks.store import connect, model_folder
+    from tasks.tracking import MODEL_ID
 
     items = [Item.from_text(text) for text in arguments.texts]
     if arguments.file:

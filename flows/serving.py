@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from flows.ui import check_free
 from tasks.config import Experiment
 from tasks.registry import CHAMPION, expected
-from tasks.tracking import MODEL, MODEL_ID, connect
+from tasks.store import connect
+from tasks.tracking import MODEL, MODEL_ID
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

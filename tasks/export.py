@@ -21,7 +21,8 @@ from tasks.predictors.loading import load_predictor
 from tasks.registry import expected
 from tasks.scoring import kept_as, recall
 from tasks.splits import Dataset, read_split, sample
-from tasks.tracking import MODEL_ID, Candidate, StageRun, candidate, connect, model_folder
+from tasks.store import connect, model_folder
+from tasks.tracking import MODEL_ID, Candidate, StageRun, candidate
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData

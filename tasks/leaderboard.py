@@ -16,7 +16,8 @@ from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, registered
 from tasks.splits import Dataset, read_split
-from tasks.tracking import DIGEST, Candidate, StageRun, connect, tracking_uri
+from tasks.store import connect, tracking_uri
+from tasks.tracking import DIGEST, Candidate, StageRun
 
 if TYPE_CHECKING:
     from tasks.report import Leaderboard

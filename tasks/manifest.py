@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from tasks.digests import file_digest
+from tasks.store import local_path
 
 if TYPE_CHECKING:
     from tasks.tracking import StageRun
@@ -50,9 +50,3 @@ def _contents(place: str) -> dict[str, str]:
             elif Path(info.path).name not in REWRITTEN:
                 found[info.path] = str(info.file_size)
     return found
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a file: URI or a plain path; None for what lies elsewhere."""
-    parts = urlparse(uri)
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None

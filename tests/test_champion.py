@@ -25,7 +25,8 @@ from tasks.config import find_conf, load
 from tasks.items import Item
 from tasks.predictors.loading import load_predictor
 from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, version_of
-from tasks.tracking import MODEL_ID, connect, experiment_id, model_folder
+from tasks.store import connect, experiment_id, model_folder
+from tasks.tracking import MODEL_ID
 
 
 def command(*words: str) -> tuple[int, str]:

@@ -11,7 +11,8 @@ import pytest
 
 from tasks.config import Experiment
 from tasks.errors import UserError
-from tasks.tracking import connect, experiment_id, local_path, slug, stage
+from tasks.store import connect, experiment_id, local_path
+from tasks.tracking import slug, stage
 
 
 def work(experiment: Experiment, digest: str = "d1", fail: BaseException | None = None, **options) -> tuple[bool, str]:
@@ -116,9 +117,9 @@ def test_any_display_name_becomes_one_that_a_logged_model_accepts() -> None:
 
 def test_a_read_only_store_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mlruns that cannot be written is said before any work."""
-    from tasks import tracking
+    from tasks import store
 
     (tmp_path / "mlruns").write_text("a file where a folder should be")
-    monkeypatch.setattr(tracking, "PROJECT", tmp_path)
+    monkeypatch.setattr(store, "PROJECT", tmp_path)
     with pytest.raises(UserError, match="cannot be written"):
         connect(Experiment())
