@@ -133,7 +133,7 @@ def publish(experiment: Experiment, run_id: str, command: str | None = None) -> 
         run.log_rung(rung, metrics, params, {mark: row[mark] for mark in MARKS})
         run.log_use(run.rung(rung), f"{dataset['name']}-test", dataset["digest"], [rung.model_id])
     run.log_use(run.id, f"{dataset['name']}-test", dataset["digest"])
-    return run.artifact(REPORT)
+    return run.artifact(REPORT, fresh=True)
 
 
 def settings(experiment: Experiment) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
+from tasks.basemodel import cache_folder
 from tasks.config import PROJECT, Experiment
 from tasks.errors import UserError
 
@@ -24,6 +26,7 @@ def connect(experiment: Experiment) -> MlflowClient:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for scripts
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -67,20 +70,77 @@ def model_folder(client: MlflowClient, model_id: str) -> Path:
     return fetch(f"{client.get_logged_model(model_id).artifact_location}/artifacts/predictor")
 
 
-def fetch(uri: str) -> Path:
-    """Where an artifact lies on this machine: in place in a local store, else in a temporary folder.
+def fetch(uri: str, *, fresh: bool = False) -> Path:
+    """Where an artifact, a file or a folder, lies on this machine: in place in a local store, else in the cache, where
+    each file is fetched to once. `fresh` fetches a file that may have been written again.
 
     Raises:
         FileNotFoundError: it is gone.
     """
     place = local_path(uri)
-    if place is None:
-        import mlflow
-
-        return Path(mlflow.artifacts.download_artifacts(uri))
-    if not place.exists():
-        raise FileNotFoundError(f"{place} is gone")
+    if place is not None:
+        if not place.exists():
+            raise FileNotFoundError(f"{place} is gone")
+        return place
+    place = _cached_as(uri)
+    if place.is_file() and not fresh:
+        return place
+    files = listing(uri)
+    if not files:
+        _download(uri, place)
+    for name, size in files.items():
+        if not (place / name).is_file() or (place / name).stat().st_size != size:
+            _download(f"{uri}/{name}", place / name)
     return place
+
+
+def listing(uri: str) -> dict[str, int]:
+    """The files below an artifact location, with their sizes in bytes; none if it is a file itself or not there."""
+    place = local_path(uri)
+    if place is not None:
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        return {path.relative_to(place).as_posix(): path.stat().st_size for path in files}
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    store, found, pending = get_artifact_repository(uri), {}, [""]
+    while pending:
+        for info in store.list_artifacts(pending.pop() or None):
+            if info.is_dir:
+                pending.append(info.path)
+            else:
+                found[info.path] = info.file_size
+    return dict(sorted(found.items()))
+
+
+def forget(uri: str) -> None:
+    """Remove the copies here of what lies elsewhere below a location."""
+    if local_path(uri) is None:
+        shutil.rmtree(_cached_as(uri), ignore_errors=True)
+
+
+def _cached_as(uri: str) -> Path:
+    """Where a copy of what lies elsewhere is kept: by its address, which MLflow gives to one thing only."""
+    parts = urlparse(uri)
+    names = [name for name in unquote(parts.path).split("/") if name]
+    if ".." in names:
+        raise ValueError(f"{uri} leads out of its store")
+    return cache_folder().joinpath("artifacts", parts.scheme, parts.hostname or "store", *names)
+
+
+def _download(uri: str, file: Path) -> None:
+    """Fetch a file under a temporary name and rename it, so that a kill leaves no half file."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as temporary:
+        try:
+            Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)).replace(file)
+        except MlflowException as error:
+            folder, _, name = uri.rpartition("/")
+            if name in listing(folder):  # which fails as well, and says why, where the store cannot be reached
+                raise
+            raise FileNotFoundError(f"{uri} is gone") from error
 
 
 def local_path(uri: str) -> Path | None:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from tasks.config import PROJECT, Experiment
 from tasks.errors import UserError
 from tasks.manifest import MANIFEST, intact, manifest
-from tasks.store import connect, experiment_id, fetch
+from tasks.store import connect, experiment_id, fetch, local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,6 +38,7 @@ STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.re
 MAX_NOTE = 8_000  # characters that a tag of MLflow holds
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 EXTERNAL = "pricewright.external"
+CANDIDATES = "candidates.json"
 SERVED = PROJECT / "tasks" / "predictors" / "served.py"
 
 
@@ -160,9 +161,15 @@ class StageRun:
         )
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
-    def artifact(self, name: str) -> Path:
-        """Where an artifact of the run lies on this machine; fetched first if the store is elsewhere."""
-        return fetch(f"{self.run.info.artifact_uri}/{name}")
+    def place(self, name: str) -> str:
+        """The address of an artifact: its path in a local store, else its URI."""
+        uri = f"{self.run.info.artifact_uri}/{name}"
+        return str(local_path(uri) or uri)
+
+    def artifact(self, name: str, *, fresh: bool = False) -> Path:
+        """Where an artifact of the run lies on this machine; fetched first if the store is elsewhere, and `fresh` if it
+        may have been written again."""
+        return fetch(self.place(name), fresh=fresh)
 
     def read_json(self, name: str) -> Any:
         """What `log_json` kept."""
@@ -241,7 +248,9 @@ class StageRun:
                 return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))
 
     def candidates(self) -> list[Candidate]:
-        """The handles of `models`."""
+        """The handles of `models`; of a finished run those it ended with, though models may be deleted since."""
+        if self.done:
+            return [Candidate(**handle) for handle in self.read_json(CANDIDATES)]
         return [candidate(model) for model in self.models()]
 
 
@@ -302,6 +311,7 @@ def stage(
             failed = isinstance(error, Exception)
             client.set_terminated(run.info.run_id, "FAILED" if failed else "KILLED")
             raise
+        current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
         current.log_json(manifest(current), MANIFEST)
         client.set_terminated(run.info.run_id, "FINISHED")
 
