@@ -138,7 +138,7 @@ def publish(experiment: Experiment, run_id: str, command: str | None = None) -> 
 
 def settings(experiment: Experiment) -> dict[str, Any]:
     """The conf with every default, but for where and when: what the figures depend on."""
-    return experiment.model_dump(mode="json", exclude={"tracking", "schedule"})
+    return experiment.model_dump(mode="json", exclude={"tracking", "schedule", "gc"})
 
 
 def provenance(experiment: Experiment) -> dict[str, str]:

@@ -7,8 +7,9 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote, urlparse, urlsplit
 
 from tasks.basemodel import cache_folder
 from tasks.config import PROJECT, Experiment
@@ -22,7 +23,7 @@ def connect(experiment: Experiment) -> MlflowClient:
     """A client of the tracking server or database of the conf; `mlruns/mlflow.db` in the project by default.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the place cannot be written, or its password is not in the environment.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -32,15 +33,37 @@ def connect(experiment: Experiment) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
-    mlflow.set_tracking_uri(tracking_uri(experiment))
+    mlflow.set_tracking_uri(address(experiment))
     if experiment.tracking.uri is None:
         _check_writable(PROJECT / "mlruns")
     return mlflow.MlflowClient()
 
 
 def tracking_uri(experiment: Experiment) -> str:
-    """The tracking URI of the conf."""
+    """The tracking URI as the conf has it, to be shown: without the values of the environment."""
     return experiment.tracking.uri or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
+
+
+def address(experiment: Experiment) -> str:
+    """The tracking URI to connect to. The user and password of a server go to where MLflow looks for them, so that no
+    message of its holds them.
+
+    Raises:
+        UserError: a variable that the URI names is not set.
+    """
+    uri = tracking_uri(experiment)
+    if uri.startswith("sqlite:"):
+        return uri
+    try:
+        uri = Template(uri).substitute(os.environ)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"tracking.uri: {error.args[0]} is not set in the environment.") from None
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return uri
 
 
 def _check_writable(folder: Path) -> None:
@@ -56,9 +79,16 @@ def experiment_id(experiment: Experiment) -> str:
     """The MLflow experiment of the conf, made if it is not there."""
     client = connect(experiment)
     known = client.get_experiment_by_name(experiment.tracking.experiment)
-    if known is not None:
-        return known.experiment_id
     artifacts = experiment.tracking.artifacts
+    if known is not None:
+        if artifacts is not None and (local_path(artifacts) or artifacts.rstrip("/")) != (
+            local_path(known.artifact_location) or known.artifact_location.rstrip("/")
+        ):
+            raise UserError(
+                f"The experiment {known.name} keeps its artifacts in {known.artifact_location}, not in {artifacts}. "
+                "Leave tracking.artifacts out, or give tracking.experiment another name."
+            )
+        return known.experiment_id
     if artifacts is None and experiment.tracking.uri is None:
         artifacts = (PROJECT / "mlruns" / "artifacts").as_uri()
     kind = {"mlflow.experimentKind": "custom_model_development"}

@@ -6,15 +6,18 @@ import contextlib
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from endpoint import KEY, completion, send, serving
 
 from flows.cli import main
 from tasks.config import load
@@ -22,6 +25,7 @@ from tasks.store import connect, experiment_id, fetch, listing
 from tasks.tracking import STAGE, stage
 
 SMOKE = "conf/smoke.yaml"
+PASSWORD, TOKEN = "pw-5up3r53cr3t", "hf_5up3r53cr3t5up3r53cr3t"
 SMALL = ["data.rows=240", "baselines.rungs=[constant,tfidf_ridge]", "evaluate.api=[]", "evaluate.resamples=200"]
 SMALL += ["finetune.checkpoints=2", "finetune.train_items=16", "finetune.score_items=8", "finetune.quantization=null"]
 
@@ -139,3 +143,81 @@ def test_the_champion_is_loaded_from_the_server(overrides: list[str]) -> None:
     connect(load(SMOKE, overrides))
     (row,) = mlflow.pyfunc.load_model("models:/pricewright@champion").predict(["Steel kettle"]).to_dict("records")
     assert 0 < row["low"] <= row["price"] <= row["high"]
+
+
+def talkative(handler: BaseHTTPRequestHandler, asked: str, attempt: int) -> None:
+    """An endpoint that fails for some items, and repeats the key whatever it says."""
+    kind = len(asked) % 4
+    if kind == 0 and attempt == 0:
+        return send(
+            handler, {"error": {"message": f"the key {handler.headers['authorization']} made me fall over"}}, 500
+        )
+    if kind == 1:
+        return send(handler, {"error": {"message": f"{KEY} may not ask this"}}, 422)
+    return send(handler, completion(f"$20, says {KEY}"))
+
+
+def refusing(handler: BaseHTTPRequestHandler, _asked: str, _attempt: int) -> None:
+    """An endpoint that does not know the key, and repeats it."""
+    send(handler, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, 401)
+
+
+def test_keys_stay_in_the_environment(server: str, folder: Path, tmp_path: Path) -> None:
+    """An API's key, the hub's token and the server's password are in no file, no database, no log and no message, with
+    --debug and with calls that fail."""
+    conf = ["-c", SMOKE, "--debug", f"tracking.uri={server.replace('//', '//somebody:$STORE_PASSWORD@')}", *SMALL[:2]]
+    conf += ["tracking.experiment=keys", "finetune.enabled=false", "evaluate.resamples=200"]
+    asked = "input_price: 0, output_price: 0, retries: 1"
+    secrets = {"OPENAI_API_KEY": KEY, "HF_TOKEN": TOKEN, "STORE_PASSWORD": PASSWORD}
+    home = {"PREFECT_HOME": str(tmp_path / "prefect"), "PRICEWRIGHT_CACHE": str(tmp_path / "cache")}
+    with serving(talkative) as one, serving(refusing) as other:
+        models = f"[{{name: m, base_url: '{one.url}', {asked}}}, {{name: n, base_url: '{other.url}', {asked}}}]"
+        words = [sys.executable, "-m", "flows.cli", "run", *conf, f"evaluate.api={models}"]
+        said = subprocess.run(words, env=os.environ | secrets | home, cwd=tmp_path, capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        assert f"Bearer {KEY}" in one.keys and f"Bearer {KEY}" in other.keys
+    assert "AuthenticationError" in said.stdout + said.stderr + Path(said.stdout.splitlines()[-1]).read_text()
+    for secret in secrets.values():
+        assert secret not in said.stdout + said.stderr
+        for place in (folder, tmp_path):
+            files = [file for file in place.rglob("*") if file.is_file()]
+            assert len(files) > 20
+            assert not [file for file in files if secret.encode() in file.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"tracking.uri=postgresql://user:{PASSWORD}@host/db",
+        f"tracking.uri=http://user:{PASSWORD}@127.0.0.1",
+        f"tracking.uri=mysql://host/db?user=u&password={PASSWORD}",
+        f"tracking.uri=other://user:$STORE_PASSWORD@host/{PASSWORD}",
+        f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, base_url: 'http://u:{PASSWORD}@host'}}]",
+        f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, key_env: {PASSWORD}}}]",
+        f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, parameters: {{extra: {{api-key: {PASSWORD}}}}}}}]",
+        f"finetune.sft.hub_token={PASSWORD}",
+    ],
+)
+def test_a_key_in_a_conf_is_refused_and_not_repeated(override: str, capsys: pytest.CaptureFixture) -> None:
+    """The message names the key of the conf and says where keys belong, or what was expected."""
+    assert main(["leaderboard", "-c", SMOKE, override]) == 2
+    said = capsys.readouterr().err
+    assert PASSWORD not in said and re.search(r"environment|Expected", said)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://user:$STORE_PASSWORD@127.0.0.1:1", "postgresql://user:${STORE_PASSWORD}@127.0.0.1:1/db"]
+)
+def test_a_server_that_is_not_there_is_one_message(
+    uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """With what to do, and without the password; so is a variable that is not set."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    assert main(["leaderboard", "-c", SMOKE, f"tracking.uri={uri}"]) == 2
+    assert "STORE_PASSWORD is not set" in capsys.readouterr().err
+    monkeypatch.setenv("STORE_PASSWORD", PASSWORD)
+    assert main(["leaderboard", "-c", SMOKE, f"tracking.uri={uri}"]) == 2
+    said = capsys.readouterr().err
+    assert PASSWORD not in said and ("cannot be reached" in said or "not installed" in said)
