@@ -38,6 +38,7 @@ STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.re
 MAX_NOTE = 8_000  # characters that a tag of MLflow holds
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 EXTERNAL = "pricewright.external"
+SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
 CANDIDATES = "candidates.json"
 SERVED = PROJECT / "tasks" / "predictors" / "served.py"
 
@@ -314,6 +315,9 @@ def stage(
         current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
         current.log_json(manifest(current), MANIFEST)
         client.set_terminated(run.info.run_id, "FINISHED")
+        for older in _search(client, where, name, digest):  # by the tag and not by time: clocks are put back
+            if older.info.status == "FINISHED" and older.info.run_id != run.info.run_id:
+                client.set_tag(older.info.run_id, SUPERSEDED, run.info.run_id)
 
 
 @contextmanager
@@ -338,7 +342,7 @@ def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Ru
 
 
 def _finished(client: MlflowClient, where: str, name: str, digest: str, *, whole: bool) -> Run | None:
-    for run in _search(client, where, name, digest):
+    for run in sorted(_search(client, where, name, digest), key=lambda run: SUPERSEDED in run.data.tags):
         if run.info.status == "FINISHED" and (not whole or intact(StageRun(client, run, name, done=True))):
             return run
     return None

@@ -36,6 +36,20 @@ def test_a_stage_is_done_once_for_one_digest(experiment: Experiment) -> None:
     assert work(experiment) == (True, again)
 
 
+def test_what_was_done_last_counts_whatever_the_clock_said(experiment: Experiment) -> None:
+    """A result of `again` takes the place of one that was dated later; damaged, it gives the place back."""
+    import sqlite3
+
+    _, first = work(experiment)
+    with sqlite3.connect(experiment.tracking.uri.removeprefix("sqlite:///")) as database:
+        database.execute("update runs set start_time = start_time + 10000000, end_time = end_time + 10000000")
+    _, again = work(experiment, mode="again")
+    assert again != first and work(experiment) == (True, again)
+    folder = local_path(connect(experiment).get_run(again).info.artifact_uri)
+    (folder / "result.json").write_text("{}")
+    assert work(experiment) == (True, first)
+
+
 def test_a_stage_that_failed_is_not_done(experiment: Experiment) -> None:
     """Its run is FAILED, or KILLED when it was interrupted, and the next call does the work."""
     for error, status in ((ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")):
