@@ -182,7 +182,10 @@ def runner_of(data: Data) -> TaskRunner:
         return ThreadPoolTaskRunner(max_workers=os.cpu_count())
     from prefect_dask import DaskTaskRunner
 
-    return DaskTaskRunner(address=None if data.runner == "dask" else data.runner)
+    if data.runner == "dask":
+        # Dask's own default shows its dashboard to the whole network.
+        return DaskTaskRunner(cluster_kwargs={"dashboard_address": "127.0.0.1:0"})
+    return DaskTaskRunner(address=data.runner)
 
 
 def clean_fixed_test(data: Data, seed: int, folder: Path, tally: Tally) -> bool:
