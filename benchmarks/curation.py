@@ -33,7 +33,7 @@ import psutil
 from tasks import catalogue
 from tasks.basemodel import load_tokenizer
 from tasks.config import load
-from tasks.tracking import connect, experiment_id
+from tasks.store import connect, experiment_id
 
 CONF = "conf/files.yaml"
 TOKENIZER = "smollm2-135m"

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from tasks.config import load
 from tasks.metrics import absolute_error, paired_comparison
-from tasks.tracking import STAGE, connect, experiment_id, local_path
+from tasks.store import connect, experiment_id, local_path
+from tasks.tracking import STAGE
 
 CLAIMS = ("base", "constant_median")  # what the chosen checkpoint must beat; declared before any run
 ALPHA = 0.05

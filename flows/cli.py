@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import shlex
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.remedies import hidden, remedy
 from tasks.config import DEFAULT_CONF, Experiment, load
 from tasks.errors import UserError
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if (message := storage_trouble(error)) is not None:
+        if (message := remedy(error)) is not None:
             return fail(message, 2, debug=arguments.debug)
         message = f"{type(error).__name__}: {error}\nThe same command with --debug shows where it happened."
         return fail(message, 1, debug=arguments.debug)
@@ -105,6 +105,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--best-checkpoint", action="store_true", help="not the champion, but the best checkpoint")
     command.add_argument("-n", "--items", type=int, default=100, help="test items to score a merged model on again")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf")
+    command = add("gc", collect_garbage, "what old runs and models could be deleted; with --delete, delete them")
+    command.add_argument("--delete", action="store_true", help="really delete, for good")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf, e.g. gc.keep_days=7")
     command = add("human", write_sheet, "a sheet of test items for a person to price")
     command.add_argument("sheet", metavar="SHEET", help="the CSV to write; one that is there is never overwritten")
     command.add_argument("-n", "--items", type=int, default=100, help="how many items (default 100)")
@@ -136,23 +139,9 @@ def environment(*, debug: bool) -> None:
 def fail(message: str, status: int, *, debug: bool) -> int:
     """Say what went wrong on standard error."""
     if debug:
-        traceback.print_exc()
-    print(f"pricewright: {message}", file=sys.stderr)
+        print(hidden(traceback.format_exc()), file=sys.stderr)
+    print(f"pricewright: {hidden(message)}", file=sys.stderr)
     return status
-
-
-def storage_trouble(error: BaseException | None) -> str | None:
-    """What to do if a full or read-only disk is behind an error, however deep; None if it is something else."""
-    while error is not None:
-        said = str(error).partition("\n")[0]  # a database's error goes on with its whole query
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "disk is full" in said:
-            return f"The disk is full ({said}). Make room; what was finished is kept, and the same command goes on."
-        locked = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES)
-        if locked or "readonly database" in said:
-            return f"Something cannot be written ({said}). Fix its permissions, or point tracking.* at another place."
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def run_stage(arguments: argparse.Namespace) -> None:
@@ -248,7 +237,8 @@ def predict(arguments: argparse.Namespace) -> None:
     from tasks.items import Item
     from tasks.predictors.loading import load_predictor
     from tasks.registry import CHAMPION, expected
-    from tasks.tracking import MODEL_ID, connect, model_folder
+    from tasks.store import connect, model_folder
+    from tasks.tracking import MODEL_ID
 
     items = [Item.from_text(text) for text in arguments.texts]
     if arguments.file:
@@ -304,6 +294,20 @@ def export(arguments: argparse.Namespace) -> None:
     experiment, folder = load(arguments.conf, arguments.overrides), Path(arguments.folder)
     for line in write(experiment, folder, alias, adapter=arguments.adapter, items=arguments.items):
         print(line)
+
+
+def collect_garbage(arguments: argparse.Namespace) -> None:
+    """Say what may go, and delete it if asked to."""
+    from tasks.retention import delete, plan
+
+    experiment = load(arguments.conf, arguments.overrides)
+    found = plan(experiment)
+    print(found)
+    if arguments.delete:
+        delete(experiment, found)
+        print("Deleted.")
+    else:
+        print("Nothing was deleted: that takes --delete.")
 
 
 def write_sheet(arguments: argparse.Namespace) -> None:

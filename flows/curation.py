@@ -8,6 +8,7 @@ from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
+from tasks.store import fetch
 
 
 @flow(name="curate", flow_run_name="curate {conf}", on_running=[watch_progress])
@@ -19,4 +20,4 @@ def curation(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again
         overrides: `key=value` pairs that go over it.
         again: do it even if it is done.
     """
-    return curate(load(conf, overrides), mode_of(again)).path
+    return str(fetch(curate(load(conf, overrides), mode_of(again)).path))

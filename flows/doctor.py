@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.basemodel import EMBEDDED, TINY, cached_as, pick_device, pick_dtype
 from tasks.config import PROJECT, Api, Experiment
 from tasks.predictors.api import forbidden
-from tasks.tracking import connect, tracking_uri
+from tasks.store import connect, tracking_uri
 
 
 def examine(experiment: Experiment) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from flows.ui import check_free
 from tasks.config import Experiment
 from tasks.registry import CHAMPION, expected
-from tasks.tracking import MODEL, MODEL_ID, connect
+from tasks.store import connect
+from tasks.tracking import MODEL, MODEL_ID
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +31,7 @@ class Limits:
 
 
 class BadRequestError(ValueError):
-    """What is wrong with a request, and the HTTP status that says what kind of wrong it is."""
+    """What is wrong with a request, or with its answer, and the HTTP status that says what kind of wrong it is."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -62,8 +63,22 @@ class Guard:
             whole, body = body, None
             return {"type": "http.request", "body": whole, "more_body": False}
 
+        said = b""
+
+        async def shielded(message: Message) -> None:
+            nonlocal said
+            if message["type"] == "http.response.start" and message["status"] in (400, 500):
+                said = b"the model failed: "
+            if not said:
+                await send(message)
+            said += message.get("body", b"") if said else b""
+
         async with self.turn:
-            await self.app(scope, again, send)
+            await self.app(scope, again, shielded)
+        if said:  # the request was checked: it is the model's failure, and its stack trace is for the log alone
+            print(said.decode(errors="replace"), file=sys.stderr, flush=True)
+            message = "The model failed on these texts. The log of the server says where."
+            await _refuse(BadRequestError(500, message), scope, receive, send)
 
 
 async def _read(receive: Receive, announced: str, most: int) -> bytes | None:
@@ -84,7 +99,7 @@ async def _refuse(error: BadRequestError, scope: Scope, receive: Receive, send: 
     from starlette.responses import JSONResponse
 
     # In the form of MLflow's own errors; the rest of a body that was not read is nobody's any more.
-    answer = {"error_code": "BAD_REQUEST", "message": str(error)}
+    answer = {"error_code": "BAD_REQUEST" if error.status < 500 else "INTERNAL_ERROR", "message": str(error)}
     await JSONResponse(answer, error.status, {"connection": "close"})(scope, receive, send)
 
 

@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 
 from tasks.config import Experiment
 from tasks.errors import UserError
-from tasks.tracking import PARENT, experiment_id, latest_evaluation, tracking_uri
+from tasks.store import experiment_id, tracking_uri
+from tasks.tracking import PARENT, latest_evaluation
 
 HOST = "127.0.0.1"
 

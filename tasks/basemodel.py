@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import platformdirs
 from filelock import FileLock
 
-from tasks.digests import code_digest, digest
+from tasks.digests import code_digest, digest, folder_digests
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,21 +78,37 @@ def cached_as(base: str) -> Path:
 
 
 def _cached(target: Path, make: Callable[[Path], None]) -> Path:
-    if not (target / "complete.json").is_file():
+    if not _is_whole(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not (target / "complete.json").is_file():
+            if not _is_whole(target):
                 # A temporary name and a rename, so that a kill leaves no half model that looks whole.
                 temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
                 try:
                     make(temporary)
-                    sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
-                    (temporary / "complete.json").write_text(json.dumps(sizes))
+                    (temporary / "complete.json").write_text(json.dumps(folder_digests(temporary)))
                     shutil.rmtree(target, ignore_errors=True)
                     temporary.rename(target)
                 finally:
                     shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _is_whole(target: Path) -> bool:
+    """Whether every file of a cached model is as it was made; read in full once a process, since it is large."""
+    if target not in _known_whole:
+        try:
+            noted = json.loads((target / "complete.json").read_text())
+        except (OSError, ValueError):
+            return False
+        found = folder_digests(target)
+        if {name: value for name, value in found.items() if name != "complete.json"} != noted:
+            return False
+        _known_whole.add(target)
+    return True
+
+
+_known_whole: set[Path] = set()
 
 
 def _convert(embedded: Embedded, folder: Path) -> None:

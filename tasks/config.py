@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tasks.errors import UserError
 
@@ -17,6 +27,23 @@ DEFAULT_CONF = "conf/laptop.yaml"
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+# Keys are for the environment: a conf is logged, shown and sent on.
+KEY = re.compile(r"(hub_token|api_?key|secret|password|authorization)$", re.IGNORECASE)
+FROM_ENVIRONMENT = r"\$(\w+|\{\w+\})"
+
+
+def _without_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    for name, value in tree.items():
+        if KEY.search(name.replace("-", "_")):
+            raise ValueError(f"{name} is a key, and a conf is logged and shown: set it in the environment instead")
+        if isinstance(value, dict):
+            _without_keys(value)
+    return tree
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_without_keys)]  # they go straight to a library
 
 
 class Section(BaseModel):
@@ -134,8 +161,8 @@ class Finetune(Section):
     train_items: Count | None = Field(None, description="train the language model on at most this many items")
     score_items: Count = Field(64, description="validation items that every checkpoint is scored on")
     checkpoints: Annotated[int, Field(ge=1)] = Field(5, description="evenly spaced; each is scored and kept")
-    sft: dict[str, Any] = Field(default_factory=dict, description="trl.SFTConfig")
-    lora: dict[str, Any] = Field(default_factory=dict, description="peft.LoraConfig")
+    sft: Options = Field(default_factory=dict, description="trl.SFTConfig")
+    lora: Options = Field(default_factory=dict, description="peft.LoraConfig")
     quantization: dict[str, Any] | None = Field(None, description="transformers.BitsAndBytesConfig; null for none")
 
 
@@ -151,7 +178,7 @@ class Api(Section):
     system: str = "You estimate prices of items. Reply only with the price, no explanation"
     question: str = "How much does this cost?"
     text_characters: Count = Field(2000, description="title and text are cut to this many")
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0, "max_tokens": 32, "seed": 42})
+    parameters: Options = Field(default_factory=lambda: {"temperature": 0, "max_tokens": 32, "seed": 42})
     concurrency: Count = 8
     timeout: float = Field(60, gt=0, description="seconds for one answer")
     retries: int = Field(5, ge=0, description="of a call met with 429, 5xx or silence, each after a longer pause")
@@ -220,16 +247,39 @@ class Evaluate(Section):
 class Promote(Section):
     """Who becomes champion."""
 
-    name: str = Field("pricewright", description="the registered model")
+    name: str = Field("pricewright", pattern="^[^/:'\"]+$", description="the registered model, without / : and quotes")
     alpha: float = Field(0.05, gt=0, lt=1, description="a challenger must beat the champion at this level")
 
 
 class Tracking(Section):
     """Where MLflow keeps its database and artifacts; mlruns/ in the project by default."""
 
-    uri: str | None = None
-    artifacts: str | None = None
-    experiment: str = "pricewright"
+    uri: str | None = Field(
+        None, description="a tracking server or database; $NAME in it is taken from the environment"
+    )
+    artifacts: str | None = Field(None, description="a folder or the address of a store, for a new experiment")
+    experiment: str = Field("pricewright", min_length=1)
+
+    @field_validator("uri")
+    @classmethod
+    def _an_address_without_password(cls, value: str | None) -> str | None:
+        passwords = re.findall(r"://[^:/@]*:([^@]*)@|[?&](?:password|token)=([^&]*)", value or "")
+        if any(not re.fullmatch(FROM_ENVIRONMENT, before or after) for before, after in passwords):
+            raise ValueError(
+                "A password is for the environment: write $NAME, of a variable that holds it, in its place"
+            )
+        if value is not None and not re.match(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://", value):
+            raise ValueError(
+                "Expected an address such as https://HOST, sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+            )
+        return value
+
+
+class Retention(Section):
+    """What `pricewright gc` leaves alone, besides all that the aliases stand on."""
+
+    keep_days: float = Field(30, ge=0, description="stage runs of so many days")
+    keep_best: int = Field(5, ge=0, description="so many evaluations of each dataset, by the error of their best model")
 
 
 class Schedule(Section):
@@ -250,6 +300,7 @@ class Experiment(Section):
     promote: Promote = Promote()
     tracking: Tracking = Tracking()
     schedule: Schedule = Schedule()
+    gc: Retention = Retention()
 
 
 def find_conf(conf: str | Path) -> Path:
@@ -289,7 +340,10 @@ def load(conf: str | Path = DEFAULT_CONF, overrides: list[str] | None = None) ->
         raise UserError(_explain(error, path)) from error
 
 
-PATH_KEYS = (("data", "path"), ("data", "test_path"), ("evaluate", "human"), ("evaluate", "recorded"))
+PATH_KEYS = (
+    *(("data", "path"), ("data", "test_path"), ("evaluate", "human"), ("evaluate", "recorded")),
+    *(("tracking", "uri"), ("tracking", "artifacts")),
+)
 
 
 def _anchor(tree: dict, folder: Path) -> None:
@@ -300,10 +354,15 @@ def _anchor(tree: dict, folder: Path) -> None:
 
 
 def _placed(value: Any, folder: Path) -> Any:
-    """A path, or each path of a list, relative to a folder; anything else is left for the validation to refuse."""
+    """A path, or each path of a list, relative to a folder; an address stays as it is, but for the file of a database,
+    and anything else is left for the validation to refuse."""
     if isinstance(value, list):
         return [_placed(part, folder) for part in value]
-    return str(folder / value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if value.startswith("sqlite:///"):
+        return f"sqlite:///{folder / value.removeprefix('sqlite:///')}"
+    return value if "://" in value or value.startswith("file:") else os.path.normpath(folder / value)
 
 
 def _apply(tree: dict, override: str) -> None:
@@ -340,7 +399,8 @@ def _explain(error: ValidationError, path: Path) -> str:
         else:
             message = problem["msg"].removeprefix("Value error, ")
             # A section is too long to repeat, and somebody may have put the key itself where its name belongs.
-            got = "" if isinstance(problem["input"], dict) or "key_env" in key else f"got {problem['input']!r}. "
+            shown = not isinstance(problem["input"], dict) and not key.endswith(("key_env", "uri", "base_url"))
+            got = f"got {problem['input']!r}. " if shown else ""
             lines.append(f"{key}: {got}{message}." if key != "(the whole)" else message)
     return f"{path.name} with its overrides is not a valid experiment:\n  " + "\n  ".join(lines)
 

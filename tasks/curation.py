@@ -68,8 +68,8 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
         if not run.done:
             split_rows(source, data, str(tokenizer) if tokenizer else None, experiment.seed, run)
         card = run.read_json("card.json")
-        path = run.artifact(f"splits/{card['digest']}")
-        return Dataset(card["name"], card["digest"], str(path), card["rows"], card["generated"])
+        place = run.place(f"splits/{card['digest']}")
+        return Dataset(card["name"], card["digest"], place, card["rows"], card["generated"])
 
 
 @task(name="curate")
@@ -108,7 +108,7 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
             run.log_dataset(folder / f"{split}.parquet", name=name, digest=content, context=split)
     run.log_json(card, "card.json")
     run.log_metrics({f"rows_{split}": rows[split] for split in SPLITS} | {"rows_read": tally.read})
-    warn(tally, f"{run.run.info.artifact_uri}/splits/{content}/card.html")
+    warn(tally, run.place(f"splits/{content}/card.html"))
 
 
 def clean(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: Path) -> Tally:
@@ -182,7 +182,10 @@ def runner_of(data: Data) -> TaskRunner:
         return ThreadPoolTaskRunner(max_workers=os.cpu_count())
     from prefect_dask import DaskTaskRunner
 
-    return DaskTaskRunner(address=None if data.runner == "dask" else data.runner)
+    if data.runner == "dask":
+        # Dask's own default shows its dashboard to the whole network.
+        return DaskTaskRunner(cluster_kwargs={"dashboard_address": "127.0.0.1:0"})
+    return DaskTaskRunner(address=data.runner)
 
 
 def clean_fixed_test(data: Data, seed: int, folder: Path, tally: Tally) -> bool:

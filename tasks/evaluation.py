@@ -33,7 +33,8 @@ from tasks.rows import SERVABLE, leaderboard_row, predictions_table
 from tasks.scoring import score
 from tasks.sources import source_of
 from tasks.splits import Dataset, Part, items_digest, read_split, sample, set_apart
-from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, model_folder, stage
+from tasks.store import model_folder
+from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, stage
 
 OWN = ("base", "finetuned", "blend", "human", "floor")  # rows whose names no model behind an API may have
 MIN_BLEND = 16  # items: fewer say nothing about the weights of several models

@@ -21,7 +21,8 @@ from tasks.predictors.loading import load_predictor
 from tasks.registry import expected
 from tasks.scoring import kept_as, recall
 from tasks.splits import Dataset, read_split, sample
-from tasks.tracking import MODEL_ID, Candidate, StageRun, candidate, connect, model_folder
+from tasks.store import connect, model_folder
+from tasks.tracking import MODEL_ID, Candidate, StageRun, candidate
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -132,9 +133,11 @@ def _write_card(found: Exported, folder: Path, form: str, again: str) -> None:
     from jinja2 import Environment, StrictUndefined
 
     recipe = None if form == "saved" else Recipe.load(found.source)
-    base, licence = _origin(recipe.base) if recipe else (None, None)
-    if form == "adapter":
-        _clean_adapter(folder / "adapter", base)
+    origins = [_origin(base) for base in _bases(found.source)]
+    base = ", ".join(dict.fromkeys(name for name, _ in origins)) or None
+    licence = ", ".join(dict.fromkeys(licence for _, licence in origins)) or None
+    for adapter in folder.rglob("adapter_config.json"):
+        _clean_adapter(adapter.parent, base)
     tags, step = found.version.tags, found.model.step
     origin = {
         "base model": base,
@@ -208,6 +211,15 @@ def _metric_lines(found: Exported, figures: dict[str, float | None]) -> list[tup
         for (key, (name, form, _)), low, high in zip(per_item.items(), lows, highs, strict=True)
         if figures[key] is not None
     ]
+
+
+def _bases(folder: Path) -> list[str]:
+    """The base models of what is saved in a folder: of a language model, or of those among the members of a blend."""
+    saved = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
+    if saved["predictor"] == "language":
+        return [Recipe.load(folder).base]
+    members = sorted(path.parent for path in folder.glob("members/*/predictor.json"))
+    return list(dict.fromkeys(base for member in members for base in _bases(member)))
 
 
 def _origin(base: str) -> tuple[str, str]:

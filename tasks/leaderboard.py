@@ -16,7 +16,8 @@ from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, registered
 from tasks.splits import Dataset, read_split
-from tasks.tracking import DIGEST, Candidate, StageRun, connect, tracking_uri
+from tasks.store import connect, tracking_uri
+from tasks.tracking import DIGEST, Candidate, StageRun
 
 if TYPE_CHECKING:
     from tasks.report import Leaderboard
@@ -132,12 +133,12 @@ def publish(experiment: Experiment, run_id: str, command: str | None = None) -> 
         run.log_rung(rung, metrics, params, {mark: row[mark] for mark in MARKS})
         run.log_use(run.rung(rung), f"{dataset['name']}-test", dataset["digest"], [rung.model_id])
     run.log_use(run.id, f"{dataset['name']}-test", dataset["digest"])
-    return run.artifact(REPORT)
+    return run.artifact(REPORT, fresh=True)
 
 
 def settings(experiment: Experiment) -> dict[str, Any]:
     """The conf with every default, but for where and when: what the figures depend on."""
-    return experiment.model_dump(mode="json", exclude={"tracking", "schedule"})
+    return experiment.model_dump(mode="json", exclude={"tracking", "schedule", "gc"})
 
 
 def provenance(experiment: Experiment) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from tasks.digests import file_digest
+from tasks.store import fetch, forget, listing, local_path
 
 if TYPE_CHECKING:
     from tasks.tracking import StageRun
@@ -23,36 +23,31 @@ def manifest(run: StageRun) -> dict[str, dict[str, str]]:
 
 
 def intact(run: StageRun) -> bool:
-    """Whether every file that the run left is still as its manifest says."""
+    """Whether every file that the run left is still as its manifest says.
+
+    Only what is gone or changed says no; a store that cannot be reached raises, since nothing is known of it.
+    """
     try:
         manifest = run.read_json(MANIFEST)
         places = {model.model_id: model.artifact_location for model in run.models()}
         places[""] = run.run.info.artifact_uri
-        return all(_contents(places[key]).items() >= files.items() for key, files in manifest.items())
-    except Exception as error:  # whatever MLflow raises for what is gone: the stage is then not done
+        return all(_as_noted(places[key], files) for key, files in manifest.items())
+    except (FileNotFoundError, KeyError, ValueError, AttributeError) as error:
         logging.getLogger("pricewright").info("The earlier %s run is not whole: %s", run.stage, error)
         return False
 
 
+def _as_noted(place: str, files: dict[str, str]) -> bool:
+    if _contents(place).items() >= files.items():
+        return True
+    forget(place)  # where it lies elsewhere, it may be the copy here that is damaged
+    return local_path(place) is None and _contents(place).items() >= files.items()
+
+
 def _contents(place: str) -> dict[str, str]:
-    """The files of an artifact location: by sha256 where they lie on this machine, by size elsewhere."""
-    local = local_path(place)
-    if local is not None:
-        files = [path for path in local.rglob("*") if path.is_file() and path.name not in REWRITTEN]
-        return {path.relative_to(local).as_posix(): file_digest(path) for path in sorted(files)}
-    import mlflow
-
-    found, pending = {}, [""]
-    while pending:
-        for info in mlflow.artifacts.list_artifacts(artifact_uri=f"{place}/{pending.pop()}".rstrip("/")):
-            if info.is_dir:
-                pending.append(info.path)
-            elif Path(info.path).name not in REWRITTEN:
-                found[info.path] = str(info.file_size)
-    return found
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a file: URI or a plain path; None for what lies elsewhere."""
-    parts = urlparse(uri)
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
+    """The sha256 of the files of an artifact location, as they can be had from there."""
+    names = [name for name in listing(place) if Path(name).name not in REWRITTEN]
+    if not names:
+        return {}
+    folder = fetch(place)
+    return {name: file_digest(folder / name) for name in names}

@@ -18,7 +18,8 @@ from tasks.predictors.loading import load_predictor
 from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, register, registered, withdraw
 from tasks.scoring import kept_as, recall, score
 from tasks.splits import Dataset, read_split
-from tasks.tracking import StageRun, candidate, model_folder
+from tasks.store import model_folder
+from tasks.tracking import StageRun, candidate
 
 
 @dataclass(frozen=True)

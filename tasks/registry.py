@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import Experiment
 from tasks.errors import UserError
-from tasks.tracking import MODEL_ID, connect
+from tasks.store import connect
+from tasks.tracking import MODEL_ID
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -11,7 +11,8 @@ import pyarrow as pa
 from tasks.items import Item
 from tasks.metrics import crps_per_item, level_of_truth
 from tasks.predictors import Predictions
-from tasks.tracking import Candidate, StageRun, model_folder
+from tasks.store import model_folder
+from tasks.tracking import Candidate, StageRun
 
 SERVABLE = ("baseline", "base", "finetuned", "blend")  # what can be loaded in another process and price a text
 SPENT = ("input_tokens", "output_tokens", "cost")  # on the answers of an API, the cost in dollars

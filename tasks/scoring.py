@@ -20,7 +20,8 @@ from tasks.items import Item
 from tasks.metrics import absolute_error, bootstrap_interval, measure
 from tasks.predictors import Distribution, Predictions
 from tasks.splits import Dataset, Part, items_digest
-from tasks.tracking import Mode, StageRun, fetch
+from tasks.store import fetch
+from tasks.tracking import Mode, StageRun
 
 COLUMNS = ("price", "low", "high", "mass", "unparsable")  # of Predictions; the distribution has a form of its own
 PRICES = b"prices"

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from tasks.digests import digest, fraction
 from tasks.errors import UserError
 from tasks.items import Item
+from tasks.store import fetch
 
 Split = Literal["train", "validation", "test"]
 Part = Literal["validation", "apart", "test"]  # what rungs answer; apart: on which the blend is fitted
@@ -24,7 +25,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Dataset:
-    """The handle of curated data: `digest` names its content, `path` is the folder of its three parquet files."""
+    """The handle of curated data: `digest` names its content, `path` is the folder of its three parquet files, or its
+    address in an artifact store that lies elsewhere."""
 
     name: str
     digest: str
@@ -77,15 +79,15 @@ def read_split(dataset: Dataset, split: Split) -> list[Item]:
     Raises:
         UserError: the file is gone or damaged.
     """
-    return list(_read(Path(dataset.path) / f"{split}.parquet"))
+    return list(_read(f"{dataset.path}/{split}.parquet"))
 
 
 @functools.lru_cache(maxsize=len(SPLITS))
-def _read(path: Path) -> tuple[Item, ...]:
+def _read(place: str) -> tuple[Item, ...]:
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.read_table(fetch(place)).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({error}). Make it again with `pricewright curate`.") from error
+        raise UserError(f"{place} cannot be read ({error}). Make it again with `pricewright curate`.") from error
     return tuple(Item(**{**row, "details": json.loads(row["details"])}) for row in rows)
 
 

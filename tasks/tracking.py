@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import tempfile
 import time
@@ -22,7 +21,8 @@ from filelock import FileLock, Timeout
 
 from tasks.config import PROJECT, Experiment
 from tasks.errors import UserError
-from tasks.manifest import MANIFEST, intact, local_path, manifest
+from tasks.manifest import MANIFEST, intact, manifest
+from tasks.store import connect, experiment_id, fetch, local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,6 +38,8 @@ STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.re
 MAX_NOTE = 8_000  # characters that a tag of MLflow holds
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 EXTERNAL = "pricewright.external"
+SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
+CANDIDATES = "candidates.json"
 SERVED = PROJECT / "tasks" / "predictors" / "served.py"
 
 
@@ -52,52 +54,6 @@ class Candidate:
     step: int | None = None
     status: str = "ran"
     reason: str | None = None
-
-
-def connect(experiment: Experiment) -> MlflowClient:
-    """A client of the tracking server or database of the conf; `mlruns/mlflow.db` in the project by default.
-
-    Raises:
-        UserError: the place cannot be written.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
-    mlflow.set_tracking_uri(tracking_uri(experiment))
-    if experiment.tracking.uri is None:
-        _check_writable(PROJECT / "mlruns")
-    return mlflow.MlflowClient()
-
-
-def tracking_uri(experiment: Experiment) -> str:
-    """The tracking URI of the conf."""
-    return experiment.tracking.uri or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"0" * 4096)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}. Make room or fix its permissions.") from error
-
-
-def experiment_id(experiment: Experiment) -> str:
-    """The MLflow experiment of the conf, made if it is not there."""
-    client = connect(experiment)
-    known = client.get_experiment_by_name(experiment.tracking.experiment)
-    if known is not None:
-        return known.experiment_id
-    artifacts = experiment.tracking.artifacts
-    if artifacts is None and experiment.tracking.uri is None:
-        artifacts = (PROJECT / "mlruns" / "artifacts").as_uri()
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts, tags=kind)
 
 
 class StageRun:
@@ -206,9 +162,15 @@ class StageRun:
         )
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
-    def artifact(self, name: str) -> Path:
-        """Where an artifact of the run lies on this machine; fetched first if the store is elsewhere."""
-        return fetch(f"{self.run.info.artifact_uri}/{name}")
+    def place(self, name: str) -> str:
+        """The address of an artifact: its path in a local store, else its URI."""
+        uri = f"{self.run.info.artifact_uri}/{name}"
+        return str(local_path(uri) or uri)
+
+    def artifact(self, name: str, *, fresh: bool = False) -> Path:
+        """Where an artifact of the run lies on this machine; fetched first if the store is elsewhere, and `fresh` if it
+        may have been written again."""
+        return fetch(self.place(name), fresh=fresh)
 
     def read_json(self, name: str) -> Any:
         """What `log_json` kept."""
@@ -287,7 +249,9 @@ class StageRun:
                 return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))
 
     def candidates(self) -> list[Candidate]:
-        """The handles of `models`."""
+        """The handles of `models`; of a finished run those it ended with, though models may be deleted since."""
+        if self.done:
+            return [Candidate(**handle) for handle in self.read_json(CANDIDATES)]
         return [candidate(model) for model in self.models()]
 
 
@@ -305,27 +269,6 @@ def _step(model: LoggedModel) -> int | None:
 def slug(name: str) -> str:
     """A name that a LoggedModel accepts: it refuses / : . % and quotes."""
     return re.sub(r"[^\w-]+", "-", name).strip("-")
-
-
-def model_folder(client: MlflowClient, model_id: str) -> Path:
-    """Where the saved predictor of a LoggedModel lies on this machine."""
-    return fetch(f"{client.get_logged_model(model_id).artifact_location}/artifacts/predictor")
-
-
-def fetch(uri: str) -> Path:
-    """Where an artifact lies on this machine: in place in a local store, else in a temporary folder.
-
-    Raises:
-        FileNotFoundError: it is gone.
-    """
-    place = local_path(uri)
-    if place is None:
-        import mlflow
-
-        return Path(mlflow.artifacts.download_artifacts(uri))
-    if not place.exists():
-        raise FileNotFoundError(f"{place} is gone")
-    return place
 
 
 @contextmanager
@@ -369,8 +312,12 @@ def stage(
             failed = isinstance(error, Exception)
             client.set_terminated(run.info.run_id, "FAILED" if failed else "KILLED")
             raise
+        current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
         current.log_json(manifest(current), MANIFEST)
         client.set_terminated(run.info.run_id, "FINISHED")
+        for older in _search(client, where, name, digest):  # by the tag and not by time: clocks are put back
+            if older.info.status == "FINISHED" and older.info.run_id != run.info.run_id:
+                client.set_tag(older.info.run_id, SUPERSEDED, run.info.run_id)
 
 
 @contextmanager
@@ -395,7 +342,7 @@ def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Ru
 
 
 def _finished(client: MlflowClient, where: str, name: str, digest: str, *, whole: bool) -> Run | None:
-    for run in _search(client, where, name, digest):
+    for run in sorted(_search(client, where, name, digest), key=lambda run: SUPERSEDED in run.data.tags):
         if run.info.status == "FINISHED" and (not whole or intact(StageRun(client, run, name, done=True))):
             return run
     return None

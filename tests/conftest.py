@@ -28,7 +28,7 @@ environment(debug=False)
 def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
     """The overrides that put MLflow's database and artifacts into a folder; making a database takes seconds, so that
     each is a copy of one."""
-    from tasks.tracking import connect
+    from tasks.store import connect
 
     template = tmp_path_factory.mktemp("template") / "mlflow.db"
     connect(load(SMOKE, [f"tracking.uri=sqlite:///{template}"])).search_experiments()

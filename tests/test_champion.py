@@ -25,7 +25,8 @@ from tasks.config import find_conf, load
 from tasks.items import Item
 from tasks.predictors.loading import load_predictor
 from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, version_of
-from tasks.tracking import MODEL_ID, connect, experiment_id, model_folder
+from tasks.store import connect, experiment_id, model_folder
+from tasks.tracking import MODEL_ID
 
 
 def command(*words: str) -> tuple[int, str]:
@@ -244,6 +245,35 @@ def test_what_is_not_called_json_is_refused(server: str, content_type: str) -> N
     assert status == 415 and "Expected application/json" in json.loads(said)["message"]
 
 
+def test_a_model_that_fails_inside_is_a_500_in_one_sentence(conf: str, capsys: pytest.CaptureFixture) -> None:
+    """Its stack trace is in the log of the server and not in the answer, and the next request is answered."""
+    import asyncio
+
+    import httpx
+    from mlflow import pyfunc
+    from mlflow.pyfunc import scoring_server
+
+    from flows.serving import Guard, Limits
+
+    connect(load(conf))
+    model = pyfunc.load_model(f"models:/{load(conf).promote.name}@{CHAMPION}")
+    inside = model.unwrap_python_model()
+    whole, inside.predictor = inside.predictor, None
+    guard = Guard(scoring_server.init(model), Limits())
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://127.0.0.1") as client:
+            return await client.post("/invocations", json={"inputs": ["Kettle"]})
+
+    answer = asyncio.run(post())
+    assert answer.status_code == 500 and answer.json()["error_code"] == "INTERNAL_ERROR"
+    assert "Traceback" not in answer.text and "AttributeError" not in answer.text
+    assert "AttributeError" in capsys.readouterr().err
+    inside.predictor = whole
+    guard.turn = asyncio.Lock()
+    assert asyncio.run(post()).status_code == 200
+
+
 def front_matter(folder: Path) -> dict:
     return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
 
@@ -310,6 +340,35 @@ def test_a_classic_champion_is_its_files(conf: str, tmp_path: Path) -> None:
     assert load_predictor(tmp_path / "classic").predict([Item.from_text("Kettle")]).price[0] > 0
     card = front_matter(tmp_path / "classic")
     assert card["model-index"][0]["name"] == "classic" and "license" not in card
+
+
+def test_the_card_of_a_blend_names_the_base_model_of_its_members(tmp_path: Path, items: list[Item]) -> None:
+    """With its licence, once, however many members are language models; no path of this machine goes along."""
+    from types import SimpleNamespace
+
+    from tasks.export import Exported, _write_card
+    from tasks.predictors import Predictions
+    from tasks.predictors.language import Recipe
+    from tasks.splits import Dataset
+    from tasks.tracking import Candidate
+
+    (tmp_path / "predictor.json").write_text('{"predictor": "blend"}')
+    for place in ("0", "1", "2"):
+        (tmp_path / "members" / place / "adapter").mkdir(parents=True)
+        Recipe.of(load("conf/smoke.yaml").finetune).save(tmp_path / "members" / place)
+        config = tmp_path / "members" / place / "adapter" / "adapter_config.json"
+        config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    (tmp_path / "members" / "2" / "predictor.json").write_text('{"predictor": "classic"}')
+    price = np.array([item.price for item in items])
+    version = SimpleNamespace(name="pricewright", version="1", tags={})
+    data = Dataset("sample", "d1", "", {})
+    answers = Predictions(price, price, price)
+    found = Exported(version, Candidate("m-1", "blend", "blend"), tmp_path, data, items, answers, {"seed": "1"})
+    _write_card(found, tmp_path, "saved", "")
+    card = front_matter(tmp_path)
+    assert card["base_model"] == "tiny-random" and card["license"] == "mit"
+    assert "| licence of the base model | mit |" in (tmp_path / "README.md").read_text()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and str(tmp_path) in file.read_text()]
 
 
 def test_export_never_overwrites_and_leaves_nothing_half_done(

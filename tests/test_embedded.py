@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,17 @@ def test_the_embedded_model_prices_exactly_in_4_bits(items: list[Item]) -> None:
             assert probabilities[row, number] * mass[row] == pytest.approx(alone(prompt, number), rel=2e-3, abs=1e-5)
     answer = language.predict(items[:3])
     assert ((answer.low <= answer.price) & (answer.price <= answer.high)).all()
+
+
+def test_a_damaged_model_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte that was changed, with the size as it was, or a file cut short: found by digest in the next process."""
+    from tasks import basemodel
+
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path))
+    weights = Path(basemodel.locate(basemodel.TINY)) / "model.safetensors"
+    good = weights.read_bytes()
+    for damaged in (good[:-1] + bytes([good[-1] ^ 1]), good[:1000]):
+        weights.write_bytes(damaged)
+        basemodel._known_whole.clear()  # as in a new process
+        basemodel.locate(basemodel.TINY)
+        assert weights.read_bytes() == good

@@ -19,7 +19,8 @@ import pytest
 from flows.cli import main
 from tasks.config import Experiment, load
 from tasks.progress import Progress
-from tasks.tracking import PARENT, STAGE, connect, experiment_id
+from tasks.store import connect, experiment_id
+from tasks.tracking import PARENT, STAGE
 
 SMOKE = "conf/smoke.yaml"
 ASKED = {"human", "gpt-4o", "gpt-4o-mini"}  # nobody has, unless a sheet, or a key and a budget, are given

@@ -11,7 +11,8 @@ import pytest
 
 from tasks.config import Experiment
 from tasks.errors import UserError
-from tasks.tracking import connect, experiment_id, local_path, slug, stage
+from tasks.store import connect, experiment_id, local_path
+from tasks.tracking import slug, stage
 
 
 def work(experiment: Experiment, digest: str = "d1", fail: BaseException | None = None, **options) -> tuple[bool, str]:
@@ -33,6 +34,20 @@ def test_a_stage_is_done_once_for_one_digest(experiment: Experiment) -> None:
     done, again = work(experiment, mode="again")
     assert not done and again != first
     assert work(experiment) == (True, again)
+
+
+def test_what_was_done_last_counts_whatever_the_clock_said(experiment: Experiment) -> None:
+    """A result of `again` takes the place of one that was dated later; damaged, it gives the place back."""
+    import sqlite3
+
+    _, first = work(experiment)
+    with sqlite3.connect(experiment.tracking.uri.removeprefix("sqlite:///")) as database:
+        database.execute("update runs set start_time = start_time + 10000000, end_time = end_time + 10000000")
+    _, again = work(experiment, mode="again")
+    assert again != first and work(experiment) == (True, again)
+    folder = local_path(connect(experiment).get_run(again).info.artifact_uri)
+    (folder / "result.json").write_text("{}")
+    assert work(experiment) == (True, first)
 
 
 def test_a_stage_that_failed_is_not_done(experiment: Experiment) -> None:
@@ -116,9 +131,9 @@ def test_any_display_name_becomes_one_that_a_logged_model_accepts() -> None:
 
 def test_a_read_only_store_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mlruns that cannot be written is said before any work."""
-    from tasks import tracking
+    from tasks import store
 
     (tmp_path / "mlruns").write_text("a file where a folder should be")
-    monkeypatch.setattr(tracking, "PROJECT", tmp_path)
+    monkeypatch.setattr(store, "PROJECT", tmp_path)
     with pytest.raises(UserError, match="cannot be written"):
         connect(Experiment())

@@ -18,7 +18,8 @@ from tasks import finetuning
 from tasks.config import PROJECT, Experiment, load
 from tasks.curation import curate
 from tasks.errors import UserError
-from tasks.tracking import STEP, StageRun, connect, experiment_id, model_folder
+from tasks.store import connect, experiment_id, model_folder
+from tasks.tracking import STEP, StageRun
 
 # Twelve steps, four checkpoints, and dropout, so that the random state matters.
 LONGER = ["finetune.sft.num_train_epochs=3", "finetune.lora.lora_dropout=0.2", "finetune.train_items=32"]

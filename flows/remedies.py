@@ -1,0 +1,77 @@
+"""What to do about errors that come from outside: a full disk, a database that is locked, a server that is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+SAME = "The same command goes on where this one stopped."
+# What a message says, and what to do about it. The first that fits, in the error or in what it came from, is told.
+REMEDIES = (
+    ("disk is full", "The disk is full ({}). Make room; what was finished is kept, and the same command goes on."),
+    (
+        "readonly database",
+        "Something cannot be written ({}). Fix its permissions, or point tracking.* at another place.",
+    ),
+    (
+        "database is locked",
+        f"Another process holds MLflow's database ({{}}). Wait until it is done, or stop it. {SAME}",
+    ),
+    (
+        r"out-of-date database schema|Can't locate revision",
+        "MLflow's database was written by another version of MLflow ({}). By an older one: copy the database, then run "
+        "`.venv/bin/mlflow db upgrade URI` once. By a newer one: install that one, or point tracking.uri elsewhere.",
+    ),
+    (
+        r"file is not a database|disk image is malformed|no such (table|column)",
+        "MLflow's database is damaged ({}). Put back a copy of it; or move it away, and all is done again.",
+    ),
+    (
+        r"API request to \S+ failed with (exception|timeout)|server closed the connection|could not connect to server"
+        r"|Can't connect to",
+        f"The server of tracking.uri cannot be reached ({{}}). Start it, or mend the address. {SAME}",
+    ),
+    (
+        r"failed with error code 40[13]|40[13] Client Error",
+        "The server of tracking.uri refused to let this machine in ({}). Set MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+    ),
+    (
+        r"No module named '(psycopg2?|pymysql|MySQLdb|pyodbc|boto3|google|azure)",
+        "tracking.* needs a package that is not installed ({}). Install it into .venv with pip.",
+    ),
+    (
+        r"Failed to reach API at|Timed out while attempting to connect to ephemeral|Connect(ion)?Error.*4200",
+        f"Prefect's server cannot be reached ({{}}). Start it, or unset PREFECT_API_URL to do without. {SAME}",
+    ),
+)
+
+
+def remedy(error: BaseException | None) -> str | None:
+    """What to do if trouble outside is behind an error, however deep; None if it is something else."""
+    for cause in _causes(error):
+        said = str(cause).strip().partition("\n")[0][:200]  # a database's error goes on with its whole query
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return REMEDIES[0][1].format(said)
+        if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES):
+            return REMEDIES[1][1].format(said)
+        for pattern, advice in REMEDIES:
+            if re.search(pattern, said):
+                return advice.format(said)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def hidden(text: str) -> str:
+    """A text without the keys of the environment, which somebody else's message may repeat."""
+    for name, value in os.environ.items():
+        if re.search("KEY|TOKEN|SECRET|PASSWORD", name) and len(value) >= 8:
+            text = text.replace(value, "***")
+    return text
