@@ -160,6 +160,9 @@ def run_stage(arguments: argparse.Namespace) -> None:
     options = {"conf": arguments.conf, "overrides": arguments.overrides}
     experiment = load(**options)  # refuse a bad conf before anything starts
     say(f"Starting Prefect for `{arguments.name}` ...")
+    from flows.leash import leash_server
+
+    leash_server()
     match arguments.name:
         case "run":
             from flows.pipeline import pipeline
