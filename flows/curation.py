@@ -6,12 +6,13 @@ from prefect import flow
 
 from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
+from flows.schedule import drop_late
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
 
 
-@flow(name="curate", flow_run_name="curate {conf}", on_running=[watch_progress])
-def curation(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> str:
+@flow(name="curate", flow_run_name="curate {conf}", on_running=[drop_late, watch_progress])
+def curation(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> str:
     """Turn raw rows into three frozen splits; returns the folder they lie in.
 
     Args:

@@ -6,13 +6,14 @@ from prefect import flow
 
 from flows.artifacts import show_leaderboard, watch_progress
 from flows.pipeline import fit_candidates, mode_of
+from flows.schedule import drop_late
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.evaluation import evaluate
 
 
-@flow(name="evaluate", flow_run_name="evaluate {conf}", on_running=[watch_progress])
-def evaluation(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> str:
+@flow(name="evaluate", flow_run_name="evaluate {conf}", on_running=[drop_late, watch_progress])
+def evaluation(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> str:
     """Score every rung and compare them; returns the path of the report.
 
     Args:

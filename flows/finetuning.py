@@ -6,13 +6,14 @@ from prefect import flow
 
 from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
+from flows.schedule import drop_late
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.finetuning import check, finetune
 
 
-@flow(name="finetune", flow_run_name="finetune {conf}", on_running=[watch_progress])
-def finetuning(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> list[str]:
+@flow(name="finetune", flow_run_name="finetune {conf}", on_running=[drop_late, watch_progress])
+def finetuning(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> list[str]:
     """Fine-tune the language model; returns the ids of its checkpoints' LoggedModels.
 
     Args:

@@ -14,7 +14,7 @@ from tasks.config import Experiment
 from tasks.errors import UserError
 from tasks.tracking import PARENT, experiment_id, latest_evaluation, tracking_uri
 
-HOST = "127.0.0.1"
+HOST, PREFECT_PORT = "127.0.0.1", 4200
 
 
 def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> None:
@@ -45,6 +45,8 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
         if evaluation := latest_evaluation(experiment):
             print(f"Compare: {pages}/runs?{comparison(evaluation)}", flush=True)
         print(f"Prefect: http://{HOST}:{prefect_port}", flush=True)
+        where = "" if prefect_port == PREFECT_PORT else f" --prefect-port {prefect_port}"
+        print(f"Schedules, and runs by the dashboard: pricewright deploy{where}, in another terminal.", flush=True)
         print("Ctrl-C stops both.", flush=True)
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)
