@@ -17,8 +17,8 @@ def baselines(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: 
     """Fit every classic rung; returns the ids of their LoggedModels.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         again: do it even if it is done.
     """
     experiment = load(conf, overrides)

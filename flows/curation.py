@@ -16,8 +16,8 @@ def curation(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: b
     """Turn raw rows into three frozen splits; returns the folder they lie in.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         again: do it even if it is done.
     """
     return curate(load(conf, overrides), mode_of(again)).path

@@ -17,8 +17,8 @@ def evaluation(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again:
     """Score every rung and compare them; returns the path of the report.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         again: do it even if it is done.
     """
     experiment = load(conf, overrides)

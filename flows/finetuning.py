@@ -17,8 +17,8 @@ def finetuning(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again:
     """Fine-tune the language model; returns the ids of its checkpoints' LoggedModels.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         again: do it even if it is done.
     """
     experiment = load(conf, overrides)

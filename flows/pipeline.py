@@ -22,8 +22,8 @@ def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: b
     """Curate, fit, fine-tune, evaluate, promote; returns the path of the report.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         again: do every stage, even what is done.
     """
     experiment, mode = load(conf, overrides), mode_of(again)

@@ -19,8 +19,8 @@ def promotion(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), dry_run
     """Let the challenger meet the champion; returns who holds the alias now, and why.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         dry_run: say what would happen, and change nothing.
     """
     experiment = load(conf, overrides)
