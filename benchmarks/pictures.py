@@ -1,15 +1,17 @@
-"""The pictures of the README and of docs/mlflow.md, made from a real run.
+"""The pictures of the README and of docs/mlflow.md, made from a real run, and those of docs/schedules.md.
 
     python -m benchmarks.pictures [-c CONF] [key=value ...]
+    python -m benchmarks.pictures --schedules -c conf/smoke.yaml schedule.cron="* * * * *"
 
-Needs a finished `pricewright run` of the same conf, and Chromium. Starts `pricewright ui`, opens its pages and the
-report in a headless browser, and writes docs/images/*.png in 64 colours.
+The first needs a finished `pricewright run` of the same conf, the second runs what is scheduled; both need Chromium,
+start `pricewright ui`, open its pages and the report in it, and write docs/images/*.png in 64 colours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -54,6 +56,37 @@ def main(conf: str, overrides: list[str]) -> None:
             ui.wait()
 
 
+def main_schedules(conf: str, overrides: list[str]) -> None:
+    """Deploy, wait for a scheduled run to end, and take the pictures of its pages; Prefect's database is a new one."""
+    chromium = find()
+    if chromium is None:
+        sys.exit("Chromium is needed: apt-get install chromium")
+    ports = [str(free_port()), str(free_port())]
+    prefect, command = f"http://127.0.0.1:{ports[1]}", [sys.executable, "-m", "flows.cli"]
+    with Browser(chromium) as browser, tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "PREFECT_HOME": home}
+        options = ["-c", conf, "--mlflow-port", ports[0], "--prefect-port", ports[1]]
+        ui = subprocess.Popen([*command, "ui", *options], stdout=subprocess.PIPE, text=True, env=environment)
+        deploy = None
+        try:
+            while "Ctrl-C" not in next(ui.stdout):
+                pass
+            options = ["-c", conf, *overrides, "--prefect-port", ports[1]]
+            deploy = subprocess.Popen([*command, "deploy", *options], env=environment)
+            ended = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+            while not (runs := ask(prefect, "flow_runs/filter", ended)):
+                time.sleep(1)
+            shoot(browser, "deployments", f"{prefect}/deployments")
+            names = {"deployments": {"name": {"any_": [Path(conf).stem]}}, "flows": {"name": {"any_": ["finetune"]}}}
+            (finetune,) = ask(prefect, "deployments/filter", names)
+            shoot(browser, "form", f"{prefect}/deployments/deployment/{finetune['id']}/run")
+            shoot(browser, "scheduled", f"{prefect}/runs/flow-run/{runs[0]['id']}")
+        finally:
+            for process in filter(None, (deploy, ui)):
+                process.terminate()
+                process.wait()
+
+
 def shoot_report(browser: Browser, experiment: Experiment) -> None:
     """The head of the report on a desk; and its scatter, on a phone in the dark, with a dot pointed at."""
     report = open_run(experiment, recall_scores(experiment, "read").run_id).artifact(REPORT)
@@ -83,10 +116,15 @@ def shoot(browser: Browser, name: str, url: str, press: str = "") -> None:
 def table_artifact(prefect: str) -> str:
     """The page of the last leaderboard in Prefect's dashboard."""
     query = {"artifacts": {"key": {"any_": ["leaderboard"]}}, "sort": "UPDATED_DESC", "limit": 1}
+    return f"{prefect}/artifacts/artifact/{ask(prefect, 'artifacts/filter', query)[0]['id']}"
+
+
+def ask(prefect: str, what: str, query: dict) -> list[dict]:
+    """What Prefect's API answers to a filter."""
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{prefect}/api/artifacts/filter", json.dumps(query).encode(), headers)
+    request = urllib.request.Request(f"{prefect}/api/{what}", json.dumps(query).encode(), headers)
     with urllib.request.urlopen(request) as answer:
-        return f"{prefect}/artifacts/artifact/{json.load(answer)[0]['id']}"
+        return json.load(answer)
 
 
 def keep(browser: Browser, name: str) -> None:
@@ -107,6 +145,7 @@ def free_port() -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("-c", "--conf", default=DEFAULT_CONF)
+    parser.add_argument("--schedules", action="store_true")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    main(arguments.conf, arguments.overrides)
+    (main_schedules if arguments.schedules else main)(arguments.conf, arguments.overrides)

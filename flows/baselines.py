@@ -6,18 +6,19 @@ from prefect import flow
 
 from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
+from flows.schedule import drop_late
 from tasks.baselines import fit_baselines
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
 
 
-@flow(name="baselines", flow_run_name="baselines {conf}", on_running=[watch_progress])
-def baselines(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> list[str]:
+@flow(name="baselines", flow_run_name="baselines {conf}", on_running=[drop_late, watch_progress])
+def baselines(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> list[str]:
     """Fit every classic rung; returns the ids of their LoggedModels.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         again: do it even if it is done.
     """
     experiment = load(conf, overrides)

@@ -32,7 +32,7 @@ STAGES = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit status 0: done; 2: something the user can mend; 1: a stage failed."""
     arguments = parse(argv)
-    environment(debug=arguments.debug)
+    environment(debug=arguments.debug or arguments.name == "deploy")  # its terminal is the log of all runs
     try:
         arguments.command(arguments)
     except UserError as error:
@@ -115,6 +115,10 @@ def parser() -> argparse.ArgumentParser:
     command = add("ui", open_ui, "the MLflow UI and the Prefect dashboard, until Ctrl-C")
     command.add_argument("--mlflow-port", type=int, default=5000)
     command.add_argument("--prefect-port", type=int, default=4200)
+    command = add("deploy", deploy, "register the flows at a Prefect server, and run what comes due, until Ctrl-C")
+    command.add_argument("--no-worker", action="store_true", help="only register")
+    command.add_argument("--prefect-port", type=int, help="of `pricewright ui`, if it is not 4200")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf of every run")
     add("doctor", doctor, "what this machine can run, and what is missing")
     return top
 
@@ -149,6 +153,9 @@ def run_stage(arguments: argparse.Namespace) -> None:
     options = {"conf": arguments.conf, "overrides": arguments.overrides}
     experiment = load(**options)  # refuse a bad conf before anything starts
     say(f"Starting Prefect for `{arguments.name}` ...")
+    from flows.leash import leash_server
+
+    leash_server()
     match arguments.name:
         case "run":
             from flows.pipeline import pipeline
@@ -331,6 +338,13 @@ def open_ui(arguments: argparse.Namespace) -> None:
     from flows.ui import serve_ui
 
     serve_ui(load(arguments.conf), arguments.mlflow_port, arguments.prefect_port)
+
+
+def deploy(arguments: argparse.Namespace) -> None:
+    """Register the deployments, then work."""
+    from flows.deployment import deploy as register
+
+    register(arguments.conf, arguments.overrides, arguments.prefect_port, work=not arguments.no_worker)
 
 
 def doctor(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import platform
 import shutil
 from pathlib import Path
 
+from flows.deployment import address_of, reached
 from tasks.basemodel import EMBEDDED, TINY, cached_as, pick_device, pick_dtype
 from tasks.config import PROJECT, Api, Experiment
 from tasks.predictors.api import forbidden
@@ -26,6 +27,7 @@ def examine(experiment: Experiment) -> str:
         f"base      {_base(experiment.finetune.base)}",
         *(f"api       {model.name}: {_asked(model, experiment)}" for model in experiment.evaluate.api),
         f"tracking  {tracking_uri(experiment).rpartition('@')[2]}: {_tracking(experiment)}",
+        f"schedules {_server()}",
     ]
     return "\n".join(lines)
 
@@ -78,3 +80,10 @@ def _tracking(experiment: Experiment) -> str:
     except Exception as error:  # whatever the store raises is what the user needs to read
         return f"NOT REACHED: {error}"
     return "reached"
+
+
+def _server() -> str:
+    address = address_of()
+    if reached(address):
+        return f"Prefect at {address.rpartition('@')[2]}: reached"
+    return "no Prefect server, which only schedules and the dashboard need: `pricewright ui`, then `pricewright deploy`"

@@ -6,18 +6,19 @@ from prefect import flow
 
 from flows.artifacts import show_leaderboard, watch_progress
 from flows.pipeline import fit_candidates, mode_of
+from flows.schedule import drop_late
 from tasks.config import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.evaluation import evaluate
 
 
-@flow(name="evaluate", flow_run_name="evaluate {conf}", on_running=[watch_progress])
-def evaluation(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> str:
+@flow(name="evaluate", flow_run_name="evaluate {conf}", on_running=[drop_late, watch_progress])
+def evaluation(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> str:
     """Score every rung and compare them; returns the path of the report.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         again: do it even if it is done.
     """
     experiment = load(conf, overrides)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
+from prefect.states import Cancelled
 
 from flows.artifacts import show_leaderboard, watch_progress
+from flows.schedule import drop_late, missed
 from tasks.baselines import fit_baselines
 from tasks.config import DEFAULT_CONF, Experiment, load
 from tasks.curation import curate
@@ -15,16 +17,18 @@ from tasks.splits import Dataset
 from tasks.tracking import Candidate, Mode
 
 
-@flow(name="pricewright", flow_run_name="run {conf}", on_running=[watch_progress])
-def pipeline(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, again: bool = False) -> str:
+@flow(name="pricewright", flow_run_name="run {conf}", on_running=[drop_late, watch_progress])
+def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> str | State:
     """Curate, fit, fine-tune, evaluate, promote; returns the path of the report.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         again: do every stage, even what is done.
     """
     experiment, mode = load(conf, overrides), mode_of(again)
+    if reason := missed(experiment.schedule):
+        return Cancelled(message=reason)
     check_outside(experiment)
     if experiment.finetune.enabled:
         check(experiment)  # a misspelt setting should not wait for its stage

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.artifacts import show_leaderboard
 from flows.pipeline import fit_candidates
+from flows.schedule import drop_late
 from tasks.config import DEFAULT_CONF, Experiment, load
 from tasks.curation import curate
 from tasks.evaluation import Scores, evaluate
@@ -13,13 +14,13 @@ from tasks.promotion import promote
 from tasks.tracking import Mode
 
 
-@flow(name="promote", flow_run_name="promote {conf}")
-def promotion(conf: str = DEFAULT_CONF, overrides: list[str] | None = None, dry_run: bool = False) -> str:
+@flow(name="promote", flow_run_name="promote {conf}", on_running=[drop_late])
+def promotion(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), dry_run: bool = False) -> str:
     """Let the challenger meet the champion; returns who holds the alias now, and why.
 
     Args:
-        conf: the experiment's YAML.
-        overrides: `key=value` pairs that go over it.
+        conf: the YAML of the experiment.
+        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
         dry_run: say what would happen, and change nothing.
     """
     experiment = load(conf, overrides)

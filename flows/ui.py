@@ -15,7 +15,7 @@ from tasks.errors import UserError
 from tasks.store import experiment_id, tracking_uri
 from tasks.tracking import PARENT, latest_evaluation
 
-HOST = "127.0.0.1"
+HOST, PREFECT_PORT = "127.0.0.1", 4200
 
 
 def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> None:
@@ -46,6 +46,8 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
         if evaluation := latest_evaluation(experiment):
             print(f"Compare: {pages}/runs?{comparison(evaluation)}", flush=True)
         print(f"Prefect: http://{HOST}:{prefect_port}", flush=True)
+        where = "" if prefect_port == PREFECT_PORT else f" --prefect-port {prefect_port}"
+        print(f"Schedules, and runs by the dashboard: pricewright deploy{where}, in another terminal.", flush=True)
         print("Ctrl-C stops both.", flush=True)
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
+import zoneinfo
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -283,10 +286,51 @@ class Retention(Section):
 
 
 class Schedule(Section):
-    """When the deployments run."""
+    """When the deployed pipeline runs by itself."""
 
-    cron: str | None = None
-    timezone: str = "UTC"
+    cron: str | None = Field(None, description="minute hour day month weekday; null: only when somebody asks")
+    timezone: str = Field("UTC", description="of the cron, such as Europe/Berlin")
+    busy: Literal["wait", "skip"] = Field(
+        "wait", description="what a run does whose time comes while another is going; of several, one waits"
+    )
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        fields = value.split() if value is not None else []
+        if value is not None and len(fields) != len(CRON):
+            raise ValueError("Expected minute hour day month weekday, such as '0 2 * * *' for two o'clock every night")
+        for field, (name, lowest, highest, names) in zip(fields, CRON, strict=False):
+            if not all(_is_time(part, lowest, highest, names.split()) for part in field.split(",")):
+                also = f" or {names.replace(' ', ', ')}" if names else ""
+                raise ValueError(f"{name}: expected {lowest} to {highest}{also}, *, a-b, a,b or */n, not {field!r}")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        known = zoneinfo.available_timezones()
+        if value not in known:
+            near = difflib.get_close_matches(value, known, n=1) or ["Europe/Berlin"]
+            raise ValueError(f"Expected a name of the time zone database, such as {near[0]}")
+        return value
+
+
+CRON = (
+    ("minute", 0, 59, ""),
+    ("hour", 0, 23, ""),
+    ("day", 1, 31, ""),
+    ("month", 1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
+    ("weekday", 0, 7, "sun mon tue wed thu fri sat"),
+)
+
+
+def _is_time(part: str, lowest: int, highest: int, names: list[str]) -> bool:
+    """Whether a part of a field of a cron is *, a value or a range of values, every one or every nth."""
+    found = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/([1-9]\d*))?", part.lower())
+    values = [value for value in found.groups()[:2] if value is not None] if found else []
+    numbers = [names.index(value) + lowest if value in names else value for value in values]
+    return bool(found) and all(str(n).isdecimal() and lowest <= int(n) <= highest for n in numbers)
 
 
 class Experiment(Section):
@@ -316,7 +360,7 @@ def find_conf(conf: str | Path) -> Path:
     raise UserError(f"There is no conf file {conf}. Give -c one of {known}, or a path to your own.")
 
 
-def load(conf: str | Path = DEFAULT_CONF, overrides: list[str] | None = None) -> Experiment:
+def load(conf: str | Path = DEFAULT_CONF, overrides: Sequence[str] | None = None) -> Experiment:
     """Read an experiment: model defaults < YAML < `key=value` overrides, whose values parse as YAML.
 
     Paths in the YAML are relative to the project, paths in overrides to the current folder.
@@ -353,6 +397,17 @@ def _anchor(tree: dict, folder: Path) -> None:
             values[key] = _placed(values[key], folder)
 
 
+def anchored(overrides: Sequence[str]) -> list[str]:
+    """The same overrides for somebody who works in another folder: their paths are absolute."""
+    result = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if tuple(key.strip().split(".")) in PATH_KEYS:
+            override = f"{key}={json.dumps(_placed(yaml.safe_load(value), Path.cwd()))}"
+        result.append(override)
+    return result
+
+
 def _placed(value: Any, folder: Path) -> Any:
     """A path, or each path of a list, relative to a folder; an address stays as it is, but for the file of a database,
     and anything else is left for the validation to refuse."""
@@ -370,7 +425,7 @@ def _apply(tree: dict, override: str) -> None:
     if not equals or not key.strip():
         raise UserError(f"{override!r} is not an override. Expected key=value, such as data.rows=500.")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = value if key.strip() == "schedule.cron" and value.startswith("*") else yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UserError(f"The value of {override!r} is not readable as YAML: {error}") from error
     names = key.strip().split(".")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config import PROJECT, Experiment, load
+from tasks.config import PROJECT, Experiment, anchored, load
 from tasks.errors import UserError
 
 
@@ -43,6 +43,13 @@ def test_overrides_go_over_the_yaml_and_the_yaml_over_the_defaults() -> None:
         ("rows", "Expected key=value"),
         ("=5", "Expected key=value"),
         ("data.rows=[1", "not readable as YAML"),
+        ("schedule.cron=0 2 * *", "schedule.cron: got '0 2 * *'. Expected minute hour day month weekday"),
+        ("schedule.cron=0 25 * * *", "hour: expected 0 to 23"),
+        ("schedule.cron=0 2 * foo *", "month: expected 1 to 12 or jan, feb"),
+        ("schedule.cron=*/0 * * * *", "minute: expected 0 to 59"),
+        ("schedule.cron=0 2 1- * *", "day: expected 1 to 31"),
+        ("schedule.timezone=Europe/Berln", "such as Europe/Berlin"),
+        ("schedule.busy=cancel", "'wait' or 'skip'"),
     ],
 )
 def test_a_bad_override_is_refused_by_name(override: str, expected: str) -> None:
@@ -50,6 +57,12 @@ def test_a_bad_override_is_refused_by_name(override: str, expected: str) -> None
     with pytest.raises(UserError) as caught:
         load("conf/smoke.yaml", [override])
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 * * * *", "5,35 8-18/2 1 jan-mar MON", "0 0 * * 7"])
+def test_a_cron_is_taken_as_it_is_typed(cron: str) -> None:
+    """Also one that starts with a star, which is no YAML by itself."""
+    assert load("conf/smoke.yaml", [f"schedule.cron={cron}"]).schedule.cron == cron
 
 
 @pytest.mark.parametrize(
@@ -77,3 +90,18 @@ def test_paths_belong_to_where_they_are_written(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "mine.yaml").write_text("data: {path: data/items.jsonl}")
     assert load(tmp_path / "mine.yaml").data.path == str(PROJECT / "data" / "items.jsonl")
     assert load().data.source == "sample"
+
+
+def test_overrides_for_another_folder_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is typed here means the same where a worker runs it; everything else stays as it was."""
+    monkeypatch.chdir(tmp_path)
+    typed = [
+        "data.source=files",
+        "data.path=my items.jsonl",
+        "evaluate.recorded=[a.csv, /b.csv]",
+        "schedule.cron=* * * * *",
+    ]
+    here, there = load("conf/smoke.yaml", typed), anchored(typed)
+    monkeypatch.chdir("/")
+    assert load("conf/smoke.yaml", there) == here
+    assert there[0] == typed[0] and there[3] == typed[3]

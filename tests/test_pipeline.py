@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 
 from flows.cli import main
-from tasks.config import Experiment, load
+from tasks import digests
+from tasks.config import PROJECT, Experiment, load
 from tasks.progress import Progress
 from tasks.store import connect, experiment_id
 from tasks.tracking import PARENT, STAGE
@@ -239,26 +241,101 @@ def test_a_change_of_conf_undoes_what_depends_on_it_and_nothing_else(
     finished: Finished, override: str, still_done: set[str]
 ) -> None:
     """Each stage depends on its slice of the conf and on the stages before it."""
+    assert still(load(SMOKE, [*finished.overrides, override])) == still_done
+
+
+@pytest.mark.parametrize(
+    ("module", "still_done"),
+    [
+        ("cleaning", set()),
+        ("splits", set()),
+        ("metrics", {"curate"}),
+        ("predictors/classic", {"curate", "finetune"}),
+        ("training", {"curate", "baselines"}),
+        ("evaluation", {"curate", "baselines", "finetune"}),
+        ("promotion", {"curate", "baselines", "finetune", "evaluate"}),
+        ("report", {"curate", "baselines", "finetune", "evaluate"}),
+    ],
+)
+def test_a_change_of_code_undoes_what_runs_it_and_nothing_else(
+    finished: Finished, module: str, still_done: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stage depends on the modules it runs, and on the stages before it."""
+    shutil.copytree(PROJECT / "tasks", tmp_path / "tasks")
+    with (tmp_path / "tasks" / f"{module}.py").open("a") as code:
+        code.write("\nNEW = 1\n")
+    digests.code_digest.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "PROJECT", tmp_path)
+        assert still(finished.experiment) == still_done
+    digests.code_digest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "still_done"),
+    [
+        (lambda rows: rows, {"curate", "baselines", "evaluate"}),
+        (lambda rows: rows[::-1], {"baselines", "evaluate"}),
+        (lambda rows: [*rows, {"title": "Without a price"}], {"baselines", "evaluate"}),
+        (lambda rows: [*rows[1:], {**rows[0], "price": rows[0]["price"] + 1}], set()),
+    ],
+    ids=["nothing", "order", "a row that is rejected", "a price"],
+)
+def test_a_change_of_data_undoes_what_is_made_from_it(
+    from_file: tuple[Path, list[str]], change: Callable, still_done: set[str]
+) -> None:
+    """The content of a file counts for curation, and for all others the content of its splits."""
+    file, overrides = from_file
+    before = file.read_text()
+    rows = change([json.loads(line) for line in before.splitlines()])
+    try:
+        file.write_text("\n".join(map(json.dumps, rows)))
+        experiment = load(SMOKE, overrides)
+        done = still(experiment)
+        if "curate" not in done:
+            from tasks.curation import curate
+
+            curate(experiment)
+            done = still(experiment) - {"curate"}
+        assert done == still_done
+    finally:
+        file.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def from_file(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> tuple[Path, list[str]]:
+    """A run on a file, without the language model; and what it was run with."""
+    from tasks.catalogue import generate
+
+    folder = tmp_path_factory.mktemp("file")
+    file = folder / "products.jsonl"
+    file.write_text("\n".join(map(json.dumps, generate(200, seed=3))))
+    overrides = [*at(folder), "data.source=files", f"data.path={file}"]
+    overrides += ["baselines.rungs=[constant]", "finetune.enabled=false"]
+    assert command("run", "-c", SMOKE, *overrides)[0] == 0
+    return file, overrides
+
+
+def still(experiment: Experiment) -> set[str]:
+    """The stages whose results are there for a conf, data and code, as they are now."""
     from tasks.baselines import fit_baselines
     from tasks.curation import curate
     from tasks.errors import UserError
     from tasks.evaluation import evaluate
     from tasks.finetuning import finetune
 
-    experiment = load(SMOKE, [*finished.overrides, override])
-    done, results = set(), {}
+    results = {}
     for name, recall in {
         "curate": lambda: curate(experiment, "recall"),
         "baselines": lambda: fit_baselines(experiment, results["curate"], "recall"),
-        "finetune": lambda: finetune(experiment, results["curate"], "recall"),
+        "finetune": lambda: finetune(experiment, results["curate"], "recall") if experiment.finetune.enabled else [],
         "evaluate": lambda: evaluate(
             experiment, results["curate"], [*results["baselines"], *results["finetune"]], "recall"
         ),
     }.items():
         with contextlib.suppress(UserError, KeyError):
             results[name] = recall()
-            done.add(name)
-    assert done == still_done
+    return set(results) if experiment.finetune.enabled else set(results) - {"finetune"}
 
 
 def test_an_untuned_model_is_not_asked_again_for_other_statistics(finished: Finished) -> None:

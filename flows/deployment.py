@@ -1,0 +1,241 @@
+"""Deployments: the flows registered at a Prefect server for one conf, and the worker that runs them here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import yaml
+from filelock import FileLock, Timeout
+
+from flows.schedule import find_runs
+from flows.ui import HOST, PREFECT_PORT
+from tasks.config import PROJECT, Schedule, anchored, find_conf, load
+from tasks.digests import digest
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.objects import FlowRun
+
+OURS = "conf"  # the slug of the schedule that comes from the conf; others were added by a person, and stay
+GRACE = 30  # seconds a run gets to write its checkpoint, as when it is cancelled
+ATTEMPTS = 3  # a run that took its machine along so often is not started again
+
+
+def deploy(conf: str, overrides: list[str], port: int | None, *, work: bool) -> None:
+    """Register every deployment of prefect.yaml for a conf and, if wanted, run what comes due until Ctrl-C.
+
+    Raises:
+        UserError: the conf is no experiment, no server is reached, or a worker of this project is running already.
+    """
+    from prefect.client.orchestration import get_client
+
+    experiment = load(conf, overrides)
+    with server(port) as address, get_client(sync_client=True) as client:
+        pool, names = register(client, conf, overrides, experiment.schedule)
+        print("\n".join(names), flush=True)
+        print(f"Prefect: {address.removesuffix('/api')}/deployments", flush=True)
+        if work:
+            run_worker(client, pool, address)
+
+
+@contextmanager
+def server(port: int | None) -> Iterator[str]:
+    """The address of Prefect's API, which everything inside talks to: that of `pricewright ui`, or PREFECT_API_URL.
+
+    Raises:
+        UserError: nobody answers there.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    address = address_of(port)
+    if not reached(address):
+        raise UserError(
+            f"No Prefect server answers at {address}. Start one with `pricewright ui` in another terminal, or set "
+            "PREFECT_API_URL to the API of yours."
+        )
+    with temporary_settings({PREFECT_API_URL: address}):
+        yield address
+
+
+def address_of(port: int | None = None) -> str:
+    """Where Prefect's API should be: at a port of this machine, as the user's settings say, or where `ui` starts it."""
+    from prefect.settings import PREFECT_API_URL
+
+    configured = PREFECT_API_URL.value() if port is None else None
+    return (configured or f"http://{HOST}:{port or PREFECT_PORT}/api").rstrip("/")
+
+
+def reached(address: str) -> bool:
+    """Whether a Prefect server answers."""
+    try:
+        with urlopen(f"{address}/health", timeout=10) as answer:
+            return answer.status == 200
+    except (URLError, OSError, ValueError):
+        return False
+
+
+def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedule: Schedule) -> tuple[str, list[str]]:
+    """Create or update the deployments of prefect.yaml; returns the work pool, and a line for each deployment."""
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.pipeline import pipeline
+
+    path = find_conf(conf)
+    inside = path.is_relative_to(PROJECT)
+    parameters = {"conf": str(path.relative_to(PROJECT) if inside else path), "overrides": anchored(overrides)}
+    here = {"prefect.deployments.steps.set_working_directory": {"directory": str(PROJECT)}}
+    lines = []
+    for deployment in yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]:
+        flow, pool = load_flow_from_entrypoint(deployment["entrypoint"]), deployment["work_pool"]["name"]
+        ensure_pool(client, pool)
+        schedules = schedules_of(client, f"{flow.name}/{path.stem}", schedule if flow is pipeline else Schedule())
+        client.create_deployment(
+            flow_id=client.create_flow_from_name(flow.name),
+            name=path.stem,
+            entrypoint=deployment["entrypoint"],
+            description=deployment["description"],
+            tags=deployment["tags"],
+            parameters=parameters,
+            parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
+            enforce_parameter_schema=True,
+            work_pool_name=pool,
+            pull_steps=[here],
+            schedules=schedules,
+        )
+        lines.append(f"{flow.name}/{path.stem}".ljust(24) + ", ".join(map(described, schedules)))
+    return pool, lines
+
+
+def schedules_of(client: SyncPrefectClient, name: str, schedule: Schedule) -> list[DeploymentScheduleCreate]:
+    """The schedules a deployment should have: that of the conf, and those that a person added in the dashboard."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        known = client.read_deployment_by_name(name).schedules
+    except ObjectNotFound:
+        known = []
+    kept = {"schedule", "active", "parameters", "slug"}
+    schedules = [DeploymentScheduleCreate(**old.model_dump(include=kept)) for old in known if old.slug != OURS]
+    if schedule.cron:
+        cron = CronSchedule(cron=schedule.cron, timezone=schedule.timezone)
+        active = all(old.active for old in known if old.slug == OURS)  # who paused it in the dashboard meant it
+        schedules.append(DeploymentScheduleCreate(schedule=cron, active=active, slug=OURS))
+    return schedules
+
+
+def described(schedule: DeploymentScheduleCreate) -> str:
+    """A schedule in a few words."""
+    when = getattr(schedule.schedule, "cron", None) or "by a schedule added in the dashboard"
+    return f"{when} ({schedule.schedule.timezone})" + ("" if schedule.active else ", paused in the dashboard")
+
+
+def ensure_pool(client: SyncPrefectClient, name: str) -> None:
+    """Make the work pool if it is not there: one run at a time. A limit that somebody changed stays."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=1)
+        client.create_work_pool(pool)
+    except ObjectAlreadyExists:
+        pass
+
+
+def run_worker(client: SyncPrefectClient, pool: str, address: str) -> None:
+    """Run what comes due until Ctrl-C or SIGTERM; a run that this interrupts goes on with the next worker.
+
+    Raises:
+        UserError: another worker of this project is running for this server.
+    """
+    folder = PROJECT / "mlruns" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f"worker-{digest([address, pool])}.lock", timeout=0):
+            name = f"{platform.node()}-{PROJECT.name}".replace("/", "-").replace("%", "-")
+            go_on(client, [run for run in unfinished(client, name) if not alive(run)])
+            go_on(client, asyncio.run(_work(client, pool, name)))
+    except Timeout:
+        raise UserError(
+            "A worker of this project is running already, and runs these deployments too. `--no-worker` only registers."
+        ) from None
+
+
+async def _work(client: SyncPrefectClient, pool: str, name: str) -> list[FlowRun]:
+    """Work until a signal; returns the runs that it interrupted."""
+    from prefect.workers.process import ProcessWorker
+
+    loop, this, interrupted = asyncio.get_running_loop(), asyncio.current_task(), []
+
+    def stop() -> None:
+        # Prefect's worker would kill what it runs (PrefectHQ/prefect#16746), before a checkpoint could be written.
+        interrupted.extend(run for run in unfinished(client, name) if alive(run))
+        loop.create_task(_end(interrupted)).add_done_callback(lambda _: this.cancel())
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    print("Running what comes due, one at a time. A run that Ctrl-C interrupts goes on at the next start.", flush=True)
+    with suppress(asyncio.CancelledError):
+        await ProcessWorker(pool, name=name, create_pool_if_not_found=False).start(printer=lambda _: None)
+    return interrupted
+
+
+async def _end(runs: list[FlowRun]) -> None:
+    for run in runs:
+        os.killpg(int(run.infrastructure_pid), signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    while any(map(alive, runs)) and time.monotonic() < until:
+        await asyncio.sleep(0.2)
+
+
+def unfinished(client: SyncPrefectClient, worker: str) -> list[FlowRun]:
+    """The runs that a worker took and that have not ended, as far as the server knows."""
+    going = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+    return [run for run in find_runs(client, flow_runs=going) if run.labels.get("prefect.worker.name") == worker]
+
+
+def alive(run: FlowRun) -> bool:
+    """Whether the process of a run is there."""
+    if not run.infrastructure_pid:
+        return False
+    command = Path(f"/proc/{run.infrastructure_pid}/cmdline")
+    try:
+        if Path("/proc/self").exists():  # the number may be another program's by now
+            return b"prefect" in command.read_bytes()
+        os.kill(int(run.infrastructure_pid), 0)
+    except OSError:
+        return False
+    return True
+
+
+def go_on(client: SyncPrefectClient, runs: list[FlowRun]) -> None:
+    """Schedule runs again whose process ended without them: stages that are done stay done, and training goes on.
+
+    Left as they are, they would count as running, and hold the only place in the work pool for good.
+    """
+    from prefect.states import Cancelled, Crashed, Scheduled
+
+    for run in runs:
+        if run.state.is_cancelling():
+            state = Cancelled(message="It was cancelled, and its process ended.")
+        elif run.run_count >= ATTEMPTS:
+            state = Crashed(message=f"Its process ended {run.run_count} times without a result.")
+        else:
+            state = Scheduled(message="Its worker was stopped; it goes on where it stopped.")
+        client.set_flow_run_state(run.id, state, force=True)

@@ -1,0 +1,61 @@
+"""Scheduled runs that come late: at most one of them runs, and the conf says whether it waits for a busy machine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import Schedule
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+
+def drop_late(_flow: Any, run: FlowRun, _state: Any) -> None:
+    """A hook for flows that start running: other runs of the same schedule whose time has come are cancelled.
+
+    One run does the work of all that were missed. Prefect by itself runs each of them (PrefectHQ/prefect#15886).
+    """
+    if not run.auto_scheduled:
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelled
+
+    due = {
+        "deployment_id": {"any_": [str(run.deployment_id)]},
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+        "next_scheduled_start_time": {"before_": datetime.now(UTC).isoformat()},
+    }
+    reason = f"It came due before {run.name!r} started, which does its work."
+    with get_client(sync_client=True) as client:
+        while late := [other for other in find_runs(client, flow_runs=due) if other.auto_scheduled]:
+            for other in late:
+                client.set_flow_run_state(other.id, Cancelled(message=reason), force=True)
+
+
+def missed(schedule: Schedule, run: FlowRun | None = None) -> str | None:
+    """Why this run should not start: with `busy: skip`, another one of its work pool was going at its time."""
+    from prefect.client.orchestration import get_client
+    from prefect.context import FlowRunContext
+
+    run = run or FlowRunContext.get().flow_run
+    if schedule.busy == "wait" or not run.auto_scheduled:
+        return None
+    time = run.expected_start_time.isoformat()
+    with get_client(sync_client=True) as client:
+        going = find_runs(
+            client,
+            flow_runs={"start_time": {"before_": time}, "end_time": {"after_": time}},
+            work_pools={"name": {"any_": [run.work_pool_name]}},
+        )
+    names = [other.name for other in going if other.id != run.id]
+    return f"Skipped: {names[0]!r} was still going at its time, and schedule.busy is skip." if names else None
+
+
+def find_runs(client: SyncPrefectClient, **filters: Any) -> list[FlowRun]:
+    """Flow runs by the filters of Prefect's API; at most 200."""
+    from prefect.client.schemas.objects import FlowRun
+
+    # The client's own `read_flow_runs` sends empty values that its server refuses.
+    return [FlowRun.model_validate(run) for run in client.request("POST", "/flow_runs/filter", json=filters).json()]
