@@ -15,6 +15,7 @@ from tasks.config import PROJECT
 PLUMBING = {
     *("tasks.config", "tasks.digests", "tasks.errors", "tasks.progress", "tasks.registry", "tasks.tracking"),
     *("tasks.card", "tasks.figures", "tasks.leaderboard", "tasks.manifest", "tasks.report", "tasks.standings"),
+    *("tasks.checkpoints", "tasks.processes", "tasks.sizing"),
 }
 
 
