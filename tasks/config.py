@@ -166,6 +166,14 @@ class Finetune(Section):
     checkpoints: Annotated[int, Field(ge=1)] = Field(5, description="evenly spaced; each is scored and kept")
     sft: Options = Field(default_factory=dict, description="trl.SFTConfig")
     lora: Options = Field(default_factory=dict, description="peft.LoraConfig")
+    patience: Count | None = Field(None, description="stop after so many checkpoints that were no better; null: never")
+    keep: Count | None = Field(None, description="adapters kept: the best so many and the last; null: all of them")
+    average: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="the mean of so many best checkpoints is one more candidate; null: none is made"
+    )
+    processes: Count = Field(1, description="one for each GPU; each takes a batch of per_device_train_batch_size")
+    busy: Literal["wait", "fail"] = Field("wait", description="what to do while another training has the GPU")
+    oversize: Literal["refuse", "try"] = Field("refuse", description="what to do if the estimated memory is not there")
     quantization: dict[str, Any] | None = Field(None, description="transformers.BitsAndBytesConfig; null for none")
 
 

@@ -16,6 +16,7 @@ PLUMBING = {
     *("tasks.config", "tasks.digests", "tasks.errors", "tasks.progress", "tasks.registry", "tasks.tracking"),
     *("tasks.card", "tasks.figures", "tasks.leaderboard", "tasks.manifest", "tasks.report", "tasks.standings"),
     "tasks.store",
+    *("tasks.checkpoints", "tasks.processes", "tasks.sizing"),
 }
 
 

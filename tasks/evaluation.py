@@ -15,6 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import basemodel
+from tasks.candidates import curve
 from tasks.config import Experiment
 from tasks.digests import code_digest, digest
 from tasks.errors import UserError
@@ -33,6 +34,7 @@ from tasks.rows import SERVABLE, leaderboard_row, predictions_table
 from tasks.scoring import score
 from tasks.sources import source_of
 from tasks.splits import Dataset, Part, items_digest, read_split, sample, set_apart
+from tasks.standings import merit
 from tasks.store import model_folder
 from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, stage
 
@@ -202,22 +204,15 @@ class Evaluation:
 
     def choose(self, checkpoints: Sequence[Candidate]) -> Candidate:
         """The checkpoint with the lowest error on validation; of equals the earliest."""
-        answers = {checkpoint.step: self.predict(checkpoint, "validation") for checkpoint in checkpoints}
-        figures = compare(
-            self.truth["validation"],
-            {str(step): answer for step, answer in answers.items()},
-            {str(step): "finetuned" for step in answers},
-            seed=self.experiment.seed,
-            resamples=self.experiment.evaluate.resamples,
-        )
-        best = min(checkpoints, key=lambda one: (*_merit(figures[str(one.step)]), one.step))
-        for checkpoint in sorted(checkpoints, key=lambda checkpoint: checkpoint.step):
-            metrics = self.run.client.get_logged_model(checkpoint.model_id).metrics or []
+        answers = {checkpoint.model_id: self.predict(checkpoint, "validation") for checkpoint in checkpoints}
+        seed, resamples = self.experiment.seed, self.experiment.evaluate.resamples
+        self.curve = curve(checkpoints, answers, self.truth["validation"], seed=seed, resamples=resamples)
+        for row in self.curve:
+            metrics = self.run.client.get_logged_model(row["model_id"]).metrics or []
             losses = [metric.value for metric in metrics if metric.key == "train_loss"]
-            row = {"step": checkpoint.step, "train_loss": losses[-1] if losses else None}
-            row |= {key: figures[str(checkpoint.step)][key] for key in ("mae", "mae_low", "mae_high", "n")}
-            self.curve.append({**row, "chosen": checkpoint is best, "model_id": checkpoint.model_id})
-        return best
+            row["train_loss"] = losses[-1] if losses else None
+        best = next(row["model_id"] for row in self.curve if row["chosen"])
+        return next(checkpoint for checkpoint in checkpoints if checkpoint.model_id == best)
 
     def predict(self, rung: Candidate, split: Part, predictor: Predictor | None = None) -> Predictions:
         """The answers of a rung: those it gave before, or new ones."""
@@ -338,7 +333,7 @@ class Evaluation:
         for name, beside in beside_person(self.truth["test"], prices, self.experiment).items():
             figures["test"][name] |= beside
         servable = [rung for rung in ran if rung.kind in SERVABLE]
-        challenger = min(servable, key=lambda rung: _merit(figures["validation"][rung.name]))
+        challenger = min(servable, key=lambda rung: merit(figures["validation"][rung.name]))
         hourly = self.experiment.evaluate.machine_per_hour
         board = {
             "rows": [leaderboard_row(self.run, rung, figures["test"].get(rung.name, {}), hourly) for rung in rungs],
@@ -356,11 +351,6 @@ class Evaluation:
             self.run.log_folder(Path(folder))
         for rung in ran:
             self.run.log_metrics({f"test_mae.{rung.name}": figures["test"][rung.name]["mae"]})
-
-
-def _merit(figures: dict[str, Any]) -> tuple[float, float]:
-    """What models are chosen by, the least first: more items answered before a lower error on those."""
-    return -figures["n"], np.inf if figures["mae"] is None else figures["mae"]
 
 
 class _Lazy:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.basemodel import EMBEDDED
 from tasks.config import Experiment
 from tasks.errors import UserError
 from tasks.items import Item
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 CARD = Path(__file__).parent / "templates" / "model_card.md.j2"
 # The base models that come with this project: what they are called on the hub, and their licences.
 ORIGINS = {
-    "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+    "smollm2-135m": (EMBEDDED["smollm2-135m"].hub_id, "apache-2.0"),
     "tiny-random": ("tiny-random", "mit"),
 }
 

@@ -138,7 +138,11 @@ def scatter(board: Leaderboard, models: list[str]) -> dict[str, Any]:
 
 
 def curve_points(curve: list[dict[str, Any]]) -> dict[str, Any]:
-    """Checkpoints in percent of the plot: points, the band of their intervals, ticks of both axes."""
+    """Checkpoints in percent of the plot: points, the band of their intervals, ticks of both axes.
+
+    A mean of checkpoints has no step, and so no place there.
+    """
+    curve = [point for point in curve if point["step"] is not None]
     lows = [point["mae"] if point.get("mae_low") is None else point["mae_low"] for point in curve]
     highs = [point["mae"] if point.get("mae_high") is None else point["mae_high"] for point in curve]
     steps = [point["step"] for point in curve]

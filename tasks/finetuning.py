@@ -21,7 +21,11 @@ from tasks import basemodel
 from tasks.config import PROJECT, Experiment
 from tasks.digests import code_digest, digest
 from tasks.errors import UserError
-from tasks.predictors.language import LanguageModel, Recipe
+from tasks.machine import Machine, hold, settings
+from tasks.predictors.language import Recipe
+from tasks.processes import train_in_processes
+from tasks.prompts import check_prices
+from tasks.sizing import Size, out_of_memory, say
 from tasks.splits import Dataset, read_split, sample
 from tasks.tracking import Candidate, Mode, StageRun, stage
 
@@ -31,11 +35,14 @@ OURS = {
     "seed": "set `seed` of the experiment",
     "save_strategy": "set finetune.checkpoints",
     "save_steps": "set finetune.checkpoints",
-    "save_total_limit": "every checkpoint's adapter is kept in MLflow",
+    "save_total_limit": "set finetune.keep",
     "report_to": "the stage logs to MLflow",
     "push_to_hub": "checkpoints are kept in MLflow",
     "task_type": "it is CAUSAL_LM",
 }
+# What does not change the weights that a training ends with.
+INDIFFERENT: Any = {"enabled": True, "busy": True, "oversize": True, "answer": {"batch_tokens"}}
+NOT_AVERAGED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
 
 
 def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> list[Candidate]:
@@ -48,7 +55,7 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     key = digest(
         {
             "stage": "finetune",
-            "conf": conf.model_dump(mode="json", exclude={"enabled": True, "answer": {"batch_tokens"}}),
+            "conf": conf.model_dump(mode="json", exclude=INDIFFERENT),
             "base": basemodel.identity(conf.base),
             "seed": experiment.seed,
             "dataset": dataset.digest,
@@ -65,15 +72,36 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
 
 @task(name="train", cache_policy=NO_CACHE)
 def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, work: Path) -> None:
-    """Train from the last whole checkpoint in `work`, or from the base model."""
-    from tasks.training import train
+    """Train from the last whole checkpoint in `work`, or from the base model.
+
+    Raises:
+        UserError: the items do not fit the conf, or the training does not fit this machine.
+    """
+    from tasks.training import lora_config, sft_config, train_here
 
     check(experiment)
     conf, seed = experiment.finetune, experiment.seed
     run.log_params({"dataset": dataset.digest, "seed": seed, "finetune": conf.model_dump(mode="json")})
     items = sample(read_split(dataset, "train"), conf.train_items, seed)
-    validation = sample(read_split(dataset, "validation"), conf.score_items, seed)
-    train(run, LanguageModel.of(Recipe.of(conf)), items, validation, dataset, experiment, work)
+    check_prices(items, conf.prompt)
+    machine = Machine.here(conf.device)
+    plan = settings(machine, conf.quantization, conf.sft)
+    for note in plan.notes:
+        say(note)
+    lora_config(conf)
+    sft_config(conf, plan, seed, len(items), work)
+    size = Size.of(conf, plan, items)
+    with hold(machine.device, conf.processes, basemodel.cache_folder() / "locks", conf.busy):
+        size.check(machine.device, conf)
+        try:
+            if conf.processes > 1:
+                train_in_processes(run, experiment, dataset, work)
+            else:
+                train_here(run, experiment, dataset, work)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(size.exceeded(machine.device, str(error))) from error
 
 
 def check(experiment: Experiment) -> None:
@@ -88,6 +116,12 @@ def check(experiment: Experiment) -> None:
 
     conf = experiment.finetune
     Recipe.of(conf)
+    machine = Machine.here(conf.device)
+    settings(machine, conf.quantization, conf.sft)
+    machine.check_processes(conf.processes)
+    for key in NOT_AVERAGED:
+        if conf.average and conf.lora.get(key):
+            raise UserError(f"finetune.average: adapters with lora.{key} cannot be averaged. Take one of both out.")
     for section, values, config in (("sft", conf.sft, SFTConfig), ("lora", conf.lora, LoraConfig)):
         _check_names(f"finetune.{section}", values, [field.name for field in dataclasses.fields(config) if field.init])
     if conf.quantization:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.config import Prompt
+from tasks.errors import UserError
 from tasks.items import Item
 
 if TYPE_CHECKING:
@@ -32,8 +33,26 @@ def render(items: Sequence[Item], prompt: Prompt, tokenizer: PreTrainedTokenizer
 
 def completion(price: float, prompt: Prompt) -> str:
     """The answer to learn: the price in whole units, to the nearest, held within the range the model can answer."""
-    whole = min(max(round(price / prompt.unit), prompt.lowest), prompt.highest)
+    whole = round(min(max(price / prompt.unit, prompt.lowest), prompt.highest))
     return f"{whole}{prompt.suffix}"
+
+
+def check_prices(items: Sequence[Item], prompt: Prompt) -> None:
+    """Refuse to learn from prices that the model cannot answer: cut to the range, they would teach it wrong ones.
+
+    Raises:
+        UserError: there are such prices, rounded to whole units.
+    """
+    outside = [item for item in items if not prompt.lowest <= round(item.price / prompt.unit) <= prompt.highest]
+    if not outside:
+        return
+    worst = sorted(outside, key=lambda item: item.price, reverse=True)[:3]
+    examples = ", ".join(f"${item.price:,.2f} ({item.id})" for item in worst)
+    raise UserError(
+        f"{len(outside):,} of {len(items):,} training prices are outside {prompt.lowest}..{prompt.highest} of "
+        f"finetune.prompt, in units of ${prompt.unit:g}: {examples}. Set data.price_min and data.price_max within it, "
+        "or finetune.prompt.lowest and .highest around them."
+    )
 
 
 def parse(text: str) -> float | None:

@@ -19,7 +19,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tasks import figures
 from tasks.metrics import HIT_DOLLARS, HIT_SHARE
-from tasks.standings import GENERATED, Row, amount, columns, headline, in_order, label, leader_of, marks, outcome
+from tasks.standings import (
+    GENERATED,
+    Row,
+    amount,
+    choice,
+    columns,
+    headline,
+    in_order,
+    label,
+    leader_of,
+    marks,
+    outcome,
+)
 
 MAX_TEXT = 1_500  # characters of an item's text on the page, when it is opened
 NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # HTML bears it, XML does not
@@ -74,6 +86,7 @@ def picture(board: Leaderboard) -> dict[str, Any]:
     page: dict[str, Any] = {"board": board, "rows": rows, "columns": columns(rows), "leader": leader_of(rows)}
     page |= {"headline": first, "sentences": sentences, "bars": figures.bars(rows), "models": models}
     page["curve"] = figures.curve_points(board.curve) if board.curve else None
+    page["choice"] = choice(board.curve, board.unit) if board.curve else None
     page |= dict.fromkeys(("scatter", "running", "groups", "calibration", "quantiles", "items"))
     if models and board.items:
         truth = np.array([item["price"] for item in board.items], dtype=float)

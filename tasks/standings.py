@@ -146,6 +146,44 @@ def _context(rows: list[Row], leader: Row, better: list[Row], unit: str) -> list
     return sentences
 
 
+def merit(row: Row) -> tuple[float, float]:
+    """What candidates are chosen by, the least first: more items answered before a lower error on those."""
+    return -row["n"], math.inf if row["mae"] is None else row["mae"]
+
+
+def runner_up(curve: Iterable[Row]) -> Row | None:
+    """The best candidate of a training that was not chosen."""
+    return min((row for row in curve if not row["chosen"]), key=merit, default=None)
+
+
+def choice(curve: Sequence[Row], unit: str = "$") -> str:
+    """Which candidate of a training was chosen on validation, and how certain that is."""
+    chosen, following = next(row for row in curve if row["chosen"]), runner_up(curve)
+    if chosen["mae"] is None:
+        return f"No checkpoint answered anything; {chosen['label']} stands for them."
+    ends = f", {_span(chosen, unit, 'mae')}" if chosen["mae_low"] is not None else ""
+    text = f"Chosen: {chosen['label']}, {amount(chosen['mae'], unit)} off on {chosen['n']:,} validation items{ends}."
+    if following is None or following["difference"] is None:
+        return text
+    certain = (following["p_value"] or 0) < SIGNIFICANCE
+    return (
+        f"{text} The next, {following['label']}, is {amount(following['difference'], unit)} worse "
+        f"({_span(following, unit)}), {'more than chance explains' if certain else 'which chance alone can explain'}."
+    )
+
+
+def curve_table(curve: Iterable[Row], unit: str = "$") -> str:
+    """The candidates of a training as a table of Markdown, the chosen one marked."""
+    headings = ["checkpoint", f"MAE {unit}", "95% interval", "behind the chosen", "n"]
+    lines = [headings, ["---", *["---:"] * 4]]
+    for row in curve:
+        mark = "◆ " if row["chosen"] else ""
+        behind = "" if row["chosen"] else _number("difference", "+.2f")(row)
+        figures = _number("mae", ".2f")(row), _ends("mae", ".1f")(row), behind, f"{row['n']:,}"
+        lines.append([f"{mark}{_escaped(row['label'])}", *figures])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 class Column(NamedTuple):
     """A column of figures: its title, and what stands in it for a row; nothing where the row has no figure."""
 

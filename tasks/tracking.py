@@ -35,6 +35,7 @@ nothing, what was logged must be there, though files of it (the models) may be g
 STAGE, DIGEST, MODEL, KIND = "pricewright.stage", "pricewright.digest", "pricewright.model", "pricewright.kind"
 MODEL_ID, MADE_FROM = "pricewright.model_id", "pricewright.made_from"
 STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.reason"
+CHOSEN, DROPPED = "pricewright.chosen", "pricewright.dropped"
 MAX_NOTE = 8_000  # characters that a tag of MLflow holds
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 EXTERNAL = "pricewright.external"
@@ -80,11 +81,14 @@ class StageRun:
         """Log the metrics that have a value (never NaN), on the run or, if given, on a model and the run of its rung.
 
         The checkpoints of a training are points of one curve, which stands on the run of the training itself; a rung is
-        one point without a step, as MLflow draws bars to compare runs only where none has steps.
+        one point without a step, as MLflow draws bars to compare runs only where none has steps. So is a mean of
+        checkpoints, which has no step.
         """
         run_id = self.id
-        if model_id is not None and self.stage != "finetune":
-            run_id, step = self.rung(candidate(self.client.get_logged_model(model_id))), 0
+        if model_id is not None:
+            rung = candidate(self.client.get_logged_model(model_id))
+            if self.stage != "finetune" or rung.step is None:
+                run_id, step = self.rung(rung), 0
         for key, value in metrics.items():
             if isinstance(value, int | float) and value == value:
                 self.client.log_metric(run_id, key, float(value), step=step, model_id=model_id, **dataset)
@@ -135,6 +139,23 @@ class StageRun:
     def describe(self, text: str) -> None:
         """What MLflow shows at the head of the run, in Markdown."""
         self.client.set_tag(self.id, "mlflow.note.content", text[:MAX_NOTE])
+
+    def log_choice(self, model_id: str, label: str) -> None:
+        """Mark the candidate of a training that is best on validation, on the run and on its LoggedModel."""
+        self.client.set_tag(self.id, CHOSEN, label)
+        for model in self.models():
+            if model.model_id == model_id or CHOSEN in model.tags:
+                self.client.set_logged_model_tags(model.model_id, {CHOSEN: str(model.model_id == model_id).lower()})
+
+    def drop_model(self, model_id: str) -> None:
+        """Delete what was saved of a LoggedModel, before the run ends; its predictions and figures stay."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        model = self.client.get_logged_model(model_id)
+        if DROPPED not in model.tags:
+            # Noted first: a kill in between must not leave half a model that looks like a whole one.
+            self.client.set_logged_model_tags(model_id, {DROPPED: "true"})
+        get_artifact_repository(model.artifact_location).delete_artifacts("artifacts")
 
     def log_folder(self, folder: Path, name: str | None = None) -> None:
         """Keep a folder's files as artifacts of the run."""

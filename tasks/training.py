@@ -2,42 +2,69 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import shutil
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset as ArrowDataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from tasks.candidates import Candidates
+from tasks.checkpoints import Interruption, last_whole_checkpoint, mark_whole
 from tasks.config import Experiment, Finetune
-from tasks.digests import folder_digests
 from tasks.errors import UserError
 from tasks.items import Item
-from tasks.predictors.language import LanguageModel
+from tasks.machine import Machine, Settings, settings
+from tasks.predictors.language import LanguageModel, Recipe
 from tasks.progress import Progress
 from tasks.prompts import completion, render
-from tasks.scoring import score
-from tasks.splits import Dataset, read_split, set_apart
-from tasks.tracking import STEP, StageRun
-
-WHOLE = "whole.json"
-KEEP = 2  # checkpoints on disk: the last, and the one before it in case the last turns out damaged
+from tasks.splits import Dataset, read_split, sample
+from tasks.tracking import StageRun
 
 
 class PriceTrainer(SFTTrainer):
     """SFTTrainer that computes the head where there is a completion, and tells when a checkpoint is whole."""
 
-    def __init__(self, *args: Any, on_checkpoint: Callable[[int], None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        items: Sequence[Item],
+        on_checkpoint: Callable[[int], None],
+        interruption: Interruption,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.on_checkpoint = on_checkpoint
+        self.items, self.on_checkpoint, self.interruption = items, on_checkpoint, interruption
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One batch forward and back.
+
+        Raises:
+            UserError: its loss is no number; the message names the step and the items of the batch.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # Looked at here: what transformers logs in place of such a loss is the mean of those before it.
+        if not torch.isfinite(loss):
+            shown = ", ".join(item.id for item in self.items_of(inputs["input_ids"], inputs["attention_mask"]))
+            raise UserError(
+                f"The training loss is {loss.item()} at step {self.state.global_step + 1}, of the items {shown}. Lower "
+                "finetune.sft.learning_rate, set finetune.sft.max_grad_norm (0.3, say), or look at these items."
+            )
+        return loss
+
+    def items_of(self, ids: torch.Tensor, mask: torch.Tensor) -> list[Item]:
+        """The training items behind the rows of a batch, found by their tokens: nothing has to travel with them."""
+        rows = {tuple(row[kept.bool()].tolist()) for row, kept in zip(ids, mask, strict=True)}
+        tokens = zip(self.items, self.train_dataset, strict=True)
+        return [item for item, example in tokens if tuple(example["input_ids"]) in rows]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -63,16 +90,23 @@ class PriceTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir)
         step = self.state.global_step
-        mark_whole(folder / f"checkpoint-{step}")
-        for old in sorted(folder.glob("checkpoint-*[0-9]"), key=_step)[:-KEEP]:
-            shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()  # each process has saved its random state
+        if self.is_world_process_zero():
+            mark_whole(Path(self.args.output_dir) / f"checkpoint-{step}")
+        self.interruption.saved()
         self.on_checkpoint(step)
+
+    def agreed(self, said: bool) -> bool:
+        """Whether any of the processes says so."""
+        if self.accelerator.num_processes == 1:
+            return said
+        votes = self.accelerator.reduce(torch.tensor(float(said), device=self.accelerator.device), reduction="sum")
+        return bool(votes.item())
 
 
 class Watch(TrainerCallback):
-    """Shows progress, logs the loss, and stops a training whose loss is no number."""
+    """Shows progress and logs the loss."""
 
     def __init__(self, run: StageRun) -> None:
         self.run, self.progress = run, None
@@ -86,18 +120,27 @@ class Watch(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
-        if "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise UserError(
-                f"The training loss is {logs['loss']} at step {state.global_step}. Lower finetune.sft.learning_rate, "
-                "or set finetune.sft.max_grad_norm."
-            )
-        metrics = {"train_loss": logs["loss"], "learning_rate": logs.get("learning_rate")}
-        self.run.log_metrics(metrics, step=state.global_step)
+        if "loss" in logs:
+            metrics = {"train_loss": logs["loss"], "learning_rate": logs.get("learning_rate")}
+            self.run.log_metrics(metrics, step=state.global_step)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.__exit__(None)
+
+
+class Postpone(TrainerCallback):
+    """Saves a checkpoint at the end of a step in which the training was told to leave."""
+
+    def __init__(self, interruption: Interruption, agreed: Callable[[bool], bool]) -> None:
+        self.interruption, self.agreed = interruption, agreed
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.interruption.unsaved = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.agreed(self.interruption.asked is not None):
+            self.interruption.asked = self.interruption.asked or signal.SIGTERM
+            control.should_save = True
 
 
 class Clock(TrainerCallback):
@@ -121,64 +164,109 @@ def spent(state: TrainerState) -> float:
     return max((entry["spent"] for entry in state.log_history if "spent" in entry), default=0.0)
 
 
+def train_here(run: StageRun | None, experiment: Experiment, dataset: Dataset, work: Path) -> None:
+    """Train in this process, from the last whole checkpoint in `work` or from the base model; see `train`."""
+    conf, seed = experiment.finetune, experiment.seed
+    plan = settings(Machine.here(conf.device), conf.quantization, conf.sft)
+    items = sample(read_split(dataset, "train"), conf.train_items, seed)
+    arguments = sft_config(conf, plan, seed, len(items), work)
+    train(run, LanguageModel.of(Recipe.of(conf)), items, dataset, experiment, arguments, plan.attention)
+
+
 def train(
-    run: StageRun,
+    run: StageRun | None,
     language: LanguageModel,
     items: Sequence[Item],
-    validation: Sequence[Item],
     dataset: Dataset,
     experiment: Experiment,
-    work: Path,
+    arguments: SFTConfig,
+    attention: str = "sdpa",
 ) -> None:
-    """Fine-tune on `items`, from the last whole checkpoint in `work` if there is one; keep and score each checkpoint.
+    """Fine-tune on `items`, from the last whole checkpoint in the folder of the `arguments` if there is one; keep and
+    score each checkpoint.
+
+    `attention` is how transformers calls the kernel to train with. Of several processes only the first has a `run`: it
+    logs, saves and scores for all.
 
     Raises:
-        UserError: the conf asks for impossible settings, the labels are not the prices, or the loss is no number.
+        UserError: the labels are not the prices, or the loss is no number.
     """
     conf, tokenizer = experiment.finetune, language.tokenizer
     prompts = render(items, conf.prompt, tokenizer)
     answers = [completion(item.price, conf.prompt) for item in items]
     examples = ArrowDataset.from_dict({"prompt": prompts, "completion": answers})
 
-    apart = set_apart(read_split(dataset, "validation"), conf.score_items, experiment.seed)
-    language.recipe.check_fit(apart)  # before the training, not after its first checkpoint
+    candidates = Candidates(run, dataset, experiment, len(items)) if run else None
+    if candidates:
+        language.recipe.check_fit(candidates.apart)  # before the training, not after its first checkpoint
+    interruption = Interruption()
 
     def keep(step: int) -> None:
-        tuned = LanguageModel(language.recipe, trainer.model, tokenizer).calibrated(apart)
-        known = {model.tags[STEP]: model.model_id for model in run.models()}
-        model_id = known.get(str(step)) or _log_checkpoint(run, tuned, step, len(items), trainer.state)
-        what = f"scoring checkpoint {step}"
-        score(
-            run,
-            model_id,
-            validation,
-            lambda: tuned.predict(validation, what),
-            dataset=dataset,
-            split="validation",
-            step=step,
-        )
+        if step % trainer.args.save_steps and step < trainer.state.max_steps:
+            return  # saved because of an interruption: it would make the choice depend on when that came
+        enough = False
+        if candidates:
+            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            tuned = LanguageModel(language.recipe, trainer.model, tokenizer)
+            with attending(trainer.model, "sdpa"):
+                candidates.add(tuned, step, losses, spent(trainer.state))
+            enough = candidates.exhausted(step)
+        if trainer.agreed(enough):
+            trainer.control.should_training_stop = True
 
     set_seed(experiment.seed)
     trainer = PriceTrainer(
         model=language.model,
-        args=_sft_config(conf, experiment.seed, len(items), work, language.model.device.type),
+        args=arguments,
         train_dataset=examples,
         processing_class=tokenizer,
-        peft_config=_lora_config(conf),
-        callbacks=[Watch(run), Clock()],
+        peft_config=lora_config(conf),
+        callbacks=[Watch(run)] if run else [],
+        items=items,
         on_checkpoint=keep,
+        interruption=interruption,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Postpone(interruption, trainer.agreed))
+    trainer.add_callback(Clock())
     # TRL turns the adapters of a quantized model into bfloat16, where a step of the optimizer is often too small to be
     # one; in float32 they learn more from the same items. On a GPU autocast computes in bfloat16 all the same.
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     check_labels(trainer, answers)
-    resume = last_whole_checkpoint(work)
+    with trainer.accelerator.main_process_first():  # it removes what is not whole
+        resume = last_whole_checkpoint(Path(arguments.output_dir))
     if resume is not None:
         trainer.add_callback(_KeepOnResume(keep))
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with interruption.postponed(), contextlib.suppress(_EnoughError), attending(trainer.model, attention):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if candidates is None:
+        return
+    if conf.average:
+        base = trainer.model.unload()
+        candidates.average(
+            lambda adapter: LanguageModel(language.recipe, PeftModel.from_pretrained(base, adapter).eval(), tokenizer)
+        )
+    candidates.conclude()
+
+
+@contextlib.contextmanager
+def attending(model: PeftModel, attention: str) -> Iterator[None]:
+    """Another kernel of attention inside: those that train fastest take no tree mask, with which prices are scored."""
+    inner = model.get_base_model()
+    before = inner.config._attn_implementation
+    if attention != before:
+        inner.set_attn_implementation(attention)
+    try:
+        yield
+    finally:
+        if attention != before:
+            inner.set_attn_implementation(before)
+
+
+class _EnoughError(Exception):
+    """The checkpoint that is resumed from was the last one that patience allows."""
 
 
 class _KeepOnResume(TrainerCallback):
@@ -189,35 +277,38 @@ class _KeepOnResume(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.keep(state.global_step)
+        if control.should_training_stop:  # the loop would take one more step before it looks
+            raise _EnoughError
 
 
-def _log_checkpoint(run: StageRun, tuned: LanguageModel, step: int, n_train: int, state: TrainerState) -> str:
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    params = {"n_train": n_train, "fit_seconds": f"{spent(state):.3f}"}
-    candidate = run.log_model(tuned.save, "finetuned", "finetuned", step=step, params=params)
-    run.log_metrics({"train_loss": losses[-1] if losses else None}, step=step, model_id=candidate.model_id)
-    return candidate.model_id
+def lora_config(conf: Finetune) -> LoraConfig:
+    """The conf's `lora`.
 
-
-def _lora_config(conf: Finetune) -> LoraConfig:
+    Raises:
+        UserError: peft refuses it.
+    """
     try:
         return LoraConfig(task_type="CAUSAL_LM", **conf.lora)
     except (TypeError, ValueError) as error:
         raise UserError(f"finetune.lora: {error}") from error
 
 
-def _sft_config(conf: Finetune, seed: int, n_items: int, work: Path, device: str) -> SFTConfig:
-    """The conf's `sft` with what the stage decides: folders, seeds, and checkpoints evenly spaced to the last step."""
-    half = device == "cuda" and torch.cuda.is_bf16_supported()
+def sft_config(conf: Finetune, plan: Settings, seed: int, n_items: int, work: Path) -> SFTConfig:
+    """The conf's `sft` with what the machine and the stage decide: folders, seeds, evenly spaced checkpoints.
+
+    Raises:
+        UserError: trl refuses it.
+    """
     ours = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
-    machine = {"bf16": half, "use_cpu": device == "cpu", "dataloader_pin_memory": device == "cuda"}
+    # The other processes wait while the first one scores a checkpoint, however long that takes.
+    several = {"ddp_timeout": 7 * 24 * 3600, "ddp_find_unused_parameters": False}
     quiet = {"disable_tqdm": True, "logging_steps": 5}
     lengths = {"max_length": None, "completion_only_loss": True}  # prompts are cut where they are made
     try:
-        config = SFTConfig(**{**machine, **quiet, **lengths, **conf.sft, **ours})
+        config = SFTConfig(**{**quiet, **several, **lengths, **plan.sft, **ours})
     except (TypeError, ValueError) as error:
         raise UserError(f"finetune.sft: {error}") from error
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * conf.processes
     total = config.max_steps
     if total <= 0:
         total = math.ceil(math.ceil(n_items / batch) * config.num_train_epochs)
@@ -229,50 +320,11 @@ def check_labels(trainer: SFTTrainer, answers: Sequence[str]) -> None:
     """Refuse to train if what the loss is taken on, decoded, is not the price: masks have been wrong after upgrades.
 
     Raises:
-        UserError: an example's labels are something else, or it does not fit into the model's context.
+        UserError: an example's labels are something else.
     """
     tokenizer = trainer.processing_class
-    context = getattr(trainer.model.config, "max_position_embeddings", None)
-    for index, answer in enumerate(answers):
-        example = trainer.train_dataset[index]
-        if context and len(example["input_ids"]) > context:
-            raise UserError(
-                f"A prompt of {len(example['input_ids'])} tokens exceeds the model's context of {context}. Lower "
-                "finetune.prompt.text_tokens."
-            )
-        if index < 100:
-            learned = tokenizer.decode(
-                [token for token in example["labels"] if token != -100], skip_special_tokens=True
-            )
-            if learned != answer:
-                raise UserError(f"The labels of a training example say {learned!r}, but its price is {answer!r}.")
-
-
-def mark_whole(checkpoint: Path) -> None:
-    """Note the digests of a checkpoint's files, last of all, so that one cut short is recognised."""
-    noted = json.dumps(folder_digests(checkpoint))
-    temporary = checkpoint.with_suffix(".part")
-    temporary.write_text(noted, encoding="utf-8")
-    temporary.rename(checkpoint / WHOLE)
-
-
-def last_whole_checkpoint(work: Path) -> Path | None:
-    """The latest checkpoint whose files are all as they were written; later ones that are not are removed."""
-    for checkpoint in sorted(work.glob("checkpoint-*[0-9]"), key=_step, reverse=True):
-        if _is_whole(checkpoint):
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        noted = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    found = folder_digests(checkpoint)
-    return {name: value for name, value in found.items() if name != WHOLE} == noted
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+    for index, answer in enumerate(answers[:100]):
+        labels = trainer.train_dataset[index]["labels"]
+        learned = tokenizer.decode([token for token in labels if token != -100], skip_special_tokens=True)
+        if learned != answer:
+            raise UserError(f"The labels of a training example say {learned!r}, but its price is {answer!r}.")

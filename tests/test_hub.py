@@ -68,7 +68,12 @@ class Handler(BaseHTTPRequestHandler):
                 return self.send(404, b"{}", **{"X-Error-Code": "RevisionNotFound"})
             files = [{"rfilename": name} for name in self.server.files[commit]]
             return self.send(200, json.dumps({"id": repo, "sha": commit, "siblings": files}).encode())
-        _, _, rest = path.partition("/resolve/")
+        owner, _, rest = path.partition("/resolve/")
+        if owner == "/gated/model":
+            message = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model gated/model is restricted"}
+            return self.send(401, b"{}", **message)
+        if owner == "/absent/model":
+            return self.send(404, b"{}", **{"X-Error-Code": "RepoNotFound"})
         commit, _, name = rest.partition("/")
         content = self.server.files.get(self.server.head if commit == "main" else commit, {}).get(name)
         if content is None:
@@ -249,3 +254,21 @@ def test_the_hub_needs_a_name(tmp_path: Path, at: Callable) -> None:
     """And says so before it asks anything."""
     with pytest.raises(UserError, match=r"data\.repo is not set"):
         curate(load("conf/smoke.yaml", [*at(tmp_path), "data.source=hub"]))
+
+
+@pytest.mark.parametrize("base", ["gated/model", "absent/model"])
+def test_a_model_that_is_closed_or_not_there_is_said_with_the_remedy(
+    base: str, server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the tokenizer, the config and the model alike, in one message: log in, or take another."""
+    from huggingface_hub import constants
+
+    from tasks.basemodel import load_config, load_model, load_tokenizer
+
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    template = "{endpoint}/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template.replace("{endpoint}", constants.ENDPOINT))
+    for load_it in (load_tokenizer, load_config, lambda base: load_model(base, None)):
+        with pytest.raises(UserError, match=rf"finetune.base: {base} cannot be loaded .*hf auth login"):
+            load_it(base)
+    assert server.asked.total() > 0

@@ -81,7 +81,8 @@ def full_board(n: int = 300) -> Leaderboard:
     tuned = guesses["smollm2-135m-tuned"]
     curve = [
         {"step": step, "train_loss": 2.4 - step / 250, "mae": mae, "mae_low": mae - 4, "mae_high": mae + 5, "n": 200}
-        | {"chosen": step == 300}
+        | {"chosen": step == 300, "label": f"step {step}", "difference": mae - 29.1, "p_value": 0.2}
+        | {"difference_low": mae - 31, "difference_high": mae - 28}
         for step, mae in ((100, 41.0), (200, 33.5), (300, 29.1), (400, 30.2))
     ]
     intervals = {"smollm2-135m-tuned": ((tuned * 0.7).tolist(), (tuned * 1.4).tolist())}

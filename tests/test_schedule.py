@@ -21,7 +21,8 @@ from flows.cli import main
 from flows.deployment import OURS, alive, deploy, go_on, reached, unfinished
 from flows.schedule import find_runs, missed
 from tasks.config import PROJECT, Schedule, load
-from tasks.tracking import STAGE, connect, experiment_id
+from tasks.store import connect, experiment_id
+from tasks.tracking import STAGE
 
 SMOKE = "conf/smoke.yaml"
 LONG = ["finetune.sft.num_train_epochs=20"]  # a training that is not over before it is cancelled

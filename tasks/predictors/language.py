@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from tasks import basemodel
 from tasks.answers import ANSWERS, fit_temperature, quantile, temper
 from tasks.config import Answer, Finetune, Prompt
 from tasks.errors import UserError
@@ -36,6 +37,7 @@ class Recipe:
     prompt: Prompt
     answer: Answer
     device: str = "auto"
+    identity: Any = None  # of the base model when this was saved
 
     @classmethod
     def of(cls, finetune: Finetune) -> Self:
@@ -62,9 +64,25 @@ class Recipe:
                 f"that models are chosen on; there are {len(items)}. Lower score_items, or give a number."
             )
 
+    def check_adapter(self, adapter: Path) -> None:
+        """Refuse an adapter that was trained on another base model: it would load, and answer nonsense.
+
+        Raises:
+            UserError: it notes another base, or the base's files are no longer those it was trained on.
+        """
+        noted = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if noted and not basemodel.same_base(noted, self.base):
+            raise UserError(f"The adapter in {adapter} belongs to {noted}, not to {self.base}. Give it its own base.")
+        if self.identity is not None and self.identity != basemodel.identity(self.base):
+            raise UserError(
+                f"The base model {self.base} has other files than when the adapter in {adapter} was trained on it. Put "
+                "them back, or fine-tune again."
+            )
+
     def save(self, folder: Path) -> None:
         """Write the recipe: all there is to keep of a model without adapter, whose base is found by its name again."""
         fields = {"base": self.base, "quantization": self.quantization, "device": self.device}
+        fields["identity"] = None if self.base == "." else basemodel.identity(self.base)
         sections = {"prompt": self.prompt.model_dump(), "answer": self.answer.model_dump()}
         text = json.dumps({"predictor": "language", **fields, **sections}, indent=1)
         (folder / "predictor.json").write_text(text, encoding="utf-8")
@@ -75,7 +93,7 @@ class Recipe:
         fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
         sections = Prompt(**fields["prompt"]), Answer(**fields["answer"])
         base = str(folder) if fields["base"] == "." else fields["base"]
-        return cls(base, fields["quantization"], *sections, fields["device"])
+        return cls(base, fields["quantization"], *sections, fields["device"], fields.get("identity"))
 
 
 class LanguageModel:
@@ -176,15 +194,22 @@ class LanguageModel:
 
     @classmethod
     def of(cls, recipe: Recipe, adapter: Path | None = None) -> Self:
-        """Load the base model of a recipe, with an adapter if given."""
-        from tasks.basemodel import load_model, load_tokenizer
+        """Load the base model of a recipe, with an adapter if given.
 
-        tokenizer = load_tokenizer(recipe.base)
-        model = load_model(recipe.base, recipe.quantization, recipe.device)
+        Raises:
+            UserError: the adapter belongs to another base model, or this one has changed since.
+        """
+        if adapter is not None:
+            recipe.check_adapter(adapter)
+        tokenizer = basemodel.load_tokenizer(recipe.base)
+        model = basemodel.load_model(recipe.base, recipe.quantization, recipe.device)
         if adapter is not None:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, adapter).eval()
+            try:
+                model = PeftModel.from_pretrained(model, adapter).eval()
+            except RuntimeError as error:  # the layers are of other sizes
+                raise UserError(f"The adapter in {adapter} does not fit {recipe.base}: {error}") from error
         return cls(recipe, model, tokenizer)
 
     def _what(self) -> str:

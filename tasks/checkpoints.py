@@ -1,0 +1,104 @@
+"""Checkpoints on disk: which of them are whole, and when one more is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tasks.digests import folder_digests
+
+WHOLE = "whole.json"
+KEEP = 2  # checkpoints on disk: the last, and the one before it in case the last turns out damaged
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Note the digests of a checkpoint's files, last of all, so that one cut short is recognised; older ones go."""
+    noted = json.dumps(folder_digests(checkpoint))
+    temporary = checkpoint.with_suffix(".part")
+    temporary.write_text(noted, encoding="utf-8")
+    temporary.rename(checkpoint / WHOLE)
+    for old in _by_step(checkpoint.parent)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def last_whole_checkpoint(work: Path) -> Path | None:
+    """The latest checkpoint whose files are all as they were written; later ones that are not are removed."""
+    for checkpoint in reversed(_by_step(work)):
+        if _is_whole(checkpoint):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        noted = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    found = folder_digests(checkpoint)
+    return {name: value for name, value in found.items() if name != WHOLE} == noted
+
+
+def _by_step(work: Path) -> list[Path]:
+    return sorted(work.glob("checkpoint-*[0-9]"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+class Interruption:
+    """Puts SIGTERM and Ctrl-C off until what was trained since the last checkpoint is in one, and then obeys.
+
+    A signal that finds everything saved already, and the second one, are obeyed at once. Obeying is left to the handler
+    that was there before: Prefect's ends the flow run, Python's raises KeyboardInterrupt, and where there is none
+    SystemExit is raised, so that the stage is closed either way. Outside the main thread nothing can be put off.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.unsaved = False  # whether a step was begun since the last checkpoint
+        self.asked: int | None = None
+        self.before: dict[int, Any] = {}
+
+    @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Listen to the signals for as long as the block runs."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.before = {number: signal.signal(number, self._hear) for number in self.SIGNALS}
+        try:
+            yield
+        finally:
+            self._restore()
+
+    def saved(self) -> None:
+        """Say that a checkpoint is whole: the moment to leave, if that was asked for."""
+        self.unsaved = False
+        if self.asked is not None:
+            self._obey(self.asked, None)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if not self.unsaved or self.asked is not None:
+            self._obey(number, frame)
+        self.asked = number
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\n  Interrupted: this step is finished and saved first. Once more, and it is not.\n")
+
+    def _obey(self, number: int, frame: FrameType | None) -> None:
+        before = self.before.get(number)
+        self._restore()
+        if callable(before):
+            before(number, frame)
+        raise SystemExit(128 + number)
+
+    def _restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
