@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset as ArrowDataset
 from peft import LoraConfig
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from tasks.batching import LikeLengths
 from tasks.config import Experiment, Finetune
 from tasks.digests import folder_digests
 from tasks.errors import UserError
@@ -38,6 +40,14 @@ class PriceTrainer(SFTTrainer):
     def __init__(self, *args: Any, on_checkpoint: Callable[[int], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_checkpoint = on_checkpoint
+
+    def _get_train_sampler(self, train_dataset: ArrowDataset | None = None) -> Sampler | None:
+        """Batches of like length, if they are asked for, in an order that a resumed training finds again; upstream's
+        depends on the random state at the start of the epoch."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        return LikeLengths(lengths, self._train_batch_size * self.args.world_size, self.args.data_seed)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -211,7 +221,7 @@ def _sft_config(conf: Finetune, seed: int, n_items: int, work: Path, device: str
     half = device == "cuda" and torch.cuda.is_bf16_supported()
     ours = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
     machine = {"bf16": half, "use_cpu": device == "cpu", "dataloader_pin_memory": device == "cuda"}
-    quiet = {"disable_tqdm": True, "logging_steps": 5}
+    quiet = {"disable_tqdm": True, "logging_steps": 5, "train_sampling_strategy": "group_by_length"}
     lengths = {"max_length": None, "completion_only_loss": True}  # prompts are cut where they are made
     try:
         config = SFTConfig(**{**machine, **quiet, **lengths, **conf.sft, **ours})
