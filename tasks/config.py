@@ -134,6 +134,9 @@ class Finetune(Section):
     train_items: Count | None = Field(None, description="train the language model on at most this many items")
     score_items: Count = Field(64, description="validation items that every checkpoint is scored on")
     checkpoints: Annotated[int, Field(ge=1)] = Field(5, description="evenly spaced; each is scored and kept")
+    number_loss: float = Field(
+        0, ge=0, description="weight of how far off the number is (its CRPS as a share of the range) in the loss"
+    )
     sft: dict[str, Any] = Field(default_factory=dict, description="trl.SFTConfig")
     lora: dict[str, Any] = Field(default_factory=dict, description="peft.LoraConfig")
     quantization: dict[str, Any] | None = Field(None, description="transformers.BitsAndBytesConfig; null for none")

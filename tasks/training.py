@@ -23,6 +23,7 @@ from tasks.config import Experiment, Finetune
 from tasks.digests import folder_digests
 from tasks.errors import UserError
 from tasks.items import Item
+from tasks.losses import NumberLoss
 from tasks.predictors.language import LanguageModel
 from tasks.progress import Progress
 from tasks.prompts import completion, render
@@ -37,9 +38,15 @@ KEEP = 2  # checkpoints on disk: the last, and the one before it in case the las
 class PriceTrainer(SFTTrainer):
     """SFTTrainer that computes the head where there is a completion, and tells when a checkpoint is whole."""
 
-    def __init__(self, *args: Any, on_checkpoint: Callable[[int], None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        on_checkpoint: Callable[[int], None],
+        number_loss: NumberLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.on_checkpoint = on_checkpoint
+        self.on_checkpoint, self.number_loss = on_checkpoint, number_loss
 
     def _get_train_sampler(self, train_dataset: ArrowDataset | None = None) -> Sampler | None:
         """Batches of like length, if they are asked for, in an order that a resumed training finds again; upstream's
@@ -52,7 +59,8 @@ class PriceTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of the completion tokens; logits of shape [batch, columns with a completion, vocabulary]."""
+        """Cross-entropy of the completion tokens, and what the conf adds to it; logits of shape [batch, columns with a
+        completion, vocabulary]."""
         labels = inputs["labels"]
         columns = (labels[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
         outputs = model(
@@ -65,6 +73,8 @@ class PriceTrainer(SFTTrainer):
         total = F.cross_entropy(
             outputs.logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
         )
+        if self.number_loss is not None:
+            total = total + self.number_loss(outputs.logits, targets)
         count = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
         loss = total / count
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -177,6 +187,7 @@ def train(
         peft_config=_lora_config(conf),
         callbacks=[Watch(run), Clock()],
         on_checkpoint=keep,
+        number_loss=NumberLoss(tokenizer, conf.number_loss, conf.prompt.highest) if conf.number_loss else None,
     )
     trainer.remove_callback(PrinterCallback)
     # TRL turns the adapters of a quantized model into bfloat16, where a step of the optimizer is often too small to be
