@@ -38,6 +38,7 @@ lint: setup ## ruff
 bench: setup ## speed and memory, each with its table
 	$(BIN)/python -m benchmarks.metrics_speed
 	$(BIN)/python -m benchmarks.evaluation_speed
+	$(BIN)/python -m benchmarks.finetune_speed
 	$(BIN)/python -m benchmarks.laptop
 	$(BIN)/python -m benchmarks.curation
 

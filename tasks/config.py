@@ -174,6 +174,9 @@ class Finetune(Section):
     processes: Count = Field(1, description="one for each GPU; each takes a batch of per_device_train_batch_size")
     busy: Literal["wait", "fail"] = Field("wait", description="what to do while another training has the GPU")
     oversize: Literal["refuse", "try"] = Field("refuse", description="what to do if the estimated memory is not there")
+    number_loss: float = Field(
+        0, ge=0, description="weight of how far off the number is (its CRPS as a share of the range) in the loss"
+    )
     quantization: dict[str, Any] | None = Field(None, description="transformers.BitsAndBytesConfig; null for none")
 
 

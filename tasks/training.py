@@ -14,14 +14,17 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset as ArrowDataset
 from peft import LoraConfig, PeftModel
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from tasks.batching import LikeLengths
 from tasks.candidates import Candidates
 from tasks.checkpoints import Interruption, last_whole_checkpoint, mark_whole
 from tasks.config import Experiment, Finetune
 from tasks.errors import UserError
 from tasks.items import Item
+from tasks.losses import NumberLoss
 from tasks.machine import Machine, Settings, settings
 from tasks.predictors.language import LanguageModel, Recipe
 from tasks.progress import Progress
@@ -39,10 +42,20 @@ class PriceTrainer(SFTTrainer):
         items: Sequence[Item],
         on_checkpoint: Callable[[int], None],
         interruption: Interruption,
+        number_loss: NumberLoss | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.items, self.on_checkpoint, self.interruption = items, on_checkpoint, interruption
+        self.number_loss = number_loss
+
+    def _get_train_sampler(self, train_dataset: ArrowDataset | None = None) -> Sampler | None:
+        """Batches of like length, if they are asked for, in an order that a resumed training finds again; upstream's
+        depends on the random state at the start of the epoch."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        return LikeLengths(lengths, self._train_batch_size * self.args.world_size, self.args.data_seed)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One batch forward and back.
@@ -69,7 +82,8 @@ class PriceTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of the completion tokens; logits of shape [batch, columns with a completion, vocabulary]."""
+        """Cross-entropy of the completion tokens, and what the conf adds to it; logits of shape [batch, columns with a
+        completion, vocabulary]."""
         labels = inputs["labels"]
         columns = (labels[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
         outputs = model(
@@ -82,6 +96,8 @@ class PriceTrainer(SFTTrainer):
         total = F.cross_entropy(
             outputs.logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
         )
+        if self.number_loss is not None:
+            total = total + self.number_loss(outputs.logits, targets)
         count = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
         loss = total / count
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -225,6 +241,7 @@ def train(
         items=items,
         on_checkpoint=keep,
         interruption=interruption,
+        number_loss=NumberLoss(tokenizer, conf.number_loss, conf.prompt.highest) if conf.number_loss else None,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Postpone(interruption, trainer.agreed))
@@ -302,7 +319,7 @@ def sft_config(conf: Finetune, plan: Settings, seed: int, n_items: int, work: Pa
     ours = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
     # The other processes wait while the first one scores a checkpoint, however long that takes.
     several = {"ddp_timeout": 7 * 24 * 3600, "ddp_find_unused_parameters": False}
-    quiet = {"disable_tqdm": True, "logging_steps": 5}
+    quiet = {"disable_tqdm": True, "logging_steps": 5, "train_sampling_strategy": "group_by_length"}
     lengths = {"max_length": None, "completion_only_loss": True}  # prompts are cut where they are made
     try:
         config = SFTConfig(**{**quiet, **several, **lengths, **plan.sft, **ours})
