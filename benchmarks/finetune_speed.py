@@ -81,7 +81,9 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
         same = ("per_device_train_batch_size", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps")
         same = {name: getattr(config, name) for name in (*same, "logging_steps", "seed", "use_cpu", "output_dir")}
         config = SFTConfig(**same, save_strategy="no", report_to="none", disable_tqdm=True)
-    kind, options = (PriceTrainer, {"items": items, "on_checkpoint": print, "interruption": Interruption()}) if way in (OURS, RANDOM) else (SFTTrainer, {})
+    kind, options = SFTTrainer, {}
+    if way in (OURS, RANDOM):
+        kind, options = PriceTrainer, {"items": items, "on_checkpoint": print, "interruption": Interruption()}
     trainer = kind(
         model=model,
         args=config,
