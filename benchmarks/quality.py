@@ -34,20 +34,25 @@ AIMS = {"hashed": 0.90, "fixed": 0.93}  # of the error of tfidf_ridge, for the b
 UNCAPPED = ("data.validation_items=null", "data.test_items=null")
 
 
+def data_paths(which: str, folder: Path) -> list[str]:
+    """The overrides that say where the data lie; those of a fixed test set are written into `folder` first."""
+    source = Path(os.environ["PRICEWRIGHT_DATA"]) / "amazon_course_like" / "items.jsonl.gz"
+    if which == "hashed":
+        return [f"data.path={source}"]
+    with gzip.open(source, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    parts = {
+        "rest": [row for row in rows if not row.get("course_test")],
+        "test": [row for row in rows if row.get("course_test")],
+    }
+    for name, part in parts.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+    return [f"data.path={folder}/rest.jsonl", f"data.test_path={folder}/test.jsonl"]
+
+
 def curated(which: str, store: Path) -> Dataset:
     """The splits, made by the command that a user would type."""
-    source = Path(os.environ["PRICEWRIGHT_DATA"]) / "amazon_course_like" / "items.jsonl.gz"
-    paths = [f"data.path={source}"]
-    if which == "fixed":
-        with gzip.open(source, "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        parts = {
-            "rest": [r for r in rows if not r.get("course_test")],
-            "test": [r for r in rows if r.get("course_test")],
-        }
-        for name, part in parts.items():
-            (store / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
-        paths = [f"data.path={store}/rest.jsonl", f"data.test_path={store}/test.jsonl"]
+    paths = data_paths(which, store)
     tracking = [f"tracking.uri=sqlite:///{store}/mlflow.db", f"tracking.artifacts={store}/artifacts"]
     command = [sys.executable, "-m", "flows.cli", "curate", "-c", "conf/files.yaml", *paths, *UNCAPPED, *tracking]
     folder = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
