@@ -28,7 +28,7 @@ from tasks.sources import Source, list_files, read_files, source_of
 from tasks.splits import SPLITS, Dataset, Split, joint_digest, write_split
 from tasks.summary import summarise
 from tasks.tokens import NOT_COUNTED, find_tokenizer
-from tasks.tracking import Mode, StageRun, stage
+from tasks.tracking import CONTENT, Mode, StageRun, stage
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -107,6 +107,7 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
         for split in SPLITS:
             run.log_dataset(folder / f"{split}.parquet", name=name, digest=content, context=split)
     run.log_json(card, "card.json")
+    run.client.set_tag(run.id, CONTENT, content)
     run.log_metrics({f"rows_{split}": rows[split] for split in SPLITS} | {"rows_read": tally.read})
     warn(tally, run.place(f"splits/{content}/card.html"))
 

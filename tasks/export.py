@@ -15,6 +15,7 @@ from tasks.basemodel import EMBEDDED
 from tasks.config import Experiment
 from tasks.errors import UserError
 from tasks.items import Item
+from tasks.leaderboard import dataset_of
 from tasks.metrics import absolute_error, bootstrap_interval, is_hit, measure
 from tasks.predictors import Predictions
 from tasks.predictors.language import Recipe
@@ -91,7 +92,7 @@ def _find(experiment: Experiment, alias: str) -> Exported:
     model_id = version.tags[MODEL_ID]
     run = StageRun(client, client.get_run(version.tags["evaluation"]), "evaluate", done=True)
     board = run.read_json("leaderboard.json")
-    dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
+    dataset = dataset_of(experiment, board)
     items = read_split(dataset, "test")
     answers = recall(run, model_id, kept_as("test", items))
     if answers is None:

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from tasks.errors import UserError
 from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, registered
 from tasks.splits import Dataset, read_split
 from tasks.store import connect, tracking_uri
-from tasks.tracking import DIGEST, Candidate, StageRun
+from tasks.tracking import DIGEST, Candidate, StageRun, whole_splits
 
 if TYPE_CHECKING:
     from tasks.report import Leaderboard
@@ -58,7 +59,7 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
     run = open_run(experiment, run_id)
     try:
         board = run.read_json("leaderboard.json")
-        dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
+        dataset = dataset_of(experiment, board)
         items = read_split(dataset, "test")
         predictions, intervals, levels = _answers(run, [item.id for item in items])
     except FileNotFoundError as error:
@@ -80,6 +81,12 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
             "conf": yaml.safe_dump(settings(experiment), sort_keys=False, allow_unicode=True),
         },
     )
+
+
+def dataset_of(experiment: Experiment, board: dict[str, Any]) -> Dataset:
+    """The dataset of an evaluation, where it lies now: splits that were damaged and made again lie elsewhere."""
+    kept = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
+    return replace(kept, path=whole_splits(experiment, kept.digest) or kept.path)
 
 
 def _answers(run: StageRun, ids: list[str]) -> tuple[dict[str, list], dict[str, tuple[list, list]], dict[str, list]]:

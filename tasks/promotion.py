@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.config import Experiment
-from tasks.leaderboard import open_run
+from tasks.leaderboard import dataset_of, open_run
 from tasks.metrics import absolute_error, paired_comparison
 from tasks.predictors import Predictions
 from tasks.predictors.loading import load_predictor
@@ -75,11 +75,11 @@ def _decide(run: StageRun, experiment: Experiment, board: dict[str, Any], *, kee
         return Decision(challenger, None, "no incumbent", {"decision": "no incumbent"})
     if incumbent == challenger:  # how it came to be champion stays on its version
         return Decision(challenger, None, "the champion is still the challenger")
-    items = read_split(_dataset(board), "test")
-    truth = np.array([item.price for item in items])
+    dataset = dataset_of(experiment, board)
+    truth = np.array([item.price for item in read_split(dataset, "test")])
     result = paired_comparison(
-        absolute_error(truth, _answers(run, board, incumbent, keep=keep)),
-        absolute_error(truth, _answers(run, board, challenger, keep=keep)),
+        absolute_error(truth, _answers(run, board, dataset, incumbent, keep=keep)),
+        absolute_error(truth, _answers(run, board, dataset, challenger, keep=keep)),
         seed=experiment.seed,
         resamples=experiment.evaluate.resamples,
     )
@@ -99,9 +99,8 @@ def _decide(run: StageRun, experiment: Experiment, board: dict[str, Any], *, kee
     return Decision(challenger, None, reason, tags) if wins else Decision(incumbent, challenger, reason, tags)
 
 
-def _answers(run: StageRun, board: dict[str, Any], model_id: str, *, keep: bool) -> np.ndarray:
+def _answers(run: StageRun, board: dict[str, Any], dataset: Dataset, model_id: str, *, keep: bool) -> np.ndarray:
     """The test guesses [n] of a model: from this evaluation, from what it kept, or made now (and kept, if asked to)."""
-    dataset = _dataset(board)
     items = read_split(dataset, "test")
     names = _names(board)
     if model_id in names:
@@ -115,10 +114,6 @@ def _answers(run: StageRun, board: dict[str, Any], model_id: str, *, keep: bool)
     if keep:
         return score(run, model_id, items, ask, dataset=dataset, split="test").price
     return (recall(run, model_id, kept_as("test", items)) or ask()).price
-
-
-def _dataset(board: dict[str, Any]) -> Dataset:
-    return Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
 
 
 def _names(board: dict[str, Any]) -> dict[str, str]:

@@ -112,7 +112,7 @@ class Ledger:
         recent = {key for key, run in self.stages.items() if _last_seen(run) >= since or at_work(run)}
         found, seen = {}, set()
         reasons = {
-            f"of the last {self.conf.keep_days} days": recent,
+            f"of the last {self.conf.keep_days:g} days": recent,
             "behind an alias": self._behind_aliases(),
             f"of the best {self.conf.keep_best} evaluations": self._best(),
         }

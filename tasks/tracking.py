@@ -40,6 +40,7 @@ MAX_NOTE = 8_000  # characters that a tag of MLflow holds
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 EXTERNAL = "pricewright.external"
 SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
+CONTENT = "pricewright.content"  # the digest of the splits that a run of curate left
 CANDIDATES = "candidates.json"
 SERVED = PROJECT / "tasks" / "predictors" / "served.py"
 
@@ -379,6 +380,17 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def whole_splits(experiment: Experiment, content: str) -> str | None:
+    """Where splits of this content lie, in any run of curate that is as it was; None if there are none."""
+    query = f"tags.`{STAGE}` = 'curate' and tags.`{CONTENT}` = '{content}' and attributes.status = 'FINISHED'"
+    client = connect(experiment)
+    for run in client.search_runs([experiment_id(experiment)], query):
+        curated = StageRun(client, run, "curate", done=True)
+        if intact(curated):
+            return curated.place(f"splits/{content}")
+    return None
 
 
 def latest_evaluation(experiment: Experiment) -> str | None:
