@@ -4,7 +4,7 @@ LOCK ?= requirements.lock
 BIN := .venv/bin
 CONF ?= conf/laptop.yaml
 
-.PHONY: setup run test ui lint bench lock clean
+.PHONY: setup run test ui lint bench lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,11 @@ bench: setup ## speed and memory, each with its table
 	$(BIN)/python -m benchmarks.finetune_speed
 	$(BIN)/python -m benchmarks.laptop
 	$(BIN)/python -m benchmarks.curation
+
+audit: setup ## known weaknesses of the locked packages, by pip-audit in an environment of its own (needs the network)
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement $(LOCK)
 
 lock: ## make both lock files again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet --no-header \

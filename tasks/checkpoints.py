@@ -68,11 +68,12 @@ class Interruption:
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
-        """Listen to the signals for as long as the block runs."""
+        """Listen to the signals for as long as the block runs; to none that is ignored, as in a shell's background."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.before = {number: signal.signal(number, self._hear) for number in self.SIGNALS}
+        heard = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self.before = {number: signal.signal(number, self._hear) for number in heard}
         try:
             yield
         finally:

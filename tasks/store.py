@@ -11,6 +11,8 @@ from string import Template
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse, urlsplit
 
+from filelock import FileLock
+
 from tasks.basemodel import cache_folder
 from tasks.config import PROJECT, Experiment
 from tasks.errors import UserError
@@ -77,8 +79,19 @@ def _check_writable(folder: Path) -> None:
 
 
 def experiment_id(experiment: Experiment) -> str:
-    """The MLflow experiment of the conf, made if it is not there."""
-    client = connect(experiment)
+    """The MLflow experiment of the conf, made if it is not there, by one process at a time: two that make a database
+    at once break it.
+
+    Raises:
+        UserError: the experiment keeps its artifacts somewhere else than the conf says.
+    """
+    lock = PROJECT / "mlruns" / "locks" / "store.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        return _experiment_id(experiment, connect(experiment))
+
+
+def _experiment_id(experiment: Experiment, client: MlflowClient) -> str:
     known = client.get_experiment_by_name(experiment.tracking.experiment)
     artifacts = experiment.tracking.artifacts
     if known is not None:

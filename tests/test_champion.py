@@ -235,7 +235,11 @@ def test_a_body_of_unknown_length_is_read_no_further_than_the_limit(server: str)
     """Sent in chunks it is refused like any other that is too long, and taken when it is not."""
     chunk = b'{"inputs": ["' + b"x" * 90
     assert ask(server, iter([chunk, b'"]}']))[0] == 200
-    assert ask(server, iter([chunk, *[b"x" * 1_000] * 6, b'"]}']))[0] == 413
+    refused = None
+    for _ in range(20):  # a server that answers early may hang up on whoever is still sending
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            refused = refused or ask(server, iter([chunk, *[b"x" * 1_000] * 6, b'"]}']))[0]
+    assert refused == 413
 
 
 @pytest.mark.parametrize("content_type", ["text/csv", "application/x-www-form-urlencoded", "text/plain"])

@@ -161,20 +161,27 @@ def test_a_training_told_to_leave_saves_first(
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_waits_for_what_is_unsaved_and_for_nothing_else(number: int, raised: type[BaseException]) -> None:
     """It is obeyed once a checkpoint is whole, at once where nothing is unsaved or when it comes again, and by whoever
-    listened before; afterwards it is theirs again."""
-    before = signal.getsignal(number)
-    for unsaved, again in ((True, False), (True, True), (False, False)):
-        interruption = Interruption()
-        with pytest.raises(raised) as caught, interruption.postponed():
-            interruption.unsaved = unsaved
-            signal.raise_signal(number)
-            assert unsaved and interruption.asked == number
-            if again:
+    listened before; afterwards it is theirs again. One that was ignored stays so."""
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # whoever started the tests may have it ignored
+    try:
+        for unsaved, again in ((True, False), (True, True), (False, False)):
+            interruption = Interruption()
+            with pytest.raises(raised) as caught, interruption.postponed():
+                interruption.unsaved = unsaved
                 signal.raise_signal(number)
-            interruption.saved()
-            raise AssertionError("not obeyed")
-        assert getattr(caught.value, "code", 143) == 143
-        assert signal.getsignal(number) is before
+                assert unsaved and interruption.asked == number
+                if again:
+                    signal.raise_signal(number)
+                interruption.saved()
+                raise AssertionError("not obeyed")
+            assert getattr(caught.value, "code", 143) == 143
+            assert signal.getsignal(number) is usual
+        signal.signal(number, signal.SIG_IGN)
+        with Interruption().postponed():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
