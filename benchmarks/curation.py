@@ -1,10 +1,10 @@
 """How fast curation is, how much memory it takes, and how that compares with the recipe it started from.
 
-    python -m benchmarks.curation [rows]     (a million by default; about 3 GB of disk for them)
+    python -m benchmarks.curation [rows] [FOLDER]     (a million by default; about 3 GB of disk for them)
 
 Writes Amazon-shaped rows, gzipped, in eight files; curates them with the recipe's gates, without and with the search
 for near duplicates; and cleans a sample of the same rows in the recipe's way: one row at a time in one Python process,
-with a tokenizer call for each. Prints a table for docs/benchmarks.md.
+with a tokenizer call for each. Prints a table for docs/benchmarks.md. A FOLDER keeps the rows for the next time.
 """
 
 from __future__ import annotations
@@ -81,14 +81,18 @@ def amazon_rows(count: int, seed: int = 1) -> Iterator[dict]:
 
 
 def write(folder: Path, count: int) -> float:
-    """Write the rows; megabytes before compression."""
-    size = 0
+    """Write the rows, unless they are there; megabytes before compression."""
+    noted, size = folder / f"{count}.size", 0
+    if noted.exists():
+        return int(noted.read_text()) / 1e6
+    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(gzip.open(folder / f"{n}.jsonl.gz", "wb", compresslevel=1)) for n in range(8)]
         for number, row in enumerate(amazon_rows(count)):
             line = orjson.dumps(row) + b"\n"
             size += len(line)
             files[number % 8].write(line)
+    noted.write_text(str(size))
     return size / 1e6
 
 
@@ -165,11 +169,10 @@ def _memory(process: psutil.Process) -> int:
     return getattr(process.memory_full_info(), "pss", process.memory_info().rss)  # shared pages count once
 
 
-def main(rows: int) -> None:
+def main(rows: int, kept: str | None = None) -> None:
     """Measure and print the table."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "data"
-        folder.mkdir()
+        folder = Path(kept or temporary) / "rows"
         size = write(folder, rows)
         recipe = recipe_way(folder, min(SAMPLE, rows))
         without = curate(folder, Path(temporary) / "without", "data.near=null")
@@ -195,4 +198,4 @@ def main(rows: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000, *sys.argv[2:3])
