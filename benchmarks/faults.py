@@ -177,7 +177,7 @@ def _put_back(fresh: Path, mlruns: Path) -> None:
 
 
 def disk_full(copy: Copy, good: list[dict]) -> list[str]:
-    with tmpfs(copy.mlruns, "size=3m"):
+    with tmpfs(copy.mlruns, "size=2m"):
         status, said = copy.run("run")
         remount(copy.mlruns, "size=500m")
         return [f"exit {status}: {said}", went_on(copy, good)]
@@ -313,7 +313,7 @@ def upstream_raises(copy: Copy, good: list[dict]) -> list[str]:
 
 FAULTS: dict[str, tuple[str, Callable[[Copy, list[dict]], list[str]]]] = {
     "kill": (f"SIGKILL at {KILLS} random moments of every stage", killed),
-    "disk-full": ("tmpfs of 3 MB over mlruns, made larger afterwards", disk_full),
+    "disk-full": ("tmpfs of 2 MB over mlruns, made larger afterwards", disk_full),
     "read-only": ("mlruns remounted read-only after `curate`", read_only),
     "locked": ("another process holds BEGIN EXCLUSIVE on mlflow.db", locked),
     "deleted": ("mlflow.db deleted after a run", deleted),

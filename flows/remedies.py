@@ -43,7 +43,7 @@ REMEDIES = (
         "tracking.* needs a package that is not installed ({}). Install it into .venv with pip.",
     ),
     (
-        r"Failed to reach API at|Timed out while attempting to connect to ephemeral|Connect(ion)?Error.*4200",
+        r"Failed to reach API at|Timed out while attempting to connect to ephemeral|All connection attempts failed",
         f"Prefect's server cannot be reached ({{}}). Start it, or unset PREFECT_API_URL to do without. {SAME}",
     ),
 )
