@@ -18,7 +18,7 @@ from tasks.errors import UserError
 from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, registered
 from tasks.splits import Dataset, read_split
 from tasks.store import connect, tracking_uri
-from tasks.tracking import DIGEST, Candidate, StageRun, whole_splits
+from tasks.tracking import DIGEST, Candidate, StageRun, alone, whole_splits
 
 if TYPE_CHECKING:
     from tasks.report import Leaderboard
@@ -119,6 +119,11 @@ def publish(experiment: Experiment, run_id: str, command: str | None = None) -> 
 
     `command` is what makes the same leaderboard again. Returns where the report lies.
     """
+    with alone(run_id):
+        return _publish(experiment, run_id, command)
+
+
+def _publish(experiment: Experiment, run_id: str, command: str | None) -> Path:
     from tasks.report import write_figures, write_report
     from tasks.standings import as_markdown, headline, in_order
 

@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.config import Experiment
+from tasks.digests import digest
 from tasks.leaderboard import dataset_of, open_run
 from tasks.metrics import absolute_error, paired_comparison
 from tasks.predictors import Predictions
@@ -19,7 +20,7 @@ from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, register, regi
 from tasks.scoring import kept_as, recall, score
 from tasks.splits import Dataset, read_split
 from tasks.store import model_folder
-from tasks.tracking import StageRun, candidate
+from tasks.tracking import StageRun, alone, candidate
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,11 @@ def promote(experiment: Experiment, run_id: str, dry_run: bool = False) -> Champ
     """
     run = open_run(experiment, run_id)
     board = run.read_json("leaderboard.json")
-    decision = _decide(run, experiment, board, keep=not dry_run)
+    with alone(digest({"promote": experiment.promote.name})):
+        decision = _decide(run, experiment, board, keep=not dry_run)
+        version = None if dry_run else _apply(experiment, board, decision, run_id)
     model = candidate(run.client.get_logged_model(decision.winner))
     name = model.name if model.step is None else f"{model.name} step {model.step}"
-    version = None if dry_run else _apply(experiment, board, decision, run_id)
     return Champion(experiment.promote.name, version, name, decision.reason)
 
 

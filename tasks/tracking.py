@@ -307,7 +307,7 @@ def stage(
     """
     where = experiment_id(experiment)
     client = connect(experiment)
-    with _alone(digest):
+    with alone(digest):
         finished = None if mode == "again" else _finished(client, where, name, digest, whole=mode != "read")
         if finished is not None:
             yield StageRun(client, finished, name, done=True)
@@ -343,7 +343,8 @@ def stage(
 
 
 @contextmanager
-def _alone(digest: str) -> Iterator[None]:
+def alone(digest: str) -> Iterator[None]:
+    """Let one process of this machine at a time do what has this name; others wait."""
     folder = PROJECT / "mlruns" / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{digest}.lock")
