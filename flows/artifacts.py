@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 import time
@@ -19,8 +18,10 @@ from tasks.progress import Progress
 from tasks.standings import as_records, headline, in_order
 
 EVERY = 5  # seconds between two updates of a progress artifact
+PATIENCE = 20  # a server that did not answer is asked again after so many times as long as that took
 
 _shown: WeakKeyDictionary[Progress, tuple[UUID, float]] = WeakKeyDictionary()
+_silent_until = 0.0
 
 
 def show_leaderboard(experiment: Experiment, run_id: str, conf: str, overrides: Sequence[str] | None) -> str:
@@ -49,17 +50,21 @@ def watch_progress(*_: Any) -> None:
 
 def show_progress(progress: Progress) -> None:
     """Bring the progress artifact of a piece of work up to date, every few seconds and at its end."""
+    global _silent_until
     if not progress.total:
         return
     share, now = 100 * progress.done / progress.total, time.monotonic()
     artifact, before = _shown.get(progress, (None, -EVERY))
-    if now - before < EVERY and share < 100:
+    if now < _silent_until or (now - before < EVERY and share < 100):
         return
-    # A dashboard that cannot be reached must not stop a training.
-    with contextlib.suppress(Exception):
+    # A dashboard that is gone must not stop a training, nor slow it down: Prefect's client tries for a minute.
+    try:
         if artifact is None:
             key = re.sub(r"[^a-z0-9]+", "-", progress.what.lower()).strip("-")
             artifact = create_progress_artifact(share, key=key, description=progress.what)
         else:
             update_progress_artifact(artifact, share)
         _shown[progress] = (artifact, now)
+    except Exception:
+        gone = time.monotonic()
+        _silent_until = gone + PATIENCE * (gone - now)

@@ -115,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("ui", open_ui, "the MLflow UI and the Prefect dashboard, until Ctrl-C")
     command.add_argument("--mlflow-port", type=int, default=5000)
     command.add_argument("--prefect-port", type=int, default=4200)
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf")
     command = add("deploy", deploy, "register the flows at a Prefect server, and run what comes due, until Ctrl-C")
     command.add_argument("--no-worker", action="store_true", help="only register")
     command.add_argument("--prefect-port", type=int, help="of `pricewright ui`, if it is not 4200")
@@ -136,6 +137,7 @@ def environment(*, debug: bool) -> None:
     }
     if not debug:
         settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # errors are shown once, by `fail`
+        settings["PREFECT_INTERNAL_LOGGING_LEVEL"] = "CRITICAL"  # each event that a server which is gone does not take
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
@@ -337,7 +339,7 @@ def open_ui(arguments: argparse.Namespace) -> None:
     """Start both UIs on 127.0.0.1 and wait."""
     from flows.ui import serve_ui
 
-    serve_ui(load(arguments.conf), arguments.mlflow_port, arguments.prefect_port)
+    serve_ui(load(arguments.conf, arguments.overrides), arguments.mlflow_port, arguments.prefect_port)
 
 
 def deploy(arguments: argparse.Namespace) -> None:

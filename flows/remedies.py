@@ -43,7 +43,8 @@ REMEDIES = (
         "tracking.* needs a package that is not installed ({}). Install it into .venv with pip.",
     ),
     (
-        r"Failed to reach API at|Timed out while attempting to connect to ephemeral|All connection attempts failed",
+        r"Failed to reach API at|Timed out while attempting to connect to ephemeral|All connection attempts failed"
+        r"|^\[Errno 111\] Connection refused$",  # of httpx, which here only Prefect's client speaks through
         f"Prefect's server cannot be reached ({{}}). Start it, or unset PREFECT_API_URL to do without. {SAME}",
     ),
 )

@@ -8,8 +8,11 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,6 +198,34 @@ def test_what_takes_long_has_a_progress_artifact() -> None:
     long()
     artifact = prefect_artifact("long-work-2")
     assert artifact["type"] == "progress" and artifact["data"] == 100
+
+
+def test_a_dashboard_that_is_gone_is_not_asked_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is raised, and after one failure the work goes on without another try."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from flows import artifacts
+
+    monkeypatch.setattr(artifacts, "EVERY", 0)
+    monkeypatch.setattr(artifacts, "_silent_until", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked = []
+
+        def refuse() -> None:
+            with contextlib.suppress(OSError):  # until the socket is closed
+                while True:
+                    connection, _ = server.accept()
+                    asked.append(connection)
+                    time.sleep(0.2)  # what asking costs
+                    connection.close()
+
+        threading.Thread(target=refuse, daemon=True).start()
+        gone = {PREFECT_API_URL: f"http://127.0.0.1:{server.getsockname()[1]}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+        with temporary_settings(gone):
+            progress = Progress("a thing", 10)
+            for progress.done in range(10):
+                artifacts.show_progress(progress)
+        assert len(asked) == 1
 
 
 def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finished) -> None:
