@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 from tasks.config import Experiment
 from tasks.errors import UserError
-from tasks.store import experiment_id, tracking_uri
+from tasks.store import address, experiment_id
 from tasks.tracking import PARENT, latest_evaluation
 
 HOST, PREFECT_PORT = "127.0.0.1", 4200
@@ -21,37 +21,41 @@ HOST, PREFECT_PORT = "127.0.0.1", 4200
 def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> None:
     """Start the MLflow UI and the Prefect dashboard on 127.0.0.1, and stop both on Ctrl-C or when one of them ends.
 
+    Where tracking.uri is a server, its own pages are named and none is started for it.
+
     Raises:
         UserError: a port is in use.
     """
-    for option, port in (("--mlflow-port", mlflow_port), ("--prefect-port", prefect_port)):
+    store = address(experiment)
+    served = store.startswith(("http://", "https://"))
+    ports = {"--prefect-port": prefect_port} | ({} if served else {"--mlflow-port": mlflow_port})
+    for option, port in ports.items():
         check_free(port, option)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a service manager's stop is a Ctrl-C too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C too
     where = experiment_id(experiment)
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
     api = f"http://{HOST}:{prefect_port}/api"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    servers = [
-        subprocess.Popen([*mlflow, "--backend-store-uri", tracking_uri(experiment)], **quiet),
-        # The dashboard runs in the browser and asks port 4200, unless it is told another.
-        subprocess.Popen(prefect, env=os.environ | {"PREFECT_SERVER_UI_API_URL": api}, **quiet),
-    ]
+    # The dashboard runs in the browser and asks port 4200, unless it is told another.
+    servers = [subprocess.Popen(prefect, env=os.environ | {"PREFECT_SERVER_UI_API_URL": api}, **quiet)]
+    if not served:  # the store's address may hold a password, and every user of the machine sees command lines
+        servers.append(subprocess.Popen(mlflow, env=os.environ | {"MLFLOW_BACKEND_STORE_URI": store}, **quiet))
     try:
-        for port in (mlflow_port, prefect_port):
+        for port in ports.values():
             _await(port, servers)
         # Without the kind of work, MLflow 3 opens its pages for agents and hides the columns of metrics.
-        pages = f"http://{HOST}:{mlflow_port}/#/experiments/{where}"
+        pages = f"{store.rstrip('/') if served else f'http://{HOST}:{mlflow_port}'}/#/experiments/{where}"
         print(f"MLflow:  {pages}/models?workflowType=machine_learning", flush=True)
         if evaluation := latest_evaluation(experiment):
             print(f"Compare: {pages}/runs?{comparison(evaluation)}", flush=True)
         print(f"Prefect: http://{HOST}:{prefect_port}", flush=True)
         where = "" if prefect_port == PREFECT_PORT else f" --prefect-port {prefect_port}"
         print(f"Schedules, and runs by the dashboard: pricewright deploy{where}, in another terminal.", flush=True)
-        print("Ctrl-C stops both.", flush=True)
+        print("Ctrl-C stops what was started.", flush=True)
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)
-        raise RuntimeError("one of the servers ended; the other was stopped with it")
+        raise RuntimeError("a server ended by itself; what else was started was stopped with it")
     except KeyboardInterrupt:
         pass
     finally:

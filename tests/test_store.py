@@ -116,7 +116,7 @@ def test_another_machine_reads_what_the_server_has(
 
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_original_is_made_again(overrides: list[str]) -> None:
     """Each is known by its digest."""
-    experiment = load(SMOKE, overrides)
+    experiment = load(SMOKE, [*overrides, "tracking.experiment=damage"])
 
     def work() -> tuple[bool, str]:
         with stage(experiment, "curate", "damage", command="") as run:
@@ -166,7 +166,7 @@ def test_keys_stay_in_the_environment(server: str, folder: Path, tmp_path: Path)
     """An API's key, the hub's token and the server's password are in no file, no database, no log and no message, with
     --debug and with calls that fail."""
     conf = ["-c", SMOKE, "--debug", f"tracking.uri={server.replace('//', '//somebody:$STORE_PASSWORD@')}", *SMALL[:2]]
-    conf += ["tracking.experiment=keys", "finetune.enabled=false", "evaluate.resamples=200"]
+    conf += ["tracking.experiment=keys", "promote.name=keys", "finetune.enabled=false", "evaluate.resamples=200"]
     asked = "input_price: 0, output_price: 0, retries: 1"
     secrets = {"OPENAI_API_KEY": KEY, "HF_TOKEN": TOKEN, "STORE_PASSWORD": PASSWORD}
     home = {"PREFECT_HOME": str(tmp_path / "prefect"), "PRICEWRIGHT_CACHE": str(tmp_path / "cache")}
@@ -183,6 +183,20 @@ def test_keys_stay_in_the_environment(server: str, folder: Path, tmp_path: Path)
             files = [file for file in place.rglob("*") if file.is_file()]
             assert len(files) > 20
             assert not [file for file in files if secret.encode() in file.read_bytes()]
+
+
+def test_the_pages_of_a_server_are_its_own(overrides: list[str], server: str) -> None:
+    """`ui` starts no second MLflow server for a tracking server, and names its pages."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = ["ui", "-c", SMOKE, *overrides, "--prefect-port", port]
+    ui = subprocess.Popen([sys.executable, "-m", "flows.cli", *words], stdout=subprocess.PIPE, text=True)
+    try:
+        assert ui.stdout.readline().split()[1].startswith(f"{server}/#/experiments/")
+    finally:
+        ui.terminate()
+        ui.wait(60)
 
 
 @pytest.mark.parametrize(
