@@ -188,16 +188,18 @@ def measure_products(experiment: Experiment, items: list[Item], steps: int) -> N
     """The rate of plain matrix products at the shapes of the model, forward and back, with nothing around them."""
     import torch
 
-    from tasks.basemodel import load_tokenizer, pick_device, pick_dtype
+    from tasks.basemodel import load_tokenizer
+    from tasks.machine import Machine, settings
     from tasks.prompts import render
 
     conf = experiment.finetune
-    device = pick_device(conf.device)
+    machine = Machine.here(conf.device)
+    device = machine.device
     tokenizer = load_tokenizer(conf.base)
     lengths = [len(ids) for ids in tokenizer(render(items[:64], conf.prompt, tokenizer))["input_ids"]]
     rows = int(np.mean(lengths)) * conf.sft.get("per_device_train_batch_size", 8)
     counts = collections.Counter(linear_shapes(experiment)[1].values())
-    made = {"device": device, "dtype": pick_dtype(device)}
+    made = {"device": device, "dtype": getattr(torch, settings(machine, None, {}).dtype)}
     matrices = [[torch.randn(*shape, **made) for shape in ((b, a), (rows, a), (rows, b))] for a, b in counts]
     say(ready=True)
     for _ in range(steps):
