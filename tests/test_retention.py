@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,16 +32,31 @@ def command(*words: str) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def conf(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> list[str]:
+def made(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> tuple[list[str], Path, Path]:
     """A store with a champion from a good evaluation, two poorer ones, the last now challenger, the other on other
-    data, and a stage that failed."""
-    words = ["-c", SMOKE, *at(tmp_path_factory.mktemp("store")), *SMALL]
+    data, and a stage that failed; the conf, the store's folder, and a copy of that."""
+    folder = tmp_path_factory.mktemp("store")
+    words = ["-c", SMOKE, *at(folder), *SMALL]
     assert command("run", *words, GOOD)[0] == 0
     for seed in (43, 42):
         assert command("run", *words, POOR, "finetune.enabled=false", f"seed={seed}")[0] == 0
     with contextlib.suppress(ValueError), stage(load(SMOKE, words[2:]), "curate", "broken", command="") as run:
         run.log_json({"half": 1}, "half.json")
         raise ValueError("broken")
+    copy = Path(shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "store"))
+    return words, folder, copy
+
+
+@pytest.fixture
+def conf(made: tuple[list[str], Path, Path]) -> list[str]:
+    """The conf of the store, which is as it was made, whatever another test deleted."""
+    words, folder, copy = made
+    # MLflow keeps the database open: its content is put back, not the file.
+    connections = [contextlib.closing(sqlite3.connect(place / "mlflow.db")) for place in (copy, folder)]
+    with connections[0] as source, connections[1] as target:
+        source.backup(target)
+    shutil.rmtree(folder / "artifacts")
+    shutil.copytree(copy / "artifacts", folder / "artifacts")
     return words
 
 

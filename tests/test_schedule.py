@@ -25,6 +25,7 @@ from tasks.store import connect, experiment_id
 from tasks.tracking import STAGE
 
 SMOKE = "conf/smoke.yaml"
+CRON = "0 2 * * *"  # once a day: the schedule of the conf makes no run while the tests go on
 LONG = ["finetune.sft.num_train_epochs=20"]  # a training that is not over before it is cancelled
 PATIENCE = 240  # seconds; a busy machine takes several times as long as an idle one
 
@@ -43,7 +44,8 @@ class Site:
     """A Prefect server, and a worker once it is wanted, for the smoke experiment with a store of its own."""
 
     def __init__(self, folder: Path, overrides: list[str]) -> None:
-        self.folder, self.overrides = folder, [*overrides, "baselines.rungs=[constant,tfidf_ridge]"]
+        self.folder = folder
+        self.overrides = [*overrides, "baselines.rungs=[constant,tfidf_ridge]", f"schedule.cron={CRON}"]
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -71,10 +73,9 @@ class Site:
         return self.start("worker", "flows.cli", *words)
 
     def stop(self) -> None:
-        for process in self.processes.values():
+        for process in reversed(self.processes.values()):  # the server last: the others take their leave of it
             process.terminate()
-        for process in self.processes.values():
-            process.wait(60)
+            process.wait(PATIENCE)
 
     def run(self, deployment: str, *overrides: str) -> Any:
         """What the form of the dashboard does: a run of a deployment, now."""
@@ -109,7 +110,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> Iterator[Sit
     try:
         until(lambda: reached(site.address), server)
         with temporary_settings({PREFECT_API_URL: site.address}), get_client(sync_client=True) as site.client:
-            deploy(SMOKE, [*site.overrides, "schedule.cron=0 2 * * *"], site.port, work=False)
+            deploy(SMOKE, site.overrides, site.port, work=False)
             yield site
     finally:
         site.stop()
@@ -162,12 +163,10 @@ def test_the_conf_says_when_and_prefect_yaml_says_what(site: Site) -> None:
         assert list(fields) == ["conf", "overrides", last]
         assert all(field["description"] for field in fields.values()) and fields["overrides"]["type"] == "array"
         assert deployment.parameters["conf"] == SMOKE
-        assert load(SMOKE, deployment.parameters["overrides"]) == load(
-            SMOKE, [*site.overrides, "schedule.cron=0 2 * * *"]
-        )
+        assert load(SMOKE, deployment.parameters["overrides"]) == load(SMOKE, site.overrides)
         assert deployment.description and "pricewright" in deployment.tags and ":" not in deployment.entrypoint
         ours = [schedule for schedule in deployment.schedules if schedule.slug == OURS]
-        assert [schedule.schedule.cron for schedule in ours] == (["0 2 * * *"] if name == "pricewright" else [])
+        assert [schedule.schedule.cron for schedule in ours] == ([CRON] if name == "pricewright" else [])
     assert site.client.read_work_pool("pricewright").concurrency_limit == 1
 
 
