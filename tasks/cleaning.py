@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import hashlib
 import heapq
 import json
 import math
@@ -13,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks import shards, similarity, splits
 from tasks.config import Data
-from tasks.digests import digest, fraction
+from tasks.digests import fraction
 from tasks.items import Item, RejectedError, from_row
 from tasks.leaks import Leak
 from tasks.scrubbing import scrub
@@ -111,12 +115,25 @@ def clean_shard(shard: Shard, number: int, rules: Data, seed: int, tokenizer: st
     """
     tally = Tally()
     gate = TokenGate(tokenizer, rules.tokens_min)
-    items = list(gate.passing(_passing(shards.read(shard), rules, tally), tally))
-    tally.kept = len(items)
-    write_items(Path(folder) / f"{number}.parquet", number, items, rules, seed)
+    with _uncollected():
+        items = list(gate.passing(_passing(shards.read(shard), rules, tally), tally))
+        tally.kept = len(items)
+        write_items(Path(folder) / f"{number}.parquet", number, items, rules, seed)
     if shard.temporary:
         Path(shard.path).unlink(missing_ok=True)
     return tally
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cyclic garbage: rows and items hold none, and it takes a fifth of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _passing(rows: Iterator[Row], rules: Data, tally: Tally) -> Iterator[Item]:
@@ -194,12 +211,12 @@ def _table(number: int, items: list[Item], tokens: list[int], rules: Data, seed:
     columns: dict[str, Any] = {
         "row": range(number << 32, (number << 32) + len(items)),
         "digest": [splits.item_digest(item) for item in items],
-        "same": [digest(text) for text in same],
+        "same": [hashlib.sha256(text.encode()).hexdigest()[:16] for text in same],
         "id": [item.id for item in items],
         "title": [item.title for item in items],
         "text": [item.text for item in items],
         "category": [item.category for item in items],
-        "details": [json.dumps(item.details, ensure_ascii=False) for item in items],
+        "details": [orjson.dumps(item.details).decode() for item in items],
         "price": [item.price for item in items],
         "place": [fraction(seed, text) for text in same],
         "draw": [fraction(seed, item.id) for item in items],

@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ WHEREABOUTS = {"path", "test_path", "runner"}
 APART = frozenset({"tasks.basemodel", "tasks.hub"})
 MANY_REJECTED = 0.05
 ALONE_BYTES = 64 * 2**20  # less than this is done sooner than processes are started
-WINDOW = 2 * (os.cpu_count() or 1) + 2  # shards in the works: no more raw data on disk than workers get at soon
+SHARDS_A_TASK = 8  # a task costs Prefect a quarter of a second, a shard takes one second
+WINDOW = (os.cpu_count() or 1) + 1  # tasks in the works: no more raw data on disk than workers get at soon
 
 
 def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
@@ -144,10 +145,11 @@ def _cleaned(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | No
     common = {"rules": data, "seed": seed, "tokenizer": tokenizer, "folder": folder}
     running: deque[PrefectFuture[Tally]] = deque()
     with one_server(), runner_of(data) as runner:
-        for number, shard in enumerate(chain(first, shards)):
+        numbered = enumerate(chain(first, shards))
+        while some := list(islice(numbered, SHARDS_A_TASK)):
             if len(running) >= WINDOW:
                 yield running.popleft().result()
-            running.append(runner.submit(clean_one, {"shard": shard, "number": number, **common}))
+            running.append(runner.submit(clean_some, {"numbered": some, **common}))
         while running:
             yield running.popleft().result()
 
@@ -164,10 +166,13 @@ def one_server() -> Iterator[None]:
         yield
 
 
-@task(name="clean shard")
-def clean_one(shard: Shard, number: int, rules: Data, seed: int, tokenizer: str | None, folder: str) -> Tally:
-    """One shard, as a task of its own."""
-    return clean_shard(shard, number, rules, seed, tokenizer, folder)
+@task(name="clean shards")
+def clean_some(numbered: list[tuple[int, Shard]], rules: Data, seed: int, tokenizer: str | None, folder: str) -> Tally:
+    """A few shards, one after another, as a task of their own."""
+    tally = Tally()
+    for number, shard in numbered:
+        tally.add(clean_shard(shard, number, rules, seed, tokenizer, folder))
+    return tally
 
 
 def runner_of(data: Data) -> TaskRunner:

@@ -61,6 +61,7 @@ def from_row(row: Mapping[str, Any], *, decimal: str = ".", currency: Sequence[s
     Raises:
         RejectedError: there is no text or no usable price.
     """
+    price = parse_price(row.get("price"), decimal, tuple(currency))  # first: many rows of real catalogues have none
     title = collapse(_text(row.get("title")))
     details = _details(row.get("details"))
     kept = [f"{key}: {value}" for key, value in details.items() if not left_out(key)]
@@ -75,7 +76,7 @@ def from_row(row: Mapping[str, Any], *, decimal: str = ".", currency: Sequence[s
         text=text,
         category=collapse(_text(row.get("category"))),
         details=details,
-        price=parse_price(row.get("price"), decimal, tuple(currency)),
+        price=price,
     )
 
 
@@ -120,7 +121,10 @@ def _money(decimal: str, currency: tuple[str, ...]) -> re.Pattern[str]:
 
 def collapse(text: str) -> str:
     """The text with every run of white space, and of NUL bytes, as one blank."""
-    return " ".join(text.replace("\0", " ").split())
+    return " ".join((text.replace("\0", " ") if "\0" in text else text).split())
+
+
+collapse_name = functools.lru_cache(maxsize=10_000)(collapse)  # of details: the same few come again and again
 
 
 def content_id(title: str, text: str) -> str:
@@ -148,4 +152,4 @@ def _details(value: Any) -> dict[str, str]:
             return {"Details": collapse(value)} if value.strip() else {}
     if not isinstance(value, Mapping):
         return {}
-    return {collapse(str(key)): collapse(_text(part)) for key, part in value.items() if not _missing(part)}
+    return {collapse_name(str(key)): collapse(_text(part)) for key, part in value.items() if not _missing(part)}

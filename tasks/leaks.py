@@ -57,9 +57,10 @@ OFFER_AFTER = re.compile(
 )
 FIGURE = re.compile(r"\d[\d.,\u00a0 ]*")
 NEARBY = 48  # characters before an amount that say what it is
-# Without one of these no rule can match, and looking for them is quick.
-SIGNS = ("$", "€", "£", "¥", "₹", "USD", "EUR", "GBP", "INR", "CAD", "AUD", "Rs", " rs.")
-WORDS = ("price", "cost", "msrp", "m.s.r.p", "rrp", "srp", "mrp", "usd", "dollar", "rupee", "bucks", "euro")
+# Without one of these no rule can match, and looking for them is quick: most of the time goes into looking.
+SIGNS = ("$", "INR", "CAD", "AUD", "Rs", " rs.")
+SIGNS_BEYOND_ASCII = ("€", "£", "¥", "₹")
+WORDS = ("price", "cost", "rp", "m.s.r.p", "usd", "eur", "gbp", "dollar", "rupee", "bucks")  # msrp, rrp, srp, mrp
 
 
 class Leak(NamedTuple):
@@ -84,7 +85,7 @@ def scrub(text: str, price: float | None) -> tuple[str, list[Leak]]:
 
 def possible(text: str) -> bool:
     """Whether any rule could match; False for most texts, and quick."""
-    for sign in SIGNS:
+    for sign in SIGNS if text.isascii() else SIGNS + SIGNS_BEYOND_ASCII:
         if sign in text:
             return True
     lowered = text.lower()

@@ -1,6 +1,6 @@
 """Files of any size as shards: parts that are read, one row at a time, by whichever process gets them.
 
-A shard is about 16 MB: a range of bytes of a JSONL file, row groups of a Parquet file, or, for what can only be read
+A shard is about 8 MB: a range of bytes of a JSONL file, row groups of a Parquet file, or, for what can only be read
 from its start (gzip, CSV, generated rows), a temporary file that goes when it has been read.
 """
 
@@ -25,7 +25,7 @@ from tasks.errors import UserError
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
-SHARD_BYTES = 16 * 2**20
+SHARD_BYTES = 8 * 2**20
 BOM = b"\xef\xbb\xbf"
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.digests import digest, fraction
+from tasks.digests import fraction
 from tasks.errors import UserError
 from tasks.items import Item
 from tasks.store import fetch
@@ -49,7 +50,8 @@ SCHEMA = pa.schema(
 
 def item_digest(item: Item) -> str:
     """The digest of all that an item holds."""
-    return digest([item.id, item.title, item.text, item.category, item.details, item.price])
+    content = [item.id, item.title, item.text, item.category, item.details, item.price]
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def items_digest(items: Sequence[Item]) -> str:

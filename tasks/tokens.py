@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -58,9 +58,18 @@ def count_tokens(items: Sequence[Item], tokenizer: str) -> list[int]:
     known = _known(tokenizer)
     if len(known) > MOST_WORDS:
         known.clear()
-    new = list({word for words in texts for word in words} - known.keys())
+    counts = [list(map(known.get, words)) for words in texts]
+    missing = [_without_count(words, found) for words, found in zip(texts, counts, strict=True)]
+    new = list(set(chain.from_iterable(missing)))
     known.update(zip(new, _encode([f" {word}" for word in new], tokenizer), strict=True))
-    return [sum(map(known.__getitem__, words)) for words in texts]
+    return [
+        sum(filter(None, found)) + sum(map(known.__getitem__, words))
+        for found, words in zip(counts, missing, strict=True)
+    ]
+
+
+def _without_count(words: list[str], found: list[int | None]) -> list[str]:
+    return [word for word, count in zip(words, found, strict=True) if count is None] if None in found else []
 
 
 def _encode(texts: list[str], tokenizer: str) -> list[int]:
