@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LOGITS = 2 * 256 * 2**20  # bytes, at most, in scoring: see LOGITS_BYTES in tasks.pricing, and a copy of them
 COMPLETION = 6  # tokens of a price; in rows of different lengths they stand in different columns
 PROBE_SECONDS = 0.3
+# On a CPU freed blocks stay in glibc's heap, cut into pieces that the next layer's do not fit into: measured in
+# docs/finetuning.md, with recomputed activations as much as all of them would take, without 1.7 times that.
+HEAP = 1.7
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class Estimate:
         return "; ".join(ways)
 
 
-def estimate(conf: Finetune, config: PreTrainedConfig, settings: Settings, longest: int) -> Estimate:
-    """What training takes where the longest prompt with its price has so many tokens."""
+def estimate(conf: Finetune, config: PreTrainedConfig, settings: Settings, longest: int, device: str) -> Estimate:
+    """What training takes on a device where the longest prompt with its price has so many tokens."""
     model = _skeleton(config)
     head, compute = model.get_output_embeddings(), 2 if settings.dtype == "bfloat16" else 4
     linear = {name: module for name, module in model.named_modules() if _is_linear(module) and module is not head}
@@ -98,7 +101,9 @@ def estimate(conf: Finetune, config: PreTrainedConfig, settings: Settings, longe
         rank + (module.in_features if dropout else 0) for module, rank in ranks.values()
     )
     checkpointing = bool(sft.get("activation_checkpointing", sft.get("gradient_checkpointing", True)))
-    if checkpointing:  # the input of every layer, and one layer in full
+    if device == "cpu":
+        kept *= 1 if checkpointing else HEAP
+    elif checkpointing:  # the input of every layer, and one layer in full
         kept = layers * hidden + kept / layers
     largest = max((module.weight.numel() for module in linear.values()), default=0)
     logits = 3 * 4 * batch * min(longest, COMPLETION * batch) * text.vocab_size
@@ -205,8 +210,9 @@ class Size:
         check_context(lengths, config, conf)
         steps, epochs = steps_and_epochs(plan.sft, len(items), conf.processes)
         tokens = int(sum(lengths) * epochs)
-        rate = multiplication_rate(pick_device(conf.device), plan.dtype)
-        return cls(estimate(conf, config, plan, max(lengths, default=1)), len(items), steps, tokens, rate)
+        device = pick_device(conf.device)
+        needed = estimate(conf, config, plan, max(lengths, default=1), device)
+        return cls(needed, len(items), steps, tokens, multiplication_rate(device, plan.dtype))
 
     @classmethod
     def foreseen(cls, conf: Finetune, plan: Settings) -> Self:
@@ -221,8 +227,10 @@ class Size:
         check_context([longest], config, conf)
         items = conf.train_items or 1000
         steps, epochs = steps_and_epochs(plan.sft, items, conf.processes)
-        rate = multiplication_rate(pick_device(conf.device), plan.dtype)
-        return cls(estimate(conf, config, plan, longest), items, steps, int(items * longest * epochs), rate)
+        device = pick_device(conf.device)
+        needed = estimate(conf, config, plan, longest, device)
+        rate = multiplication_rate(device, plan.dtype)
+        return cls(needed, items, steps, int(items * longest * epochs), rate)
 
     @property
     def seconds(self) -> float:
