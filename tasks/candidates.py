@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from tasks.config import Experiment
-from tasks.metrics import absolute_error, compare
+from tasks.metrics import absolute_error, compare, merit
 from tasks.predictors import Predictions
 from tasks.predictors.language import LanguageModel
 from tasks.scoring import kept_as, recall, score
 from tasks.splits import Dataset, read_split, sample, set_apart
-from tasks.standings import choice, curve_table, merit, runner_up
+from tasks.standings import choice, curve_table, runner_up
 from tasks.store import model_folder
 from tasks.tracking import REASON, Candidate, StageRun
 

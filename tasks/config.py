@@ -371,6 +371,28 @@ def find_conf(conf: str | Path) -> Path:
     raise UserError(f"There is no conf file {conf}. Give -c one of {known}, or a path to your own.")
 
 
+class _Loader(yaml.SafeLoader):
+    """Numbers as YAML 1.2 has them: to PyYAML, which reads 1.1, 1e-3 is a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def load(conf: str | Path = DEFAULT_CONF, overrides: Sequence[str] | None = None) -> Experiment:
     """Read an experiment: model defaults < YAML < `key=value` overrides, whose values parse as YAML.
 
@@ -381,7 +403,7 @@ def load(conf: str | Path = DEFAULT_CONF, overrides: Sequence[str] | None = None
     """
     path = find_conf(conf)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = read_yaml(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable as YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -414,7 +436,7 @@ def anchored(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, _, value = override.partition("=")
         if tuple(key.strip().split(".")) in PATH_KEYS:
-            override = f"{key}={json.dumps(_placed(yaml.safe_load(value), Path.cwd()))}"
+            override = f"{key}={json.dumps(_placed(read_yaml(value), Path.cwd()))}"
         result.append(override)
     return result
 
@@ -436,7 +458,7 @@ def _apply(tree: dict, override: str) -> None:
     if not equals or not key.strip():
         raise UserError(f"{override!r} is not an override. Expected key=value, such as data.rows=500.")
     try:
-        parsed = value if key.strip() == "schedule.cron" and value.startswith("*") else yaml.safe_load(value)
+        parsed = value if key.strip() == "schedule.cron" and value.startswith("*") else read_yaml(value)
     except yaml.YAMLError as error:
         raise UserError(f"The value of {override!r} is not readable as YAML: {error}") from error
     names = key.strip().split(".")

@@ -22,7 +22,7 @@ from tasks.errors import UserError
 from tasks.guesses import Guesses, beside_person, check_files, contents, read_recorded, read_sheet
 from tasks.items import Item
 from tasks.leaderboard import provenance
-from tasks.metrics import absolute_error, compare
+from tasks.metrics import absolute_error, compare, merit
 from tasks.predictors import Predictions, Predictor
 from tasks.predictors.api import Inquiry, forbidden
 from tasks.predictors.blend import Blend
@@ -34,7 +34,6 @@ from tasks.rows import SERVABLE, leaderboard_row, predictions_table
 from tasks.scoring import score
 from tasks.sources import source_of
 from tasks.splits import Dataset, Part, items_digest, read_split, sample, set_apart
-from tasks.standings import merit
 from tasks.store import model_folder
 from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, stage
 

@@ -47,6 +47,11 @@ class Comparison(NamedTuple):
     n: int
 
 
+def merit(figures: Mapping[str, Any]) -> tuple[float, float]:
+    """What candidates are chosen by, the least first: more items answered before a lower error on those."""
+    return -figures["n"], math.inf if figures["mae"] is None else figures["mae"]
+
+
 def absolute_error(truth: ArrayLike, guess: ArrayLike) -> Array:
     """Absolute error per item in dollars, [..., n]; NaN where the guess is."""
     return np.abs(np.asarray(guess, dtype=float) - np.asarray(truth, dtype=float))

@@ -17,7 +17,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tasks.metrics import OWN_KINDS, SIGNIFICANCE
+from tasks.metrics import OWN_KINDS, SIGNIFICANCE, merit
 
 Row = dict[str, Any]
 
@@ -144,11 +144,6 @@ def _context(rows: list[Row], leader: Row, better: list[Row], unit: str) -> list
     if champion and champion is not leader:
         sentences.append(f"The champion in service is {label(champion)}.")
     return sentences
-
-
-def merit(row: Row) -> tuple[float, float]:
-    """What candidates are chosen by, the least first: more items answered before a lower error on those."""
-    return -row["n"], math.inf if row["mae"] is None else row["mae"]
 
 
 def runner_up(curve: Iterable[Row]) -> Row | None:

@@ -18,7 +18,7 @@ def test_every_conf_of_the_project_is_a_valid_experiment(conf: Path) -> None:
 
 def test_overrides_go_over_the_yaml_and_the_yaml_over_the_defaults() -> None:
     """Precedence: model defaults < YAML < key=value, whose values parse as YAML."""
-    experiment = load("conf/smoke.yaml", ["data.rows=7", "finetune.sft.learning_rate=2.0e-5", "promote.name=other"])
+    experiment = load("conf/smoke.yaml", ["data.rows=7", "finetune.sft.learning_rate=2e-5", "promote.name=other"])
     assert experiment.data.rows == 7
     assert experiment.finetune.sft["learning_rate"] == 2e-5
     assert experiment.finetune.sft["num_train_epochs"] == 1  # from the YAML
