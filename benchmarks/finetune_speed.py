@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.batching import LikeLengths
+from tasks.batching import LikeLengths, padding
 from tasks.config import Experiment, load
 from tasks.items import Item, from_row
 
@@ -290,7 +290,7 @@ def report(experiment: Experiment, said: dict[str, list[dict[str, Any]]]) -> Non
               f"{ours[-1]:.4f} and {plain[0]:.4f} to {plain[-1]:.4f}; at most {apart.max():.3%} apart.")  # fmt: skip
 
 
-def padding(experiment: Experiment, items: list[Item]) -> str:
+def padded(experiment: Experiment, items: list[Item]) -> str:
     """How many tokens are computed for each that is there, with and without batches of like length."""
     from tasks.basemodel import load_tokenizer
     from tasks.prompts import render
@@ -298,9 +298,10 @@ def padding(experiment: Experiment, items: list[Item]) -> str:
     conf = experiment.finetune
     tokenizer, batch = load_tokenizer(conf.base), conf.sft.get("per_device_train_batch_size", 8)
     lengths = np.array([len(ids) for ids in tokenizer(render(items, conf.prompt, tokenizer))["input_ids"]])
-    orders = (np.random.default_rng(0).permutation(len(lengths)), np.array(list(LikeLengths(lengths, batch, 0))))
-    cut = [np.split(lengths[order], range(batch, len(order), batch)) for order in orders]
-    random, alike = (sum(len(part) * part.max() for part in parts) / lengths.sum() for parts in cut)
+    random, alike = (
+        padding(lengths, order, batch)
+        for order in (np.random.default_rng(0).permutation(len(lengths)), list(LikeLengths(lengths, batch, 0)))
+    )
     return f"Tokens computed for each of {lengths.sum():,}: {random:.3f} in random batches, {alike:.3f} in like ones."
 
 
@@ -386,7 +387,7 @@ def main() -> None:
             print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
                   f"`python -m benchmarks.finetune_speed {' '.join(sys.argv[1:])}`\n")  # fmt: skip
             report(experiment, said)
-            print(padding(experiment, items))
+            print(padded(experiment, items))
 
 
 if __name__ == "__main__":

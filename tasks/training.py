@@ -18,7 +18,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from tasks.batching import LikeLengths
+from tasks.batching import LikeLengths, pays
 from tasks.candidates import Candidates
 from tasks.checkpoints import Interruption, last_whole_checkpoint, mark_whole
 from tasks.config import Experiment, Finetune
@@ -50,12 +50,12 @@ class PriceTrainer(SFTTrainer):
         self.number_loss = number_loss
 
     def _get_train_sampler(self, train_dataset: ArrowDataset | None = None) -> Sampler | None:
-        """Batches of like length, if they are asked for, in an order that a resumed training finds again; upstream's
-        depends on the random state at the start of the epoch."""
-        if self.args.train_sampling_strategy != "group_by_length":
+        """Batches of like length, where they are asked for and pay, in an order that a resumed training finds again;
+        upstream's depends on the random state at the start of the epoch."""
+        lengths, batch = [len(ids) for ids in self.train_dataset["input_ids"]], self._train_batch_size
+        if self.args.train_sampling_strategy != "group_by_length" or not pays(lengths, batch):
             return super()._get_train_sampler(train_dataset)
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        return LikeLengths(lengths, self._train_batch_size * self.args.world_size, self.args.data_seed)
+        return LikeLengths(lengths, batch * self.args.world_size, self.args.data_seed)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One batch forward and back.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.batching import LikeLengths
+from tasks.batching import LikeLengths, padding, pays
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 1000, 1003])
@@ -31,6 +31,13 @@ def test_batches_are_of_like_length_and_come_in_random_order() -> None:
         return np.array([lengths[order[start : start + 8]].max() for start in range(0, 2000, 8)])
 
     random, alike = np.random.default_rng(2).permutation(2003).tolist(), list(LikeLengths(lengths, 8, seed=42))
-    assert 8 * longest(random).sum() / lengths.sum() > 1.3
-    assert 8 * longest(alike).sum() / lengths.sum() < 1.05
+    assert padding(lengths, random, 8) > 1.3 and padding(lengths, alike, 8) < 1.1
     assert abs(np.corrcoef(longest(alike), np.arange(250))[0, 1]) < 0.2
+
+
+def test_batches_of_like_length_are_made_only_where_random_ones_waste_much() -> None:
+    """Not where all texts are cut to about one length, nor where one batch holds them all."""
+    random = np.random.default_rng(1)
+    assert pays(random.integers(40, 120, 1000), 8)
+    assert not pays(random.integers(100, 105, 1000), 8)
+    assert not pays([40, 120], 8) and not pays([], 8)
