@@ -52,10 +52,12 @@ class PriceTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: ArrowDataset | None = None) -> Sampler | None:
         """Batches of like length, where they are asked for and pay, in an order that a resumed training finds again;
         upstream's depends on the random state at the start of the epoch."""
-        lengths, batch = [len(ids) for ids in self.train_dataset["input_ids"]], self._train_batch_size
-        if self.args.train_sampling_strategy != "group_by_length" or not pays(lengths, batch):
-            return super()._get_train_sampler(train_dataset)
-        return LikeLengths(lengths, batch * self.args.world_size, self.args.data_seed)
+        if self.args.train_sampling_strategy == "group_by_length":
+            lengths, batch = [len(ids) for ids in self.train_dataset["input_ids"]], self._train_batch_size
+            if pays(lengths, batch):
+                return LikeLengths(lengths, batch * self.args.world_size, self.args.data_seed)
+            self.args.train_sampling_strategy = "random"  # otherwise upstream sorts them in its way
+        return super()._get_train_sampler(train_dataset)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One batch forward and back.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from datasets import Dataset
+from torch.utils.data import RandomSampler
+from trl import SFTConfig
 
 from tasks.batching import LikeLengths, padding, pays
 
@@ -33,6 +38,23 @@ def test_batches_are_of_like_length_and_come_in_random_order() -> None:
     random, alike = np.random.default_rng(2).permutation(2003).tolist(), list(LikeLengths(lengths, 8, seed=42))
     assert padding(lengths, random, 8) > 1.3 and padding(lengths, alike, 8) < 1.1
     assert abs(np.corrcoef(longest(alike), np.arange(250))[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize(("longest", "kind"), [(120, LikeLengths), (42, RandomSampler)])
+def test_a_training_takes_random_batches_where_sorted_ones_save_nothing(
+    longest: int, kind: type, tmp_path: Path
+) -> None:
+    """Random ones, and not upstream's sorted ones, which its setting would mean."""
+    from tasks.training import PriceTrainer
+
+    trainer = PriceTrainer.__new__(PriceTrainer)
+    lengths = np.random.default_rng(1).integers(40, longest, 500)
+    trainer.train_dataset = Dataset.from_dict({"input_ids": [[1] * length for length in lengths]})
+    trainer.args = SFTConfig(
+        output_dir=str(tmp_path), train_sampling_strategy="group_by_length", use_cpu=True, bf16=False
+    )
+    trainer._train_batch_size = 8
+    assert type(trainer._get_train_sampler()) is kind
 
 
 def test_batches_of_like_length_are_made_only_where_random_ones_waste_much() -> None:
