@@ -25,7 +25,7 @@ setup: .venv/ready ## the environment: .venv, the locked packages, the project, 
 run: setup ## the whole pipeline on conf/laptop.yaml (CONF=... for another), ending with the leaderboard
 	$(BIN)/pricewright run -c $(CONF)
 
-test: setup ## the test suite
+test: setup ## the test suite (on many cores: PYTEST_ADDOPTS="-n 4 --dist loadfile")
 	$(BIN)/python -m pytest
 
 ui: setup ## the MLflow UI and the Prefect dashboard
