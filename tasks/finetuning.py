@@ -124,6 +124,10 @@ def check(experiment: Experiment) -> None:
             raise UserError(f"finetune.average: adapters with lora.{key} cannot be averaged. Take one of both out.")
     for section, values, config in (("sft", conf.sft, SFTConfig), ("lora", conf.lora, LoraConfig)):
         _check_names(f"finetune.{section}", values, [field.name for field in dataclasses.fields(config) if field.init])
+        for name, value in values.items():
+            number = isinstance(default := getattr(config, name, None), int | float) and not isinstance(default, bool)
+            if number and isinstance(value, str):  # the libraries would fail on it much later
+                raise UserError(f"finetune.{section}.{name}: expected a number such as {default}, found {value!r}.")
     if conf.quantization:
         from transformers import BitsAndBytesConfig
 
