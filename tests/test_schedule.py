@@ -26,7 +26,8 @@ from tasks.tracking import STAGE
 
 SMOKE = "conf/smoke.yaml"
 CRON = "0 2 * * *"  # once a day: the schedule of the conf makes no run while the tests go on
-LONG = ["finetune.sft.num_train_epochs=20"]  # a training that is not over before it is cancelled
+# A training whose first checkpoint comes soon, and that is not over before it is cancelled.
+LONG = ["finetune.sft.num_train_epochs=80", "finetune.checkpoints=16"]
 PATIENCE = 240  # seconds; a busy machine takes several times as long as an idle one
 
 
@@ -55,6 +56,7 @@ class Site:
             **os.environ,
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",  # how soon a cancelled run is told
             **{f"PREFECT_SERVER_SERVICES_{name}": value for name, value in soon.items()},
         }
         self.processes: dict[str, subprocess.Popen] = {}
@@ -216,7 +218,7 @@ def test_a_cancelled_training_leaves_a_whole_checkpoint_that_the_next_run_goes_o
     # Its process says first that it was made to end, then the worker why.
     until(lambda: site.client.read_flow_run(run.id).state.is_cancelled(), worker)
     assert not alive(site.client.read_flow_run(run.id))
-    assert ("finetune", "KILLED", started[2]) in site.stages()
+    assert [stage for stage in site.stages() if stage[2] == started[2]] == [("finetune", "KILLED", started[2])]
     assert last_whole_checkpoint(work / started[2]) is not None
     assert site.ended(site.run("finetune", *LONG)).is_completed()
     assert ("finetune", "FINISHED", started[2]) in site.stages() and len(site.stages()) == len(before) + 1
