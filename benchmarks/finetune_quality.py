@@ -38,7 +38,6 @@ from tasks.store import connect, experiment_id
 from tasks.tracking import STAGE, StageRun
 
 CONF = "conf/files.yaml"
-LANGUAGE = ("base", "finetuned")
 ABLATIONS = {
     "as in conf/files.yaml": [],
     "rank 4": ["finetune.lora.r=4", "finetune.lora.lora_alpha=8"],
@@ -68,7 +67,7 @@ def pipeline(store: Path, overrides: list[str]) -> None:
     run = StageRun(client, client.search_runs([where], query)[0], "evaluate", done=True)
     rows = {row["model"]: row for row in run.read_json("leaderboard.json")["rows"] if row["status"] == "ran"}
     frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
-    truth = frame[frame["model"] == "constant"]["truth"].to_numpy()
+    truth = frame[frame["model"] == "finetuned"]["truth"].to_numpy()
     prices = {name: frame[frame["model"] == name]["price"].to_numpy() for name in rows}
     prices["blend of the classic rungs"] = classic_blend(run, experiment, rows, prices)
     kinds = dict.fromkeys(prices, "baseline")
