@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tasks.shards import Row, Shard
 from tasks.tokens import TokenGate
 
 EXAMPLES = 10
+BATCH = 512  # rows cleaned at once
 # Prices that stand for "none": 0.01, runs of nines or ones, round millions. Reported wherever they are.
 PLACEHOLDER = re.compile(r"0\.01|9{3,}(\.9+)?|1{3,}(\.1+)?|[1-9]0{6,}|1234(56?7?8?9?)?(\.\d+)?")
 SCHEMA = pa.schema(
@@ -41,7 +43,6 @@ SCHEMA = pa.schema(
         ("place", pa.float64()),  # which split
         ("draw", pa.float64()),  # which are kept under the cap of a split
         ("slot_draw", pa.float64()),  # which are kept under the cap of a dollar, by weight
-        ("tokens", pa.int32()),  # -1 where nobody had to count
         ("signature", pa.binary()),
     ]
 )
@@ -137,18 +138,26 @@ def _uncollected() -> Iterator[None]:
 
 
 def _passing(rows: Iterator[Row], rules: Data, tally: Tally) -> Iterator[Item]:
-    for row in rows:
-        tally.read += 1
-        row = mapped(row, rules)
-        try:
-            item = from_row(row, decimal=rules.decimal, currency=rules.currency)
-            tally.priced(item.price)
-            item, leaks = clean_item(item, rules, tally)
-            check(item, leaks, rules)
-        except RejectedError as rejection:
-            tally.drop(str(rejection), _named(row))
-        else:
-            yield item
+    while batch := list(islice(rows, BATCH)):
+        tally.read += len(batch)
+        kept: list[tuple[Row, Item]] = []
+        for row in batch:
+            row = mapped(row, rules)
+            try:
+                item = from_row(row, decimal=rules.decimal, currency=rules.currency)
+            except RejectedError as rejection:
+                tally.drop(str(rejection), _named(row))
+            else:
+                tally.priced(item.price)
+                kept.append((row, item))
+        cleaned = clean_items([item for _, item in kept], rules, tally)
+        for (row, _), (item, leaks) in zip(kept, cleaned, strict=True):
+            try:
+                check(item, leaks, rules)
+            except RejectedError as rejection:
+                tally.drop(str(rejection), _named(row))
+            else:
+                yield item
 
 
 def _named(row: Row) -> str:
@@ -167,15 +176,15 @@ def mapped(row: Row, rules: Data) -> Row:
     return ours
 
 
-def clean_item(item: Item, rules: Data, tally: Tally) -> tuple[Item, list[Leak]]:
-    """The item with its text cleaned by the rules; what was scrubbed is noted."""
-    long = len(item.text) > rules.text_max
-    item, leaks = scrub(item, rules)
-    for leak in leaks:
-        tally.note(f"price in the text: {leak.rule}", f"{leak.words} | {item.title} ({item.price})")
-    if long:
-        tally.note(f"text cut at {rules.text_max:,} characters", item.title)
-    return item, leaks
+def clean_items(items: Sequence[Item], rules: Data, tally: Tally) -> list[tuple[Item, list[Leak]]]:
+    """Each item with its text cleaned by the rules, and the statements of its price; what was scrubbed is noted."""
+    cleaned = scrub(items, rules)
+    for before, (item, leaks) in zip(items, cleaned, strict=True):
+        for leak in leaks:
+            tally.note(f"price in the text: {leak.rule}", f"{leak.words} | {item.title} ({item.price})")
+        if len(before.text) > rules.text_max:
+            tally.note(f"text cut at {rules.text_max:,} characters", item.title)
+    return cleaned
 
 
 def check(item: Item, leaks: list[Leak], rules: Data) -> None:
@@ -200,13 +209,13 @@ def sameness(item: Item) -> str:
     return f"{item.title}\n{item.text}".casefold()
 
 
-def write_items(file: Path, number: int, items: Sequence[tuple[Item, int]], rules: Data, seed: int) -> None:
-    """Write items, each with its number of tokens, with all that sifting will want to know."""
+def write_items(file: Path, number: int, items: Sequence[Item], rules: Data, seed: int) -> None:
+    """Write items, with all that sifting will want to know."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(_table(number, [item for item, _ in items], [count for _, count in items], rules, seed), file)
+    pq.write_table(_table(number, items, rules, seed), file)
 
 
-def _table(number: int, items: list[Item], tokens: list[int], rules: Data, seed: int) -> pa.Table:
+def _table(number: int, items: Sequence[Item], rules: Data, seed: int) -> pa.Table:
     same = [sameness(item) for item in items]
     columns: dict[str, Any] = {
         "row": range(number << 32, (number << 32) + len(items)),
@@ -221,7 +230,6 @@ def _table(number: int, items: list[Item], tokens: list[int], rules: Data, seed:
         "place": [fraction(seed, text) for text in same],
         "draw": [fraction(seed, item.id) for item in items],
         "slot_draw": [_slot_draw(item, text, rules, seed) for item, text in zip(items, same, strict=True)],
-        "tokens": tokens,
         "signature": [None] * len(items),
     }
     if rules.near is not None and items:

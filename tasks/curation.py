@@ -16,7 +16,7 @@ import pyarrow as pa
 from prefect import task
 
 from tasks.card import render_html, render_markdown
-from tasks.cleaning import Tally, clean_item, clean_shard, mapped, write_items
+from tasks.cleaning import Tally, clean_items, clean_shard, mapped, write_items
 from tasks.config import Data, Experiment
 from tasks.digests import code_digest, digest, file_digest
 from tasks.errors import UserError
@@ -27,7 +27,7 @@ from tasks.sifting import Sieve
 from tasks.sources import Source, list_files, read_files, source_of
 from tasks.splits import SPLITS, Dataset, Split, joint_digest, write_split
 from tasks.summary import summarise
-from tasks.tokens import NOT_COUNTED, find_tokenizer
+from tasks.tokens import find_tokenizer
 from tasks.tracking import CONTENT, Mode, StageRun, stage
 
 if TYPE_CHECKING:
@@ -206,14 +206,14 @@ def clean_fixed_test(data: Data, seed: int, folder: Path, tally: Tally) -> bool:
     rules = data.model_copy(update={"leaks": "scrub"}) if data.leaks == "drop" else data
     for number, row in enumerate(read_files(data.test_path), 1):
         try:
-            item = from_row(mapped(row, data), decimal=data.decimal, currency=data.currency)
+            items.append(from_row(mapped(row, data), decimal=data.decimal, currency=data.currency))
         except RejectedError as rejection:
             message = f"Row {number} of {data.test_path}: {rejection}. A fixed test set is kept whole; mend the row."
             raise UserError(message) from None
-        items.append(clean_item(item, rules, tally)[0])
+    items = [item for item, _ in clean_items(items, rules, tally)]
     if len({item.id for item in items}) < len(items):
         raise UserError(f"Two rows of {data.test_path} share an id. Expected one id for each test item.")
-    write_items(folder / "test.parquet", 2**30, [(item, NOT_COUNTED) for item in items], rules, seed)
+    write_items(folder / "test.parquet", 2**30, items, rules, seed)
     return True
 
 

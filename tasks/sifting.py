@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -171,21 +173,22 @@ class Sieve:
             with contextlib.ExitStack() as stack:
                 writers = [stack.enter_context(pa.ipc.new_stream(str(file), SCHEMA)) for file in files]
                 for batch in self.run(query).fetch_record_batch(BATCH):
-                    buckets = np.searchsorted(bounds, np.array(batch["id"].to_pylist(), dtype=object), "right")
-                    for number in np.unique(buckets):
-                        writers[number].write_batch(batch.filter(pa.array(buckets == number)).cast(SCHEMA))
+                    batch = batch.cast(SCHEMA).sort_by("id")
+                    cuts = [bisect_left(batch["id"], bound, key=str) for bound in bounds]
+                    for writer, (start, end) in zip(writers, pairwise([0, *cuts, len(batch)]), strict=True):
+                        writer.write_batch(batch[start:end])
             for file in files:
                 with pa.memory_map(str(file)) as source:
                     yield from pa.ipc.open_stream(source).read_all().sort_by("id").to_batches(BATCH)
 
-    def _bounds(self, split: Split) -> np.ndarray:
+    def _bounds(self, split: Split) -> list[str]:
         """Ids that cut a split into buckets of about BUCKET items; in strings' own order, that of their characters."""
         pieces = min(-(-self.count(f"split = '{split}'") // BUCKET), MOST_BUCKETS)
         sample = self.run(
             f"SELECT id FROM items WHERE split = '{split}' ORDER BY hash(id), id LIMIT {SAMPLE_PER_BUCKET * pieces}"
         ).fetchall()
         ids = sorted(identity for (identity,) in sample)
-        return np.array(ids[SAMPLE_PER_BUCKET::SAMPLE_PER_BUCKET], dtype=object)
+        return ids[SAMPLE_PER_BUCKET::SAMPLE_PER_BUCKET]
 
     def digests(self, split: Split) -> Iterator[str]:
         """The digests of the items of a split, sorted."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 BATCH = 512
 MOST_WORDS = 300_000  # remembered
-NOT_COUNTED = -1
 BLANK = " \u0120\u2581"  # as vocabularies write it
 LINE_ENDS = r"\s\u0109\u010a\u010d"  # no word holds one
 SPANS_WORDS = re.compile(rf"[^{BLANK}{LINE_ENDS}].*[{BLANK}]", re.DOTALL)
@@ -38,38 +37,47 @@ class TokenGate:
     def __init__(self, tokenizer: str | None, least: int) -> None:
         self.tokenizer, self.least = tokenizer, least
 
-    def passing(self, items: Iterable[Item], drops: Drops) -> Iterator[tuple[Item, int]]:
-        """The items that pass, each with its number of tokens, or NOT_COUNTED."""
+    def passing(self, items: Iterable[Item], drops: Drops) -> Iterator[Item]:
+        """The items that pass."""
+        if self.tokenizer is None:
+            yield from items
+            return
         items = iter(items)
         while batch := list(islice(items, BATCH)):
-            counts = count_tokens(batch, self.tokenizer) if self.tokenizer else [NOT_COUNTED] * len(batch)
-            for item, tokens in zip(batch, counts, strict=True):
-                if self.tokenizer and tokens < self.least:
-                    drops.drop(f"fewer than {self.least} tokens", f"{item.title} ({item.price})")
+            for item, enough in zip(batch, have_tokens(batch, self.least, self.tokenizer), strict=True):
+                if enough:
+                    yield item
                 else:
-                    yield item, tokens
+                    drops.drop(f"fewer than {self.least} tokens", f"{item.title} ({item.price})")
+
+
+def have_tokens(items: Sequence[Item], least: int, tokenizer: str) -> list[bool]:
+    """Whether each item has at least so many tokens; counted no further than it takes to tell."""
+    if spans_words(tokenizer):
+        return [count >= least for count in count_tokens(items, tokenizer)]
+    tokens_of = _known(tokenizer).__getitem__
+    enough = [sum(map(tokens_of, _text(item).split(None, least)[:least])) >= least for item in items]
+    open_ = [place for place, told in enumerate(enough) if not told]  # short, or with words not met before
+    for place, count in zip(open_, count_tokens([items[place] for place in open_], tokenizer), strict=True):
+        enough[place] = count >= least
+    return enough
 
 
 def count_tokens(items: Sequence[Item], tokenizer: str) -> list[int]:
     """Tokens of a blank, the title, a blank and the text of each item, by the tokenizer file of that name."""
-    texts = [f"{item.title} {item.text}".split() for item in items]
+    texts = [_text(item).split() for item in items]
     if spans_words(tokenizer):
         return _encode([" " + " ".join(words) for words in texts], tokenizer)
     known = _known(tokenizer)
     if len(known) > MOST_WORDS:
         known.clear()
-    counts = [list(map(known.get, words)) for words in texts]
-    missing = [_without_count(words, found) for words, found in zip(texts, counts, strict=True)]
-    new = list(set(chain.from_iterable(missing)))
+    new = list(set().union(*texts).difference(known))
     known.update(zip(new, _encode([f" {word}" for word in new], tokenizer), strict=True))
-    return [
-        sum(filter(None, found)) + sum(map(known.__getitem__, words))
-        for found, words in zip(counts, missing, strict=True)
-    ]
+    return [sum(map(known.__getitem__, words)) for words in texts]
 
 
-def _without_count(words: list[str], found: list[int | None]) -> list[str]:
-    return [word for word, count in zip(words, found, strict=True) if count is None] if None in found else []
+def _text(item: Item) -> str:
+    return f"{item.title} {item.text}"
 
 
 def _encode(texts: list[str], tokenizer: str) -> list[int]:
@@ -82,9 +90,16 @@ def spans_words(tokenizer: str) -> bool:
     return any(SPANS_WORDS.search(token) for token in _load(tokenizer).get_vocab())
 
 
+class Known(dict[str, int]):
+    """The number of tokens of each word; of one not met before, none."""
+
+    def __missing__(self, _word: str) -> int:
+        return 0
+
+
 @functools.cache
-def _known(_tokenizer: str) -> dict[str, int]:
-    return {}
+def _known(_tokenizer: str) -> Known:
+    return Known()
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tasks import shards
@@ -19,8 +22,9 @@ from tasks.config import Data
 from tasks.curation import clean
 from tasks.errors import UserError
 from tasks.items import Item
+from tasks.scrubbing import shorten_runs
 from tasks.sources import source_of
-from tasks.tokens import count_tokens, find_tokenizer, spans_words
+from tasks.tokens import count_tokens, find_tokenizer, have_tokens, spans_words
 
 WORDS = "a steel kettle that holds two litres and whistles"
 Read = Callable[..., tuple[list[dict[str, Any]], Tally]]
@@ -254,3 +258,19 @@ def test_suspicious_prices_are_reported_wherever_they_are(read: Read) -> None:
     _, tally = read({"a.jsonl": lines(*[row(id=str(n), title=f"{WORDS} {n}", price=p) for n, p in enumerate(prices)])})
     assert set(tally.placeholders) == {"0.01", "999.99", "999", "1000000000", "9999.99"}
     assert (tally.lowest, tally.highest) == (0.01, 1e9)
+
+
+@given(st.lists(st.text(st.sampled_from("a1_ .-!—…é٣名\u0301\n"), max_size=12), max_size=5))
+def test_runs_of_one_mark_are_found_in_any_script(texts: list[str]) -> None:
+    """Three or more of one mark become one, whatever stands around them, in however many texts at once."""
+    assert shorten_runs(texts) == [re.sub(r"([^\w\s])\1{2,}", r"\1", text) for text in texts]
+
+
+def test_an_item_of_enough_tokens_passes_whatever_follows() -> None:
+    """Counting stops where it is decided; the answer is that of the whole count, for words met before and not."""
+    items = [Item("", "kettle", " ".join(["steel"] * words + ["unmet" * words])) for words in range(12)]
+    tokenizer = str(find_tokenizer("tiny-random"))
+    for least in (10, 40, 80):
+        told = have_tokens(items, least, tokenizer)  # first, while its words are not all known
+        assert told == [count >= least for count in count_tokens(items, tokenizer)]
+        assert set(told) == {True, False}

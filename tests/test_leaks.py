@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tasks.leaks import scrub, scrub_details
+from tasks.leaks import possible, scrub, scrub_details
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,24 @@ def test_a_statement_of_the_price_is_scrubbed(text: str, price: float, left: str
     scrubbed, leaks = scrub(text, price)
     assert scrubbed == left
     assert leaks and all(leak.words and leak.rule for leak in leaks)
+    assert possible([text]) == [True]
+
+
+AMOUNTS = ["5", "5.00", "1,299", "$", "us", "Rs", "rs.", "€", "usd", "EUR", "Dollars", "bucks"]
+LABELS = ["price", "Cost", "m.s.r.p.", "MSRP", "rrp", "only", "now", "is"]
+OTHERS = [":", "-", "\u017f", "\u212a", "\u00a0", "_", " ", " ", " "]  # two of them letters that fold to s and k
+
+
+@given(st.lists(st.sampled_from(AMOUNTS + LABELS + OTHERS), max_size=8).map("".join))
+def test_the_quick_look_passes_over_no_statement(text: str) -> None:
+    """Whatever the rules find in a text, the search that decides whether they are tried sees that they could."""
+    _, leaks = scrub(text, 5.0)
+    assert not leaks or possible([text]) == [True]
+
+
+def test_the_quick_look_passes_over_most_texts() -> None:
+    """A text or a detail without money and its words is not looked at again; prices by the name of a detail are."""
+    assert possible(["A red kettle of 5 litres", "", "Discount: 5", "Was: 4 savings"]) == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
