@@ -82,13 +82,11 @@ def pipeline(store: Path, overrides: list[str]) -> None:
         print(f"| {name} | {figure['mae']:.2f} | {figure['mae_low']:.2f} to {figure['mae_high']:.2f} "
               f"| {trained} | {fit} | {each} |")  # fmt: skip
     classic = min((n for n in rows if rows[n]["kind"] == "baseline"), key=lambda n: figures[n]["mae"])
+    pairs = [("finetuned", "base"), ("finetuned", classic)]
+    if "blend" in prices:  # there is none of rungs that do not beat a constant
+        pairs += [("blend", classic), ("blend", "blend of the classic rungs")]
     print()
-    for one, other in (
-        ("finetuned", "base"),
-        ("finetuned", classic),
-        ("blend", classic),
-        ("blend", "blend of the classic rungs"),
-    ):
+    for one, other in pairs:
         print(f"- {one} against {other}: {difference(truth, prices[one], prices[other])}")
 
 
