@@ -15,11 +15,13 @@ On a CPU: about four seconds a step of eight items. On a GPU, the whole corpus f
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +32,13 @@ from tasks.answers import ANSWERS
 from tasks.config import Experiment, load
 from tasks.curation import curate
 from tasks.finetuning import finetune
+from tasks.items import Item
 from tasks.metrics import absolute_error, bootstrap_interval, compare, paired_comparison
 from tasks.predictors.blend import Blend
+from tasks.predictors.language import GREEDY, LanguageModel
 from tasks.scoring import kept_as, recall
 from tasks.splits import read_split, sample, set_apart
-from tasks.store import connect, experiment_id
+from tasks.store import connect, experiment_id, model_folder
 from tasks.tracking import STAGE, StageRun
 
 CONF = "conf/files.yaml"
@@ -126,9 +130,7 @@ def ablations(store: Path, overrides: list[str]) -> None:
                 rows[f"{name}, {estimate}"] = ANSWERS[estimate](
                     answer.distribution.probabilities, answer.distribution.prices
                 )
-            rows[f"{name}, most probable price"] = answer.distribution.prices[
-                answer.distribution.probabilities.argmax(axis=1)
-            ]
+            rows[f"{name}, greedy text"] = greedy(model_folder(client, adapter.model_id), items)
     first = next(iter(rows))
     heading(f"ablations STORE {' '.join(overrides)}".strip())
     print(f"{len(truth)} validation items, {count} training items a row.\n")
@@ -138,6 +140,14 @@ def ablations(store: Path, overrides: list[str]) -> None:
         low, high = bootstrap_interval(errors[None], seed=0)
         beside = "" if name == first else difference(truth, price, rows[first])
         print(f"| {name} | {errors.mean():.2f} | {low[0]:.2f} to {high[0]:.2f} | {beside} |")
+
+
+def greedy(folder: Path, items: Sequence[Item]) -> np.ndarray:
+    """The prices in the most probable texts of an adapter; 0 where a text holds none, as the recipe has it."""
+    tuned = LanguageModel.load(folder)
+    answer = tuned.recipe.answer.model_copy(update={"estimate": GREEDY})
+    recipe = dataclasses.replace(tuned.recipe, answer=answer)
+    return np.nan_to_num(LanguageModel(recipe, tuned.model, tuned.tokenizer).predict(items).price)
 
 
 def difference(truth: np.ndarray, price: np.ndarray, other: np.ndarray) -> str:
