@@ -25,8 +25,8 @@ setup: .venv/ready ## the environment: .venv, the locked packages, the project, 
 run: setup ## the whole pipeline on conf/laptop.yaml (CONF=... for another), ending with the leaderboard
 	$(BIN)/pricewright run -c $(CONF)
 
-test: setup ## the test suite (on many cores: PYTEST_ADDOPTS="-n 4 --dist loadfile")
-	$(BIN)/python -m pytest
+test: setup ## the test suite, on up to four cores (one file of it: .venv/bin/pytest tests/...)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 ui: setup ## the MLflow UI and the Prefect dashboard
 	$(BIN)/pricewright ui -c $(CONF)
