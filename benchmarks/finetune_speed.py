@@ -6,9 +6,10 @@
 
 Every way trains in a process of its own on the same items (of the generated catalogue, or of a file) with the settings
 of conf/files.yaml, and takes a step when it is its turn, so that a busy machine slows all alike. Prints a table for
-docs/benchmarks.md. Items, batch, optimizer, precision and adapters in float32 are the same in all ways but TRL's
-defaults, which compute and keep the adapters in bfloat16 and checkpoint activations. Batches of like length come in an
-order of their own: the loss is compared between "ours, random order" and TRL.
+docs/benchmarks.md. Items, batch, optimizer, what is computed in (finetune.dtype) and adapters in float32 are the same
+in all ways but "ours, float32" and TRL's defaults, which compute and keep the adapters in bfloat16 and checkpoint
+activations. Batches of like length come in an order of their own: the loss is compared between "ours, random order"
+and TRL.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from tasks.batching import LikeLengths, padding
 from tasks.config import Experiment, load
 from tasks.items import Item, from_row
 
-OURS, RANDOM, PLAIN, DEFAULTS, FLOOR = "ours", "ours, random order", "TRL, equal settings", "TRL's defaults", "products"
-WAYS = (OURS, RANDOM, PLAIN, DEFAULTS, FLOOR)
+OURS, RANDOM, FLOAT32 = "ours", "ours, random order", "ours, float32"
+PLAIN, DEFAULTS, FLOOR = "TRL, equal settings", "TRL's defaults", "products"
+WAYS = (OURS, RANDOM, FLOAT32, PLAIN, DEFAULTS, FLOOR)
 WARM = 2  # steps of each that do not count: the first ones allocate
 PRODUCTS = "aten::mm", "aten::addmm", "aten::bmm"
 
@@ -66,15 +68,17 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
     from tasks.training import PriceTrainer, lora_config, sft_config
 
     conf = experiment.finetune
+    if way == FLOAT32:
+        conf = conf.model_copy(update={"dtype": "float32"})
     tokenizer, quantization = load_tokenizer(conf.base), conf.quantization
     if way == DEFAULTS and quantization:
         quantization = {**quantization, "bnb_4bit_compute_dtype": "bfloat16"}
-    model = load_model(conf.base, quantization, conf.device)
+    model = load_model(conf.base, quantization, conf.device, conf.dtype)
     sft = {**conf.sft, "max_steps": steps, "logging_steps": 1}
-    if way != OURS:
+    if way not in (OURS, FLOAT32):
         sft["train_sampling_strategy"] = "random"
     conf = conf.model_copy(update={"sft": sft})
-    plan = settings(Machine.here(conf.device), conf.quantization, conf.sft)
+    plan = settings(Machine.here(conf.device), conf.quantization, conf.sft, conf.dtype)
     config = sft_config(conf, plan, experiment.seed, len(items), folder)
     config.save_strategy = "no"
     if way == DEFAULTS:
@@ -82,7 +86,7 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
         same = {name: getattr(config, name) for name in (*same, "logging_steps", "seed", "use_cpu", "output_dir")}
         config = SFTConfig(**same, save_strategy="no", report_to="none", disable_tqdm=True)
     kind, options = SFTTrainer, {}
-    if way in (OURS, RANDOM):
+    if way in (OURS, RANDOM, FLOAT32):
         kind, options = PriceTrainer, {"items": items, "on_checkpoint": print, "interruption": Interruption()}
     trainer = kind(
         model=model,
@@ -199,7 +203,7 @@ def measure_products(experiment: Experiment, items: list[Item], steps: int) -> N
     lengths = [len(ids) for ids in tokenizer(render(items[:64], conf.prompt, tokenizer))["input_ids"]]
     rows = int(np.mean(lengths)) * conf.sft.get("per_device_train_batch_size", 8)
     counts = collections.Counter(linear_shapes(experiment)[1].values())
-    made = {"device": device, "dtype": getattr(torch, settings(machine, None, {}).dtype)}
+    made = {"device": device, "dtype": getattr(torch, settings(machine, None, {}, conf.dtype).dtype)}
     matrices = [[torch.randn(*shape, **made) for shape in ((b, a), (rows, a), (rows, b))] for a, b in counts]
     say(ready=True)
     for _ in range(steps):

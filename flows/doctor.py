@@ -20,12 +20,12 @@ from tasks.store import connect, tracking_uri
 def examine(experiment: Experiment) -> str:
     """A report of a few lines: machine, device, base model, what training takes, models behind an API, tracking."""
     machine = Machine.here(experiment.finetune.device)
-    device = machine.device
+    device, dtype = machine.device, settings(machine, None, {}, experiment.finetune.dtype).dtype
     free = shutil.disk_usage(PROJECT).free / 1e9
     lines = [
         f"machine   Python {platform.python_version()}, {os.cpu_count()} cores, {_memory():.0f} GB memory, "
         f"{free:.0f} GB free disk",
-        f"device    {device}, computing in {settings(machine, None, {}).dtype}{_gpu(device)}",
+        f"device    {device}, computing in {dtype}{_gpu(device)}",
         f"4 bits    {_quantization(experiment)}",
         f"base      {_base(experiment.finetune.base)}",
         *(f"training  {line}" for line in _training(experiment, machine)),
@@ -77,7 +77,7 @@ def _training(experiment: Experiment, machine: Machine) -> list[str]:
     if not conf.enabled:
         return ["finetune.enabled is false"]
     try:
-        plan = settings(machine, conf.quantization, conf.sft)
+        plan = settings(machine, conf.quantization, conf.sft, conf.dtype)
     except UserError as error:
         return [f"NOT POSSIBLE: {error}"]
     if not _at_hand(conf.base):

@@ -224,8 +224,10 @@ def load_config(base: str) -> PreTrainedConfig:
     return _from_hub(base, AutoConfig.from_pretrained, locate(base))
 
 
-def load_model(base: str, quantization: Mapping[str, Any] | None, device: str = "auto") -> PreTrainedModel:
-    """The base model on its device, quantized by bitsandbytes if asked to.
+def load_model(
+    base: str, quantization: Mapping[str, Any] | None, device: str = "auto", dtype: str = "auto"
+) -> PreTrainedModel:
+    """The base model on its device, in the dtype it computes in there, quantized by bitsandbytes if asked to.
 
     Raises:
         UserError: there is no such model, it is gated, or the quantization is not one bitsandbytes knows.
@@ -235,11 +237,11 @@ def load_model(base: str, quantization: Mapping[str, Any] | None, device: str = 
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     machine = Machine.here(device)
-    device, plan = machine.device, settings(machine, quantization, {})
-    dtype, quantization, config = getattr(torch, plan.dtype), plan.quantization, None
+    device, plan = machine.device, settings(machine, quantization, {}, dtype)
+    computing, quantization, config = getattr(torch, plan.dtype), plan.quantization, None
     if quantization:
         try:
-            config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **quantization})
+            config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **quantization})
         except (TypeError, ValueError) as error:
             raise UserError(f"finetune.quantization: {error}") from error
     # Of several processes each has a GPU of its own, which accelerate has made the current one.
@@ -248,7 +250,7 @@ def load_model(base: str, quantization: Mapping[str, Any] | None, device: str = 
         base,
         AutoModelForCausalLM.from_pretrained,
         locate(base),
-        dtype=dtype,
+        dtype=computing,
         quantization_config=config,
         device_map={"": place} if config is not None or device != "cpu" else None,
     )

@@ -159,6 +159,9 @@ class Finetune(Section):
     enabled: bool = True
     base: str = Field("smollm2-135m", description="an embedded model, a folder, or a hub id")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="to compute in; auto: bfloat16 where the hardware has it, else float32"
+    )
     prompt: Prompt = Prompt()
     answer: Answer = Answer()
     train_items: Count | None = Field(None, description="train the language model on at most this many items")

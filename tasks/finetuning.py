@@ -85,7 +85,8 @@ def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, w
     items = sample(read_split(dataset, "train"), conf.train_items, seed)
     check_prices(items, conf.prompt)
     machine = Machine.here(conf.device)
-    plan = settings(machine, conf.quantization, conf.sft)
+    plan = settings(machine, conf.quantization, conf.sft, conf.dtype)
+    run.log_params({"device": machine.device, "dtype": plan.dtype})
     for note in plan.notes:
         say(note)
     lora_config(conf)
@@ -117,7 +118,7 @@ def check(experiment: Experiment) -> None:
     conf = experiment.finetune
     Recipe.of(conf)
     machine = Machine.here(conf.device)
-    settings(machine, conf.quantization, conf.sft)
+    settings(machine, conf.quantization, conf.sft, conf.dtype)
     machine.check_processes(conf.processes)
     for key in NOT_AVERAGED:
         if conf.average and conf.lora.get(key):

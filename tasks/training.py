@@ -185,7 +185,7 @@ def spent(state: TrainerState) -> float:
 def train_here(run: StageRun | None, experiment: Experiment, dataset: Dataset, work: Path) -> None:
     """Train in this process, from the last whole checkpoint in `work` or from the base model; see `train`."""
     conf, seed = experiment.finetune, experiment.seed
-    plan = settings(Machine.here(conf.device), conf.quantization, conf.sft)
+    plan = settings(Machine.here(conf.device), conf.quantization, conf.sft, conf.dtype)
     items = sample(read_split(dataset, "train"), conf.train_items, seed)
     arguments = sft_config(conf, plan, seed, len(items), work)
     train(run, LanguageModel.of(Recipe.of(conf)), items, dataset, experiment, arguments, plan.attention)

@@ -37,6 +37,7 @@ class Recipe:
     prompt: Prompt
     answer: Answer
     device: str = "auto"
+    dtype: str = "auto"
     identity: Any = None  # of the base model when this was saved
 
     @classmethod
@@ -50,7 +51,9 @@ class Recipe:
         if finetune.answer.estimate not in names:
             expected = ", ".join(names)
             raise UserError(f"finetune.answer.estimate: got {finetune.answer.estimate!r}. Expected one of {expected}.")
-        return cls(finetune.base, finetune.quantization, finetune.prompt, finetune.answer, finetune.device)
+        return cls(
+            finetune.base, finetune.quantization, finetune.prompt, finetune.answer, finetune.device, finetune.dtype
+        )
 
     def check_fit(self, items: Sequence[Item]) -> None:
         """Refuse to fit a temperature on too few items.
@@ -81,7 +84,7 @@ class Recipe:
 
     def save(self, folder: Path) -> None:
         """Write the recipe: all there is to keep of a model without adapter, whose base is found by its name again."""
-        fields = {"base": self.base, "quantization": self.quantization, "device": self.device}
+        fields = {"base": self.base, "quantization": self.quantization, "device": self.device, "dtype": self.dtype}
         fields["identity"] = None if self.base == "." else basemodel.identity(self.base)
         sections = {"prompt": self.prompt.model_dump(), "answer": self.answer.model_dump()}
         text = json.dumps({"predictor": "language", **fields, **sections}, indent=1)
@@ -93,7 +96,8 @@ class Recipe:
         fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
         sections = Prompt(**fields["prompt"]), Answer(**fields["answer"])
         base = str(folder) if fields["base"] == "." else fields["base"]
-        return cls(base, fields["quantization"], *sections, fields["device"], fields.get("identity"))
+        options = {name: fields[name] for name in ("device", "dtype", "identity") if name in fields}
+        return cls(base, fields["quantization"], *sections, **options)
 
 
 class LanguageModel:
@@ -202,7 +206,7 @@ class LanguageModel:
         if adapter is not None:
             recipe.check_adapter(adapter)
         tokenizer = basemodel.load_tokenizer(recipe.base)
-        model = basemodel.load_model(recipe.base, recipe.quantization, recipe.device)
+        model = basemodel.load_model(recipe.base, recipe.quantization, recipe.device, recipe.dtype)
         if adapter is not None:
             from peft import PeftModel
 
