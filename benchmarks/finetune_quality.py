@@ -51,12 +51,13 @@ CONF = "conf/files.yaml"
 CLASSIC = ("tfidf_ridge", "network")
 ABLATIONS = {
     "as in conf/files.yaml": [],
+    "in float32": ["finetune.dtype=float32"],
+    "160 tokens of text": ["finetune.prompt.text_tokens=160"],
+    "64 tokens of text": ["finetune.prompt.text_tokens=64"],
+    "a loss that knows numbers": ["finetune.number_loss=1"],
     "rank 4": ["finetune.lora.r=4", "finetune.lora.lora_alpha=8"],
     "rank 64": ["finetune.lora.r=64", "finetune.lora.lora_alpha=128"],
     "attention alone": ["finetune.lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"],
-    "64 tokens of text": ["finetune.prompt.text_tokens=64"],
-    "160 tokens of text": ["finetune.prompt.text_tokens=160"],
-    "a loss that knows numbers": ["finetune.number_loss=1"],
 }
 
 
@@ -116,35 +117,30 @@ def classic_blend(run: StageRun, experiment: Experiment, rows: dict, prices: dic
 
 
 def ablations(store: Path, overrides: list[str]) -> None:
-    """One adapter a row, all compared on the validation items of the first; what is done is not done again."""
-    rows: dict[str, np.ndarray] = {}
+    """One adapter a row, all compared on the same validation items; what is done is not done again."""
+    heading(f"ablations STORE {' '.join(overrides)}".strip())
+    print("| what | error | 95% interval | difference to the first |\n|---|---|---|---|")
+    first = None
     for name, changes in ABLATIONS.items():
-        words = options(store, ["finetune.checkpoints=1", *overrides, *changes])
-        experiment = load(CONF, words)
+        experiment = load(CONF, options(store, ["finetune.checkpoints=1", *overrides, *changes]))
         dataset = curate(experiment)
         (adapter,) = finetune(experiment, dataset)
         items = sample(read_split(dataset, "validation"), experiment.finetune.score_items, experiment.seed)
+        truth = np.array([item.price for item in items])
         client = connect(experiment)
-        run = StageRun(
-            client, client.get_run(client.get_logged_model(adapter.model_id).source_run_id), "finetune", done=True
-        )
+        model = client.get_logged_model(adapter.model_id)
+        run = StageRun(client, client.get_run(model.source_run_id), "finetune", done=True)
         answer = recall(run, adapter.model_id, kept_as("validation", items))
-        rows[f"{name}, median"] = answer.price
+        rows = {"median": answer.price}
         if not changes:
-            truth = np.array([item.price for item in items])
-            count = client.get_logged_model(adapter.model_id).params["n_train"]
-            for estimate in (estimate for estimate in ANSWERS if estimate != "median"):
-                rows[f"{name}, {estimate}"] = ANSWERS[estimate](
-                    answer.distribution.probabilities, answer.distribution.prices
-                )
-            rows[f"{name}, greedy text"] = greedy(model_folder(client, adapter.model_id), items)
-    first = next(iter(rows))
-    heading(f"ablations STORE {' '.join(overrides)}".strip())
-    print(f"{len(truth)} validation items, {count} training items a row.\n")
-    print("| what | error | 95% interval | difference to the first |\n|---|---|---|---|")
-    for name, price in rows.items():
-        beside = "" if name == first else difference(truth, price, rows[first])
-        print(f"| {name} | {error_of(truth, price)} | {beside} |")
+            first, known = answer.price, answer.distribution
+            others = {key: other for key, other in ANSWERS.items() if key != "median"}
+            rows |= {key: other(known.probabilities, known.prices) for key, other in others.items()}
+            rows["greedy text"] = greedy(model_folder(client, adapter.model_id), items)
+        for estimate, price in rows.items():
+            beside = "" if price is first else difference(truth, price, first)
+            print(f"| {name}, {estimate} | {error_of(truth, price)} | {beside} |", flush=True)
+    print(f"\n{len(items)} validation items, {model.params['n_train']} training items a row.")
 
 
 def classic(store: Path, overrides: list[str]) -> None:
