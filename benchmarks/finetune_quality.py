@@ -51,7 +51,7 @@ CONF = "conf/files.yaml"
 CLASSIC = ("tfidf_ridge", "network")
 ABLATIONS = {
     "as in conf/files.yaml": [],
-    "in float32": ["finetune.dtype=float32"],
+    "in bfloat16": ["finetune.dtype=bfloat16"],
     "160 tokens of text": ["finetune.prompt.text_tokens=160"],
     "64 tokens of text": ["finetune.prompt.text_tokens=64"],
     "a loss that knows numbers": ["finetune.number_loss=1"],

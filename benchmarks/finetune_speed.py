@@ -7,7 +7,7 @@
 Every way trains in a process of its own on the same items (of the generated catalogue, or of a file) with the settings
 of conf/files.yaml, and takes a step when it is its turn, so that a busy machine slows all alike. Prints a table for
 docs/benchmarks.md. Items, batch, optimizer, what is computed in (finetune.dtype) and adapters in float32 are the same
-in all ways but "ours, float32" and TRL's defaults, which compute and keep the adapters in bfloat16 and checkpoint
+in all ways but "ours, bfloat16" and TRL's defaults, which compute and keep the adapters in bfloat16 and checkpoint
 activations. Batches of like length come in an order of their own: the loss is compared between "ours, random order"
 and TRL.
 """
@@ -37,9 +37,9 @@ from tasks.batching import LikeLengths, padding
 from tasks.config import Experiment, load
 from tasks.items import Item, from_row
 
-OURS, RANDOM, FLOAT32 = "ours", "ours, random order", "ours, float32"
+OURS, RANDOM, BFLOAT16 = "ours", "ours, random order", "ours, bfloat16"
 PLAIN, DEFAULTS, FLOOR = "TRL, equal settings", "TRL's defaults", "products"
-WAYS = (OURS, RANDOM, FLOAT32, PLAIN, DEFAULTS, FLOOR)
+WAYS = (OURS, RANDOM, BFLOAT16, PLAIN, DEFAULTS, FLOOR)
 WARM = 2  # steps of each that do not count: the first ones allocate
 PRODUCTS = "aten::mm", "aten::addmm", "aten::bmm"
 
@@ -68,14 +68,14 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
     from tasks.training import PriceTrainer, lora_config, sft_config
 
     conf = experiment.finetune
-    if way == FLOAT32:
-        conf = conf.model_copy(update={"dtype": "float32"})
+    if way == BFLOAT16:
+        conf = conf.model_copy(update={"dtype": "bfloat16"})
     tokenizer, quantization = load_tokenizer(conf.base), conf.quantization
     if way == DEFAULTS and quantization:
         quantization = {**quantization, "bnb_4bit_compute_dtype": "bfloat16"}
     model = load_model(conf.base, quantization, conf.device, conf.dtype)
     sft = {**conf.sft, "max_steps": steps, "logging_steps": 1}
-    if way not in (OURS, FLOAT32):
+    if way not in (OURS, BFLOAT16):
         sft["train_sampling_strategy"] = "random"
     conf = conf.model_copy(update={"sft": sft})
     plan = settings(Machine.here(conf.device), conf.quantization, conf.sft, conf.dtype)
@@ -86,7 +86,7 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
         same = {name: getattr(config, name) for name in (*same, "logging_steps", "seed", "use_cpu", "output_dir")}
         config = SFTConfig(**same, save_strategy="no", report_to="none", disable_tqdm=True)
     kind, options = SFTTrainer, {}
-    if way in (OURS, RANDOM, FLOAT32):
+    if way in (OURS, RANDOM, BFLOAT16):
         kind, options = PriceTrainer, {"items": items, "on_checkpoint": print, "interruption": Interruption()}
     trainer = kind(
         model=model,
