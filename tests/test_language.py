@@ -32,6 +32,19 @@ def test_a_distribution_comes_with_its_answer(items: list[Item]) -> None:
     assert ((answer.low <= answer.price) & (answer.price <= answer.high)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_computes_in_what_its_conf_said_wherever_it_is_loaded(
+    items: list[Item], tmp_path: Path, dtype: str
+) -> None:
+    """Saved and loaded again it is of the same dtype, and gives the same prices."""
+    model = language("finetune.device=cpu", f"finetune.dtype={dtype}")
+    model.save(tmp_path)
+    again = LanguageModel.load(tmp_path)
+    for one in (model, again):
+        assert {str(parameter.dtype) for parameter in one.model.parameters()} == {f"torch.{dtype}"}
+    np.testing.assert_array_equal(again.predict(items[:3]).price, model.predict(items[:3]).price)
+
+
 def test_greedy_text_is_what_one_at_a_time_writes_and_never_crashes(items: list[Item]) -> None:
     """Batched and padded as alone; what is no price is counted and left open, and there is no interval."""
     import torch
