@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ PLUMBING = {
 }
 
 
+ATTEMPTS = 5  # to parse a source
 CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
@@ -63,10 +65,21 @@ def code(module: str, apart: frozenset[str] = frozenset()) -> dict[str, ast.Modu
         path = _source(name)
         if name in trees or name in PLUMBING | apart or path is None:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = _parse(path.read_text(encoding="utf-8"))
         pending += _imports(tree)
         trees[name] = tree
     return trees
+
+
+def _parse(source: str) -> ast.Module:
+    # Python 3.11 may count the depth of two trees that two threads build at once as one, and refuse a sound source
+    # (python/cpython#106905); Prefect's threads build some. A moment later it is parsed.
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return ast.parse(source)
+        except SystemError:
+            time.sleep(0.1)
+    return ast.parse(source)
 
 
 def _source(module: str) -> Path | None:

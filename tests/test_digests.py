@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,24 @@ def test_fractions_are_spread_evenly_and_depend_on_seed_and_text_alone() -> None
     assert abs(sum(value < 0.1 for value in values) / 4000 - 0.1) < 0.02
     assert fraction(1, "a") != fraction(2, "a")
     assert (round(fraction(1, "a"), 6), round(fraction(42, "kettle"), 6)) == (0.255417, 0.943404)
+
+
+def test_a_source_that_python_refuses_for_another_thread_is_parsed_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 now and then mistakes the tree of another thread for a part of this one; the digest is as ever, and
+    what goes on failing is said."""
+    (project / "tasks" / "once.py").write_text("x = 1\n")
+    sound, refusals = ast.parse, [SystemError("AST constructor recursion depth mismatch (before=204, after=76)")] * 2
+
+    def parse(source: str) -> ast.Module:
+        if refusals:
+            raise refusals.pop()
+        return sound(source)
+
+    expected = list(code("tasks.once"))
+    monkeypatch.setattr(ast, "parse", parse)
+    assert list(code("tasks.once")) == expected == ["tasks.once"]
+    refusals += [SystemError("refused")] * 9
+    with pytest.raises(SystemError):
+        code("tasks.once")
