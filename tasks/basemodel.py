@@ -28,6 +28,7 @@ from tasks.errors import UserError
 from tasks.machine import Machine, settings
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -244,18 +245,22 @@ def load_model(
             config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **quantization})
         except (TypeError, ValueError) as error:
             raise UserError(f"finetune.quantization: {error}") from error
+    # Weights are quantized from float32 whatever the model computes in. Rounded to bfloat16 before, some of them get
+    # other 4-bit values: another base model, and an adapter trained on the one answers dollars off on the other.
+    loading = torch.float32 if config is not None else computing
     # Of several processes each has a GPU of its own, which accelerate has made the current one.
     place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
     model = _from_hub(
         base,
         AutoModelForCausalLM.from_pretrained,
         locate(base),
-        dtype=computing,
+        dtype=loading,
         quantization_config=config,
         device_map={"": place} if config is not None or device != "cpu" else None,
     )
     if config is not None:
         _keep_trainable(model)
+        _compute_in(model, computing)
     return model.eval()
 
 
@@ -268,6 +273,19 @@ def _keep_trainable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Turn what is not quantized into `dtype`, and have what is quantized read in what its layer computes in."""
+    import bitsandbytes as bnb
+
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not isinstance(parameter, bnb.nn.Params4bit):
+            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.weight.quant_state.dtype = module.compute_dtype
+    model.config.dtype = dtype
 
 
 def _from_hub(base: str, call: Any, place: str, **options: Any) -> Any:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.answers import TEMPERATURES, median
+from tasks.basemodel import load_model
 from tasks.config import load
 from tasks.errors import UserError
 from tasks.items import Item
@@ -43,6 +44,22 @@ def test_a_model_computes_in_what_its_conf_said_wherever_it_is_loaded(
     for one in (model, again):
         assert {str(parameter.dtype) for parameter in one.model.parameters()} == {f"torch.{dtype}"}
     np.testing.assert_array_equal(again.predict(items[:3]).price, model.predict(items[:3]).price)
+
+
+def test_four_bit_weights_do_not_depend_on_what_is_computed_in() -> None:
+    """An adapter trained in bfloat16 on one machine finds the very same base model on another that takes float32."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    models = {
+        dtype: load_model("tiny-random", {"load_in_4bit": True}, "cpu", dtype) for dtype in ("float32", "bfloat16")
+    }
+    one, other = ([m.weight for m in model.modules() if isinstance(m, Linear4bit)] for model in models.values())
+    for kept, same in zip(one, other, strict=True):
+        torch.testing.assert_close(kept.data, same.data, rtol=0, atol=0)
+        torch.testing.assert_close(kept.quant_state.absmax, same.quant_state.absmax, rtol=0, atol=0)
+    for dtype, model in models.items():
+        assert str(model(torch.tensor([[1]])).logits.dtype) == str(model.dtype) == f"torch.{dtype}"
 
 
 def test_greedy_text_is_what_one_at_a_time_writes_and_never_crashes(items: list[Item]) -> None:
