@@ -5,10 +5,11 @@
     PRICEWRIGHT_DATA=folder python -m benchmarks.finetune_quality classic STORE [key=value ...]
 
 `run` is the whole pipeline on `amazon_course_like`, with the recipe's own test items (`course_test`) as the fixed test
-set, and a blend of the same rungs without the language model beside it. `ablations` trains one adapter a row and
-compares their answers on the same validation items; the test items are not looked at. `classic` fits classic rungs on
-no more than the language model is given, so many items and so much of each text, and compares them on validation: what
-of its distance to them is what it was not given. Each prints a table for docs/benchmarks.md.
+set, and a blend of the same rungs without the language model beside it. `ablations` trains an adapter for each row and
+seed and compares, seed by seed, what they answer on the same validation items; the test items are not looked at.
+`classic` fits classic rungs on no more than the language model is given, so many items and so much of each text, and
+compares them on validation: what of its distance to them is what it was not given. Each prints a table for
+docs/benchmarks.md.
 STORE is a folder that keeps what is done: the same command again goes on, after hours or after a power cut.
 
 On a CPU: about four seconds a step of eight items. On a GPU, the whole corpus for three epochs:
@@ -49,15 +50,16 @@ from tasks.tracking import STAGE, StageRun
 
 CONF = "conf/files.yaml"
 CLASSIC = ("tfidf_ridge", "network")
+SEEDS = (42, 43, 44)  # of the splits, the items and the trainings: two trainings of one kind differ, too
 ABLATIONS = {
     "as in conf/files.yaml": [],
     "in bfloat16": ["finetune.dtype=bfloat16"],
-    "160 tokens of text": ["finetune.prompt.text_tokens=160"],
-    "64 tokens of text": ["finetune.prompt.text_tokens=64"],
-    "a loss that knows numbers": ["finetune.number_loss=1"],
     "rank 4": ["finetune.lora.r=4", "finetune.lora.lora_alpha=8"],
     "rank 64": ["finetune.lora.r=64", "finetune.lora.lora_alpha=128"],
     "attention alone": ["finetune.lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"],
+    "160 tokens of text": ["finetune.prompt.text_tokens=160"],
+    "64 tokens of text": ["finetune.prompt.text_tokens=64"],
+    "a loss that knows numbers": ["finetune.number_loss=1"],
 }
 
 
@@ -117,30 +119,41 @@ def classic_blend(run: StageRun, experiment: Experiment, rows: dict, prices: dic
 
 
 def ablations(store: Path, overrides: list[str]) -> None:
-    """One adapter a row, all compared on the same validation items; what is done is not done again."""
+    """The adapters of every row compared with those of the first, seed by seed; what is done is not done again."""
     heading(f"ablations STORE {' '.join(overrides)}".strip())
-    print("| what | error | 95% interval | difference to the first |\n|---|---|---|---|")
-    first = None
+    print("| what | error | 95% interval | difference to the first | for each seed |\n|---|---|---|---|---|")
+    first: list[np.ndarray] = []
     for name, changes in ABLATIONS.items():
-        experiment = load(CONF, options(store, ["finetune.checkpoints=1", *overrides, *changes]))
-        dataset = curate(experiment)
-        (adapter,) = finetune(experiment, dataset)
-        items = sample(read_split(dataset, "validation"), experiment.finetune.score_items, experiment.seed)
-        truth = np.array([item.price for item in items])
-        client = connect(experiment)
-        model = client.get_logged_model(adapter.model_id)
-        run = StageRun(client, client.get_run(model.source_run_id), "finetune", done=True)
-        answer = recall(run, adapter.model_id, kept_as("validation", items))
-        rows = {"median": answer.price}
-        if not changes:
-            first, known = answer.price, answer.distribution
-            others = {key: other for key, other in ANSWERS.items() if key != "median"}
-            rows |= {key: other(known.probabilities, known.prices) for key, other in others.items()}
-            rows["greedy text"] = greedy(model_folder(client, adapter.model_id), items)
-        for estimate, price in rows.items():
-            beside = "" if price is first else difference(truth, price, first)
-            print(f"| {name}, {estimate} | {error_of(truth, price)} | {beside} |", flush=True)
-    print(f"\n{len(items)} validation items, {model.params['n_train']} training items a row.")
+        answers = [ablation(store, [*overrides, *changes, f"seed={seed}"], ways=not changes) for seed in SEEDS]
+        truths = [truth for truth, _ in answers]
+        for way in answers[0][1]:
+            prices = [rows[way] for _, rows in answers]
+            first = first or prices
+            beside, each = "", ""
+            if prices is not first:
+                beside = difference(*map(np.concatenate, (truths, prices, first)))
+                each = ", ".join(f"{worse(*three):+.2f}" for three in zip(truths, prices, first, strict=True))
+            shown = error_of(np.concatenate(truths), np.concatenate(prices))
+            print(f"| {name}, {way} | {shown} | {beside} | {each} |", flush=True)
+    print(f"\n{len(SEEDS)} adapters a row, each asked for {len(truths[0])} validation items.")
+
+
+def ablation(store: Path, overrides: list[str], ways: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The validation prices and what one adapter answers: its median, and in all other `ways` too if asked to."""
+    experiment = load(CONF, options(store, ["finetune.checkpoints=1", *overrides]))
+    dataset = curate(experiment)
+    (adapter,) = finetune(experiment, dataset)
+    items = sample(read_split(dataset, "validation"), experiment.finetune.score_items, experiment.seed)
+    client = connect(experiment)
+    model = client.get_logged_model(adapter.model_id)
+    run = StageRun(client, client.get_run(model.source_run_id), "finetune", done=True)
+    answer = recall(run, adapter.model_id, kept_as("validation", items))
+    rows = {"median": answer.price}
+    if ways:
+        known = answer.distribution
+        rows |= {name: way(known.probabilities, known.prices) for name, way in ANSWERS.items() if name != "median"}
+        rows["greedy text"] = greedy(model_folder(client, adapter.model_id), items)
+    return np.array([item.price for item in items]), rows
 
 
 def classic(store: Path, overrides: list[str]) -> None:
@@ -183,6 +196,11 @@ def greedy(folder: Path, items: Sequence[Item]) -> np.ndarray:
     answer = tuned.recipe.answer.model_copy(update={"estimate": GREEDY})
     recipe = dataclasses.replace(tuned.recipe, answer=answer)
     return np.nan_to_num(LanguageModel(recipe, tuned.model, tuned.tokenizer).predict(items).price)
+
+
+def worse(truth: np.ndarray, price: np.ndarray, other: np.ndarray) -> float:
+    """How much larger the error of the first is than that of the second."""
+    return float((absolute_error(truth, price) - absolute_error(truth, other)).mean())
 
 
 def difference(truth: np.ndarray, price: np.ndarray, other: np.ndarray) -> str:
