@@ -133,6 +133,8 @@ class Prompt(Section):
     text_tokens: Count = Field(160, description="title and text are cut to this many tokens")
     lowest: int = Field(0, ge=0, description="lowest price the model can answer, in units")
     highest: int = Field(999, ge=1, description="highest price the model can answer, in units")
+    comparables: int = Field(0, ge=0, description="so many prices of similar training items are put into the prompt")
+    similar: str = Field("Similar products cost", description="what stands before those prices")
     unit: float = Field(1.0, gt=0, description="what one is worth in dollars: 0.01 where the model answers in cents")
 
     @model_validator(mode="after")

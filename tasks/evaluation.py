@@ -184,9 +184,11 @@ class Evaluation:
     def base(self) -> Candidate:
         """The untuned model: the same LoggedModel, with the predictions it made, for as long as nothing about how it is
         loaded, asked and read has changed."""
-        recipe, seed = Recipe.of(self.experiment.finetune), self.experiment.seed
+        conf, seed = self.experiment.finetune, self.experiment.seed
+        recipe = Recipe.of(conf, read_split(self.dataset, "train"))
         fitted_on = [self.dataset.digest, seed, len(self.items["validation"])]
         fields = {**vars(recipe), "answer": recipe.answer.model_dump(exclude={"batch_tokens"})}
+        fields["comparables"] = self.dataset.digest if recipe.comparables else None
         made_from = digest(
             {
                 "recipe": {**fields, "prompt": recipe.prompt.model_dump()},

@@ -248,4 +248,5 @@ def _clean_adapter(folder: Path, base: str | None) -> None:
 
 def _prompt(recipe: Recipe) -> str:
     question = f"{recipe.prompt.question}\n\n" if recipe.prompt.question else ""
-    return f"{question}TITLE\nTEXT\n\n{recipe.prompt.prefix}"
+    similar = f"{recipe.prompt.similar} 12, 30, 9\n\n" if recipe.prompt.comparables else ""
+    return f"{question}TITLE\nTEXT\n\n{similar}{recipe.prompt.prefix}"

@@ -11,30 +11,46 @@ from tasks.errors import UserError
 from tasks.items import Item
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
-def render(items: Sequence[Item], prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The prompts of the items, each ending right before the price; title and text cut to `prompt.text_tokens`."""
+def render(
+    items: Sequence[Item],
+    prompt: Prompt,
+    tokenizer: PreTrainedTokenizerBase,
+    comparables: Sequence[Sequence[float]] | np.ndarray | None = None,
+) -> list[str]:
+    """The prompts of the items, each ending right before the price; title and text cut to `prompt.text_tokens`, and
+    after them what similar ones cost: `comparables` [n, count] in US dollars."""
     bodies = [f"{item.title}\n{item.text}".strip() for item in items]
     if not bodies:
         return []
     encoded = tokenizer(bodies, add_special_tokens=False, return_offsets_mapping=True)
     prompts = []
-    for body, offsets in zip(bodies, encoded["offset_mapping"], strict=True):
+    for row, (body, offsets) in enumerate(zip(bodies, encoded["offset_mapping"], strict=True)):
         if len(offsets) > prompt.text_tokens:
             body = body[: offsets[prompt.text_tokens - 1][1]].rstrip()
         question = f"{prompt.question}\n\n" if prompt.question else ""
-        prompts.append(f"{question}{body}\n\n{prompt.prefix}")
+        similar = "" if comparables is None else f"{similar_line(comparables[row], prompt)}\n\n"
+        prompts.append(f"{question}{body}\n\n{similar}{prompt.prefix}")
     return prompts
+
+
+def similar_line(prices: Sequence[float] | np.ndarray, prompt: Prompt) -> str:
+    """What similar products cost, in words, the most similar first."""
+    return f"{prompt.similar} {', '.join(str(_whole(price, prompt)) for price in prices) or '?'}"
 
 
 def completion(price: float, prompt: Prompt) -> str:
     """The answer to learn: the price in whole units, to the nearest, held within the range the model can answer."""
-    whole = round(min(max(price / prompt.unit, prompt.lowest), prompt.highest))
-    return f"{whole}{prompt.suffix}"
+    return f"{_whole(price, prompt)}{prompt.suffix}"
+
+
+def _whole(price: float, prompt: Prompt) -> int:
+    return round(min(max(price / prompt.unit, prompt.lowest), prompt.highest))
 
 
 def check_prices(items: Sequence[Item], prompt: Prompt) -> None:

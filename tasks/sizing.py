@@ -20,7 +20,7 @@ from tasks.errors import UserError
 from tasks.items import Item
 from tasks.machine import GIB, Settings, free_memory, pick_device
 from tasks.progress import clock
-from tasks.prompts import completion, render
+from tasks.prompts import completion, render, similar_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -202,9 +202,11 @@ class Size:
             UserError: a prompt does not fit into the model's context, or there is no such model.
         """
         tokenizer, config = basemodel.load_tokenizer(conf.base), basemodel.load_config(conf.base)
+        count = conf.prompt.comparables
+        dearest = [[math.inf] * count] * len(items) if count else None  # no price has more tokens
         texts = [
             f"{prompt}{completion(item.price, conf.prompt)}"
-            for item, prompt in zip(items, render(items, conf.prompt, tokenizer), strict=True)
+            for item, prompt in zip(items, render(items, conf.prompt, tokenizer, dearest), strict=True)
         ]
         lengths = [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # and the token that ends the answer
         check_context(lengths, config, conf)
@@ -222,8 +224,10 @@ class Size:
             UserError: there is no such model.
         """
         tokenizer, config = basemodel.load_tokenizer(conf.base), basemodel.load_config(conf.base)
-        around = f"{conf.prompt.question}\n\n{conf.prompt.prefix}{completion(math.inf, conf.prompt)}"
-        longest = conf.prompt.text_tokens + len(tokenizer(around)["input_ids"]) + 2
+        prompt = conf.prompt
+        similar = similar_line([math.inf] * prompt.comparables, prompt) if prompt.comparables else ""
+        around = f"{prompt.question}\n\n{similar}\n\n{prompt.prefix}{completion(math.inf, prompt)}"
+        longest = prompt.text_tokens + len(tokenizer(around)["input_ids"]) + 2
         check_context([longest], config, conf)
         items = conf.train_items or 1000
         steps, epochs = steps_and_epochs(plan.sft, items, conf.processes)

@@ -28,7 +28,7 @@ from tasks.losses import NumberLoss
 from tasks.machine import Machine, Settings, settings
 from tasks.predictors.language import LanguageModel, Recipe
 from tasks.progress import Progress
-from tasks.prompts import completion, render
+from tasks.prompts import completion
 from tasks.splits import Dataset, read_split, sample
 from tasks.tracking import StageRun
 
@@ -188,7 +188,15 @@ def train_here(run: StageRun | None, experiment: Experiment, dataset: Dataset, w
     plan = settings(Machine.here(conf.device), conf.quantization, conf.sft, conf.dtype)
     items = sample(read_split(dataset, "train"), conf.train_items, seed)
     arguments = sft_config(conf, plan, seed, len(items), work)
-    train(run, LanguageModel.of(Recipe.of(conf)), items, dataset, experiment, arguments, plan.attention)
+    train(
+        run,
+        LanguageModel.of(Recipe.of(conf, read_split(dataset, "train"))),
+        items,
+        dataset,
+        experiment,
+        arguments,
+        plan.attention,
+    )
 
 
 def train(
@@ -210,7 +218,7 @@ def train(
         UserError: the labels are not the prices, or the loss is no number.
     """
     conf, tokenizer = experiment.finetune, language.tokenizer
-    prompts = render(items, conf.prompt, tokenizer)
+    prompts = language.texts(items)
     answers = [completion(item.price, conf.prompt) for item in items]
     examples = ArrowDataset.from_dict({"prompt": prompts, "completion": answers})
 

@@ -278,6 +278,20 @@ def test_a_model_that_fails_inside_is_a_500_in_one_sentence(conf: str, capsys: p
     assert asyncio.run(post()).status_code == 200
 
 
+def test_a_model_that_is_told_what_similar_products_cost_goes_through_the_whole_pipeline(
+    conf: str, tmp_path: Path
+) -> None:
+    """Base model and checkpoints are asked with the prices of training items, which each of them takes along."""
+    words = ("-c", conf, "promote.name=told", "baselines.rungs=[random]", "finetune.prompt.comparables=3")
+    assert command("run", *words)[0] == 0
+    status, said = command("export", str(tmp_path / "told"), *words, "--best-checkpoint", "-n", "8")
+    assert status == 0 and "scored again on 8 test items" in said
+    assert "Similar products cost" in (tmp_path / "told" / "README.md").read_text()
+    rows = {row["model"]: row for row in json.loads(command("leaderboard", "--json", *words)[1])}
+    for name in ("base", "finetuned"):
+        assert (model_folder(connect(load(conf)), rows[name]["model_id"]) / "comparables.skops").is_file()
+
+
 def front_matter(folder: Path) -> dict:
     return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
 

@@ -43,6 +43,8 @@ def test_a_prompt_holds_question_title_and_text_and_ends_before_the_price() -> N
     tokenizer = load_tokenizer(TINY)
     (asked,) = render([item], Prompt(), tokenizer)
     assert asked == "How much does this cost to the nearest dollar?\n\nKettle\nBoils water.\n\nPrice is $"
+    (told,) = render([item], Prompt(question=""), tokenizer, [[12.4, 2000]])
+    assert told == "Kettle\nBoils water.\n\nSimilar products cost 12, 999\n\nPrice is $"
     (bare,) = render([item], Prompt(question=""), tokenizer)
     assert bare == "Kettle\nBoils water.\n\nPrice is $"
     assert render([], Prompt(), tokenizer) == []

@@ -29,6 +29,7 @@ from tasks.predictors.features import (
     Tfidf,
     WordVectors,
     basic_features,
+    content_words,
     drawn,
     nothing,
     table,
@@ -36,9 +37,9 @@ from tasks.predictors.features import (
 )
 from tasks.predictors.intervals import conformal, interval
 from tasks.predictors.network import Network
+from tasks.predictors.saved import dump, read
 
-OURS = ("tasks.predictors.features.", "tasks.predictors.network.")
-TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", *OURS)
+ESTIMATOR = "estimator.skops"
 
 
 class Baseline(NamedTuple):
@@ -53,11 +54,6 @@ class Baseline(NamedTuple):
 def ridge() -> Pipeline:
     """Ridge regression on the TF-IDF of words and word pairs."""
     return make_pipeline(Tfidf(ngram_range=(1, 2), min_df=2, sublinear_tf=True), Ridge(alpha=1.0))
-
-
-def content_words() -> Tfidf:
-    """TF-IDF without the words that every text has: what similar products share."""
-    return Tfidf(ngram_range=(1, 2), min_df=2, max_features=50_000, sublinear_tf=True, stop_words="english")
 
 
 def boosting(seed: int) -> Pipeline:
@@ -162,13 +158,11 @@ class Classic:
         return Predictions(price, *interval(price, self.spread))
 
     def save(self, folder: Path) -> None:
-        """Write the estimator with skops, which loads no code, and the rest as JSON."""
+        """Write the estimator, and the rest as JSON."""
         fields = {key: value for key, value in vars(self).items() if key != "estimator"}
         (folder / "predictor.json").write_text(json.dumps({"predictor": "classic", **fields}), encoding="utf-8")
         if self.estimator is not None:
-            import skops.io  # takes seconds to import, and only models of this kind need it
-
-            skops.io.dump(self.estimator, folder / "estimator.skops")
+            dump(self.estimator, folder / ESTIMATOR)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -178,14 +172,5 @@ class Classic:
             ValueError: the file asks for types other than those of scikit-learn and NumPy.
         """
         fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
-        file = folder / "estimator.skops"
-        estimator = None
-        if file.is_file():
-            import skops.io
-
-            unknown = skops.io.get_untrusted_types(file=file)
-            refused = [name for name in unknown if not name.startswith(TRUSTED)]
-            if refused:
-                raise ValueError(f"{file} asks for {refused}; expected types of scikit-learn, NumPy and SciPy only")
-            estimator = skops.io.load(file, trusted=unknown)
+        estimator = read(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else None
         return cls(fields["name"], estimator, fields["lowest"], fields["highest"], tuple(fields["spread"]))

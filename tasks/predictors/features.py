@@ -132,6 +132,11 @@ class Tfidf(_Compact, TfidfVectorizer):
     """scikit-learn's TF-IDF; saved in a second."""
 
 
+def content_words() -> Tfidf:
+    """TF-IDF without the words that every text has: what similar products share."""
+    return Tfidf(ngram_range=(1, 2), min_df=2, max_features=50_000, sublinear_tf=True, stop_words="english")
+
+
 class WordVectors(TransformerMixin, BaseEstimator):
     """The mean of the word2vec vectors of a text's words (Mikolov et al. 2013), learned from the training texts: texts
     [n] -> [n, size]. The recipe's settings."""

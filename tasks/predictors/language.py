@@ -24,7 +24,10 @@ from tasks.prompts import parse, render
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tasks.predictors.comparables import Comparables
+
 GREEDY = "greedy"
+COMPARABLES = "comparables.skops"
 MIN_FIT = 16  # fewer items than this say nothing about a temperature
 
 
@@ -39,10 +42,12 @@ class Recipe:
     device: str = "auto"
     dtype: str = "auto"
     identity: Any = None  # of the base model when this was saved
+    comparables: Comparables | None = None
 
     @classmethod
-    def of(cls, finetune: Finetune) -> Self:
-        """The recipe of a conf.
+    def of(cls, finetune: Finetune, train: Sequence[Item] | None = None) -> Self:
+        """The recipe of a conf; for a model that is asked something, with the training items as far as it is told of
+        them.
 
         Raises:
             UserError: the estimate has no such name.
@@ -51,9 +56,14 @@ class Recipe:
         if finetune.answer.estimate not in names:
             expected = ", ".join(names)
             raise UserError(f"finetune.answer.estimate: got {finetune.answer.estimate!r}. Expected one of {expected}.")
-        return cls(
-            finetune.base, finetune.quantization, finetune.prompt, finetune.answer, finetune.device, finetune.dtype
-        )
+        prompt = finetune.prompt
+        comparables = None
+        if prompt.comparables and train is not None:
+            from tasks.predictors.comparables import Comparables
+
+            comparables = Comparables.fit(train)
+        where = {"device": finetune.device, "dtype": finetune.dtype}
+        return cls(finetune.base, finetune.quantization, prompt, finetune.answer, **where, comparables=comparables)
 
     def check_fit(self, items: Sequence[Item]) -> None:
         """Refuse to fit a temperature on too few items.
@@ -89,6 +99,8 @@ class Recipe:
         sections = {"prompt": self.prompt.model_dump(), "answer": self.answer.model_dump()}
         text = json.dumps({"predictor": "language", **fields, **sections}, indent=1)
         (folder / "predictor.json").write_text(text, encoding="utf-8")
+        if self.comparables is not None:
+            self.comparables.save(folder / COMPARABLES)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -97,6 +109,10 @@ class Recipe:
         sections = Prompt(**fields["prompt"]), Answer(**fields["answer"])
         base = str(folder) if fields["base"] == "." else fields["base"]
         options = {name: fields[name] for name in ("device", "dtype", "identity") if name in fields}
+        if (file := folder / COMPARABLES).is_file():
+            from tasks.predictors.comparables import Comparables
+
+            options["comparables"] = Comparables.load(file)
         return cls(base, fields["quantization"], *sections, **options)
 
 
@@ -137,9 +153,22 @@ class LanguageModel:
                 progress=progress.advance,
             )
 
+    def texts(self, items: Sequence[Item]) -> list[str]:
+        """Each item's prompt.
+
+        Raises:
+            ValueError: comparables belong into it, and the recipe was made without training items.
+        """
+        prompt, comparables = self.recipe.prompt, self.recipe.comparables
+        if not prompt.comparables:
+            return render(items, prompt, self.tokenizer)
+        if comparables is None:
+            raise ValueError("finetune.prompt.comparables needs a recipe that was given the training items")
+        return render(items, prompt, self.tokenizer, comparables.look_up(items, prompt.comparables))
+
     def prompts(self, items: Sequence[Item]) -> list[list[int]]:
         """The token ids of each item's prompt."""
-        return self.tokenizer(render(items, self.recipe.prompt, self.tokenizer))["input_ids"] if items else []
+        return self.tokenizer(self.texts(items))["input_ids"] if items else []
 
     def generate(self, items: Sequence[Item], what: str | None = None) -> list[str]:
         """The most probable continuation of each prompt, token by token, as long as the longest price is."""
