@@ -53,6 +53,7 @@ CLASSIC = ("tfidf_ridge", "network")
 SEEDS = (42, 43, 44)  # of the splits, the items and the trainings: two trainings of one kind differ, too
 ABLATIONS = {
     "as in conf/files.yaml": [],
+    "told what 8 similar items cost": ["finetune.prompt.comparables=8"],
     "in bfloat16": ["finetune.dtype=bfloat16"],
     "rank 4": ["finetune.lora.r=4", "finetune.lora.lora_alpha=8"],
     "rank 64": ["finetune.lora.r=64", "finetune.lora.lora_alpha=128"],
@@ -178,7 +179,7 @@ def classic(store: Path, overrides: list[str]) -> None:
 
 def as_asked(items: Sequence[Item], conf: Finetune) -> list[Item]:
     """The items as a language model is shown them: no category, no details but those in the text, and that cut."""
-    prompt = conf.prompt.model_copy(update={"question": "", "prefix": ""})
+    prompt = conf.prompt.model_copy(update={"question": "", "prefix": "", "comparables": 0})
     shown = [Item.from_text(text) for text in render(items, prompt, load_tokenizer(conf.base))]
     return [dataclasses.replace(one, id=item.id, price=item.price) for one, item in zip(shown, items, strict=True)]
 
