@@ -113,7 +113,7 @@ def main() -> None:
     if arguments.predictor:
         language = LanguageModel.load(arguments.predictor)
     else:
-        language = LanguageModel.of(Recipe.of(load(arguments.conf, arguments.overrides).finetune))
+        language = LanguageModel.of(Recipe.of(load(arguments.conf, arguments.overrides).finetune, items))
     prompts = language.prompts(items)
     answers: dict[str, np.ndarray] = {}
     distributions: dict[float, np.ndarray] = {}

@@ -53,7 +53,7 @@ CLASSIC = ("tfidf_ridge", "network")
 SEEDS = (42, 43, 44)  # of the splits, the items and the trainings: two trainings of one kind differ, too
 ABLATIONS = {
     "as in conf/files.yaml": [],
-    "told what 8 similar items cost": ["finetune.prompt.comparables=8"],
+    "not told what similar items cost": ["finetune.prompt.comparables=0"],
     "in bfloat16": ["finetune.dtype=bfloat16"],
     "rank 4": ["finetune.lora.r=4", "finetune.lora.lora_alpha=8"],
     "rank 64": ["finetune.lora.r=64", "finetune.lora.lora_alpha=128"],

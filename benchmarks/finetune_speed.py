@@ -5,11 +5,11 @@
     python -m benchmarks.finetune_speed --random-llama-8b   # Llama 3.1 8B of random weights in 4 bits, on a GPU
 
 Every way trains in a process of its own on the same items (of the generated catalogue, or of a file) with the settings
-of conf/files.yaml, and takes a step when it is its turn, so that a busy machine slows all alike. Prints a table for
-docs/benchmarks.md. Items, batch, optimizer, what is computed in (finetune.dtype) and adapters in float32 are the same
-in all ways but "ours, bfloat16" and TRL's defaults, which compute and keep the adapters in bfloat16 and checkpoint
-activations. Batches of like length come in an order of their own: the loss is compared between "ours, random order"
-and TRL.
+of conf/files.yaml, its comparables left out, and takes a step when it is its turn, so that a busy machine slows all
+alike. Prints a table for docs/benchmarks.md. Items, batch, optimizer, what is computed in (finetune.dtype) and adapters
+in float32 are the same in all ways but "ours, bfloat16" and TRL's defaults, which compute and keep the adapters in
+bfloat16 and checkpoint activations. Batches of like length come in an order of their own: the loss is compared between
+"ours, random order" and TRL.
 """
 
 from __future__ import annotations
