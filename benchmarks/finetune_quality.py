@@ -54,7 +54,7 @@ SEEDS = (42, 43, 44)  # of the splits, the items and the trainings: two training
 ABLATIONS = {
     "as in conf/files.yaml": [],
     "not told what similar items cost": ["finetune.prompt.comparables=0"],
-    "in bfloat16": ["finetune.dtype=bfloat16"],
+    "in float32": ["finetune.dtype=float32"],
     "rank 4": ["finetune.lora.r=4", "finetune.lora.lora_alpha=8"],
     "rank 64": ["finetune.lora.r=64", "finetune.lora.lora_alpha=128"],
     "attention alone": ["finetune.lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"],

@@ -162,7 +162,7 @@ class Finetune(Section):
     base: str = Field("smollm2-135m", description="an embedded model, a folder, or a hub id")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="to compute in; auto: bfloat16 on a GPU that has it, else float32"
+        "auto", description="to compute in; auto: bfloat16 where the hardware has it, else float32"
     )
     prompt: Prompt = Prompt()
     answer: Answer = Answer()

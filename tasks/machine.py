@@ -27,7 +27,7 @@ class Machine:
     """A device to train on, and which of the libraries that make it faster are there."""
 
     device: str  # cuda, mps or cpu
-    bf16: bool = False  # whether a GPU computes in bfloat16
+    bf16: bool = False  # whether it computes in bfloat16 by itself
     bitsandbytes: bool = True
     flash_attention: bool = False  # flash-attn, on a GPU that it supports
     liger: bool = False
@@ -47,7 +47,7 @@ class Machine:
         recent = cuda and torch.cuda.get_device_capability()[0] >= 8
         return cls(
             device,
-            bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
+            bf16=torch.cuda.is_bf16_supported(including_emulation=False) if cuda else device == "cpu" and _cpu_bf16(),
             bitsandbytes=_installed("bitsandbytes"),
             flash_attention=recent and _installed("flash_attn"),
             liger=cuda and _installed("liger_kernel"),
@@ -86,8 +86,8 @@ def settings(
 ) -> Settings:
     """The conf's `finetune.quantization`, `.sft` and `.dtype` for a machine; what the conf says stands where it can.
 
-    A GPU computes in bfloat16 where it has it, a CPU and Apple's MPS in float32: a CPU without bfloat16 in hardware is
-    up to 15 times slower in it, and one with it (AVX512-BF16) faster, but learned less (docs/benchmarks.md).
+    What has bfloat16 in hardware computes in it: a GPU, or a CPU with AVX512-BF16 or AMX, which trains 1.45 times as
+    fast so (docs/benchmarks.md). Apple's MPS and any other CPU, which would be up to 15 times slower, take float32.
 
     Raises:
         UserError: the conf asks for what the machine cannot do, and nothing else does the same.
@@ -144,6 +144,13 @@ def pick_device(wanted: str = "auto") -> str:
         present = ", ".join(name for name, yes in there.items() if yes)
         raise UserError(f"finetune.device: this machine has no {wanted}. Expected auto or one of {present}.")
     return wanted
+
+
+def _cpu_bf16() -> bool:
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def _installed(package: str) -> bool:

@@ -15,6 +15,7 @@ from tasks.machine import Machine, alone, hold, settings
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 CPU, MPS, OLD = Machine("cpu"), Machine("mps"), Machine("cuda")
+RECENT = Machine("cpu", bf16=True)
 GPU = Machine("cuda", bf16=True, flash_attention=True, liger=True)
 
 
@@ -22,11 +23,12 @@ GPU = Machine("cuda", bf16=True, flash_attention=True, liger=True)
     ("machine", "dtype", "attention", "quantized", "sft"),
     [
         (CPU, "float32", "sdpa", True, {"bf16": False, "use_cpu": True, "dataloader_pin_memory": False}),
+        (RECENT, "bfloat16", "sdpa", True, {"bf16": True, "use_cpu": True}),
         (MPS, "float32", "sdpa", False, {"bf16": False, "use_cpu": False, "dataloader_pin_memory": False}),
         (OLD, "float32", "sdpa", True, {"bf16": False, "use_cpu": False, "optim": "paged_adamw_32bit"}),
         (GPU, "bfloat16", "flash_attention_2", True, {"bf16": True, "use_liger_kernel": True}),
     ],
-    ids=["CPU", "MPS", "GPU without bfloat16", "GPU with everything"],
+    ids=["CPU", "CPU with bfloat16", "MPS", "GPU without bfloat16", "GPU with everything"],
 )
 def test_each_machine_takes_what_it_has(
     machine: Machine, dtype: str, attention: str, quantized: bool, sft: dict[str, object]
@@ -39,9 +41,9 @@ def test_each_machine_takes_what_it_has(
     assert bool(plan.notes) == (machine.device == "mps")
 
 
-@pytest.mark.parametrize("machine", [CPU, OLD, GPU])
+@pytest.mark.parametrize("machine", [CPU, RECENT, OLD, GPU])
 def test_the_conf_can_say_what_is_computed_in(machine: Machine) -> None:
-    """float32 on a GPU, for answers that are the same on any machine; bfloat16 on a CPU that is faster in it."""
+    """float32 for answers that are the same on any machine; bfloat16 where the hardware has it unknown to us."""
     for dtype in ("float32", "bfloat16"):
         plan = settings(machine, NF4, {}, dtype)
         assert (plan.dtype, plan.sft["bf16"]) == (dtype, dtype == "bfloat16")

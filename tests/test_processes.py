@@ -15,7 +15,12 @@ from tasks.curation import curate
 from tasks.store import connect, experiment_id, model_folder
 from tasks.tracking import StageRun
 
-ONE = ["finetune.sft.per_device_train_batch_size=8", "finetune.sft.logging_steps=1", "finetune.checkpoints=2"]
+ONE = [
+    "finetune.sft.per_device_train_batch_size=8",
+    "finetune.dtype=float32",
+    "finetune.sft.logging_steps=1",
+    "finetune.checkpoints=2",
+]
 TWO = [*ONE[1:], "finetune.sft.per_device_train_batch_size=4", "finetune.processes=2"]
 
 
