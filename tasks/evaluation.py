@@ -185,10 +185,10 @@ class Evaluation:
         """The untuned model: the same LoggedModel, with the predictions it made, for as long as nothing about how it is
         loaded, asked and read has changed."""
         conf, seed = self.experiment.finetune, self.experiment.seed
-        recipe = Recipe.of(conf, read_split(self.dataset, "train"))
+        recipe = Recipe.of(conf)
         fitted_on = [self.dataset.digest, seed, len(self.items["validation"])]
         fields = {**vars(recipe), "answer": recipe.answer.model_dump(exclude={"batch_tokens"})}
-        fields["comparables"] = self.dataset.digest if recipe.comparables else None
+        fields["comparables"] = self.dataset.digest if conf.prompt.comparables else None
         made_from = digest(
             {
                 "recipe": {**fields, "prompt": recipe.prompt.model_dump()},
@@ -198,10 +198,14 @@ class Evaluation:
             }
         )
         known = self.run.known_model(made_from)
-        if known is None and recipe.answer.temperature == "fit":
+        if known is not None:
+            return known
+        if conf.prompt.comparables:
+            recipe = Recipe.of(conf, read_split(self.dataset, "train"))
+        if recipe.answer.temperature == "fit":
             apart = set_apart(read_split(self.dataset, "validation"), len(self.items["validation"]), seed)
             recipe = LanguageModel.of(recipe).calibrated(apart).recipe
-        return known or self.run.log_model(recipe.save, "base", "base", tags={MADE_FROM: made_from})
+        return self.run.log_model(recipe.save, "base", "base", tags={MADE_FROM: made_from})
 
     def choose(self, checkpoints: Sequence[Candidate]) -> Candidate:
         """The checkpoint with the lowest error on validation; of equals the earliest."""

@@ -186,17 +186,11 @@ def train_here(run: StageRun | None, experiment: Experiment, dataset: Dataset, w
     """Train in this process, from the last whole checkpoint in `work` or from the base model; see `train`."""
     conf, seed = experiment.finetune, experiment.seed
     plan = settings(Machine.here(conf.device), conf.quantization, conf.sft, conf.dtype)
-    items = sample(read_split(dataset, "train"), conf.train_items, seed)
+    everything = read_split(dataset, "train")
+    items = sample(everything, conf.train_items, seed)
+    language = LanguageModel.of(Recipe.of(conf, everything))
     arguments = sft_config(conf, plan, seed, len(items), work)
-    train(
-        run,
-        LanguageModel.of(Recipe.of(conf, read_split(dataset, "train"))),
-        items,
-        dataset,
-        experiment,
-        arguments,
-        plan.attention,
-    )
+    train(run, language, items, dataset, experiment, arguments, plan.attention)
 
 
 def train(

@@ -20,7 +20,7 @@ def test_the_embedded_model_prices_exactly_in_4_bits(items: list[Item]) -> None:
     gives its tokens one after the other."""
     import torch
 
-    language = LanguageModel.of(Recipe.of(load("conf/laptop.yaml", ["finetune.dtype=float32"]).finetune))
+    language = LanguageModel.of(Recipe.of(load("conf/laptop.yaml").finetune))
     texts = render(items[:3], language.recipe.prompt, language.tokenizer)
     prompts = language.tokenizer(texts)["input_ids"]
     probabilities, mass = price_distribution(language.model, language.trie, prompts)
