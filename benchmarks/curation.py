@@ -30,10 +30,10 @@ from typing import NamedTuple
 import orjson
 import psutil
 
-from tasks import catalogue
-from tasks.basemodel import load_tokenizer
-from tasks.config import load
-from tasks.store import connect, experiment_id
+from tasks.config.loading import load
+from tasks.data import catalogue
+from tasks.models.language.base_model import load_tokenizer
+from tasks.tracking.store import connect, experiment_id
 
 CONF = "conf/files.yaml"
 TOKENIZER = "smollm2-135m"

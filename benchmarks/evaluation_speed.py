@@ -28,13 +28,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.answers import median
-from tasks.catalogue import generate
-from tasks.config import load
-from tasks.items import from_row
-from tasks.predictors.language import LanguageModel, Recipe
-from tasks.pricing import price_distribution
-from tasks.prompts import parse
+from tasks.config.loading import load
+from tasks.data.catalogue import generate
+from tasks.data.items import from_row
+from tasks.models.language.estimators import median
+from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.price_trie import price_distribution
+from tasks.models.language.prompts import parse
 
 PRUNE = (0.05, 0.1, 0.2)
 
@@ -82,7 +82,7 @@ def operations(language: LanguageModel, prompts: list[list[int]]) -> float:
 
 def greedy_one_by_one(language: LanguageModel, prompts: list[list[int]]) -> list[str]:
     """The usual loop: each prompt by itself, as many tokens as the longest price has."""
-    prompt, device = language.recipe.prompt, language.model.get_input_embeddings().weight.device
+    prompt, device = language.spec.prompt, language.model.get_input_embeddings().weight.device
     longest = len(language.tokenizer(f"{prompt.highest}{prompt.suffix}", add_special_tokens=False)["input_ids"])
     texts = []
     for ids in prompts:
@@ -113,7 +113,7 @@ def main() -> None:
     if arguments.predictor:
         language = LanguageModel.load(arguments.predictor)
     else:
-        language = LanguageModel.of(Recipe.of(load(arguments.conf, arguments.overrides).finetune, items))
+        language = LanguageModel.of(ModelSpec.of(load(arguments.conf, arguments.overrides).finetune, items))
     prompts = language.prompts(items)
     answers: dict[str, np.ndarray] = {}
     distributions: dict[float, np.ndarray] = {}
@@ -123,7 +123,7 @@ def main() -> None:
         answers[name] = np.array([np.nan if number is None else min(number, 999) for number in numbers])
 
     def exact(prune: float) -> None:
-        tokens = language.recipe.answer.batch_tokens
+        tokens = language.spec.answer.batch_tokens
         found, _ = price_distribution(language.model, language.trie, prompts, batch_tokens=tokens, prune=prune)
         distributions[prune] = found
         answers[names[prune]] = median(found, language.prices)
@@ -161,7 +161,7 @@ def report(
     command = f"python -m benchmarks.evaluation_speed {' '.join(sys.argv[1:])}".rstrip()
     tokens, loop = np.mean([len(prompt) for prompt in prompts]), spent["greedy, one by one"]
     print(f"{datetime.date.today()}, {machine}, Python {platform.python_version()}: `{command}`\n")
-    print(f"{len(prompts)} items, prompts of {tokens:.0f} tokens, {language.recipe.base}, {len(loop)} rounds.\n")
+    print(f"{len(prompts)} items, prompts of {tokens:.0f} tokens, {language.spec.base}, {len(loop)} rounds.\n")
     print("| how | ms an item | of the loop's | processor ms | of the loop's | mean absolute error | price moved by |")
     print("|---|---|---|---|---|---|---|")
     for name, seconds in spent.items():

@@ -25,9 +25,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.config import PROJECT
+from tasks.paths import PROJECT
 
-OVERRIDES = ["data.rows=240", "baselines.rungs=[constant,tfidf_ridge]", "evaluate.api=[]", "evaluate.resamples=200"]
+OVERRIDES = ["data.rows=240", "baselines.models=[constant,tfidf_ridge]", "evaluate.api=[]", "evaluate.resamples=200"]
 OVERRIDES += ["finetune.checkpoints=3", "finetune.train_items=24", "finetune.score_items=8"]
 STAGES = ("curate", "baselines", "finetune", "evaluate", "promote")
 KILLS = 10  # of each stage

@@ -5,9 +5,9 @@
     PRICEWRIGHT_DATA=folder python -m benchmarks.finetune_quality classic STORE [key=value ...]
 
 `run` is the whole pipeline on `amazon_course_like`, with the recipe's own test items (`course_test`) as the fixed test
-set, and a blend of the same rungs without the language model beside it. `ablations` trains an adapter for each row and
+set, and a blend of the same models without the language model beside it. `ablations` trains an adapter for each row and
 seed and compares, seed by seed, what they answer on the same validation items; the test items are not looked at.
-`classic` fits classic rungs on no more than the language model is given, so many items and so much of each text, and
+`classic` fits classic models on no more than the language model is given, so many items and so much of each text, and
 compares them on validation: what of its distance to them is what it was not given. Each prints a table for
 docs/benchmarks.md.
 STORE is a folder that keeps what is done: the same command again goes on, after hours or after a power cut.
@@ -32,21 +32,23 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.quality import data_paths
-from tasks.answers import ANSWERS
-from tasks.basemodel import load_tokenizer
-from tasks.config import Experiment, Finetune, load
+from tasks.config.experiment import Experiment, Finetune
+from tasks.config.loading import load
 from tasks.curation import curate
+from tasks.data.items import Item
+from tasks.data.splits import calibration_sample, read_split, sample
 from tasks.finetuning import finetune
-from tasks.items import Item
-from tasks.metrics import absolute_error, bootstrap_interval, compare, paired_comparison
-from tasks.predictors.blend import Blend
-from tasks.predictors.classic import Classic
-from tasks.predictors.language import GREEDY, LanguageModel
-from tasks.prompts import render
-from tasks.scoring import kept_as, recall
-from tasks.splits import read_split, sample, set_apart
-from tasks.store import connect, experiment_id, model_folder
-from tasks.tracking import STAGE, StageRun
+from tasks.models.blend import Blend
+from tasks.models.classic import Classic
+from tasks.models.language.base_model import load_tokenizer
+from tasks.models.language.estimators import ESTIMATORS
+from tasks.models.language.model import GREEDY, LanguageModel
+from tasks.models.language.prompts import render
+from tasks.scoring.comparisons import bootstrap_interval, compare, paired_comparison
+from tasks.scoring.metrics import absolute_error
+from tasks.scoring.predictions import kept_as, recall
+from tasks.tracking.runs import STAGE, StageRun
+from tasks.tracking.store import connect, experiment_id, model_folder
 
 CONF = "conf/files.yaml"
 CLASSIC = ("tfidf_ridge", "network")
@@ -60,7 +62,6 @@ ABLATIONS = {
     "attention alone": ["finetune.lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"],
     "160 tokens of text": ["finetune.prompt.text_tokens=160"],
     "64 tokens of text": ["finetune.prompt.text_tokens=64"],
-    "a loss that knows numbers": ["finetune.number_loss=1"],
 }
 
 
@@ -84,11 +85,11 @@ def pipeline(store: Path, overrides: list[str]) -> None:
     frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
     truth = frame[frame["model"] == "finetuned"]["truth"].to_numpy()
     prices = {name: frame[frame["model"] == name]["price"].to_numpy() for name in rows}
-    prices["blend of the classic rungs"] = classic_blend(run, experiment, rows, prices)
+    prices["blend of the classic models"] = classic_blend(run, experiment, rows, prices)
     kinds = dict.fromkeys(prices, "baseline")
     figures = compare(truth, prices, kinds, seed=experiment.seed)
     heading(f"run STORE {' '.join(overrides)}".strip())
-    print("| rung | test | 95% interval | trained on | fit | an item |\n|---|---|---|---|---|---|")
+    print("| model | test | 95% interval | trained on | fit | an item |\n|---|---|---|---|---|---|")
     for name in sorted(figures, key=lambda name: figures[name]["mae"]):
         row, figure = rows.get(name, {}), figures[name]
         trained = f"{row['n_train']:,}" if row.get("n_train") else ""
@@ -98,8 +99,8 @@ def pipeline(store: Path, overrides: list[str]) -> None:
               f"| {trained} | {fit} | {each} |")  # fmt: skip
     classic = min((n for n in rows if rows[n]["kind"] == "baseline"), key=lambda n: figures[n]["mae"])
     pairs = [("finetuned", "base"), ("finetuned", classic)]
-    if "blend" in prices:  # there is none of rungs that do not beat a constant
-        pairs += [("blend", classic), ("blend", "blend of the classic rungs")]
+    if "blend" in prices:  # there is none of models that do not beat a constant
+        pairs += [("blend", classic), ("blend", "blend of the classic models")]
     print()
     for one, other in pairs:
         print(f"- {one} against {other}: {difference(truth, prices[one], prices[other])}")
@@ -109,9 +110,9 @@ def classic_blend(run: StageRun, experiment: Experiment, rows: dict, prices: dic
     """The test prices of a blend fitted as the pipeline's, of its members that are no language model."""
     validation = read_split(curate(experiment, "recall"), "validation")
     conf = experiment.finetune
-    items = set_apart(validation, conf.score_items, experiment.seed, most=experiment.evaluate.blend_items)
+    items = calibration_sample(validation, conf.score_items, experiment.seed, most=experiment.evaluate.blend_items)
     kept = {
-        name: recall(run, row["model_id"], kept_as("apart", items))
+        name: recall(run, row["model_id"], kept_as("calibration", items))
         for name, row in rows.items()
         if row["kind"] == "baseline"
     }
@@ -152,13 +153,13 @@ def ablation(store: Path, overrides: list[str], ways: bool) -> tuple[np.ndarray,
     rows = {"median": answer.price}
     if ways:
         known = answer.distribution
-        rows |= {name: way(known.probabilities, known.prices) for name, way in ANSWERS.items() if name != "median"}
+        rows |= {name: way(known.probabilities, known.prices) for name, way in ESTIMATORS.items() if name != "median"}
         rows["greedy text"] = greedy(model_folder(client, adapter.model_id), items)
     return np.array([item.price for item in items]), rows
 
 
 def classic(store: Path, overrides: list[str]) -> None:
-    """Two classic rungs on all there is, and on the items and the words that the language model of the conf gets."""
+    """Two classic models on all there is, and on the items and the words that the language model of the conf gets."""
     experiment = load(CONF, options(store, overrides))
     conf, dataset = experiment.finetune, curate(experiment)
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
@@ -166,15 +167,15 @@ def classic(store: Path, overrides: list[str]) -> None:
     truth = np.array([item.price for item in validation])
     heading(f"classic STORE {' '.join(overrides)}".strip())
     print(f"{len(validation)} validation items.\n")
-    print("| rung | items | text | error | 95% interval | difference to the first |\n|---|---|---|---|---|---|")
-    for rung in CLASSIC:
+    print("| model | items | text | error | 95% interval | difference to the first |\n|---|---|---|---|---|---|")
+    for entry in CLASSIC:
         first = None
         for items, told in itertools.product((train, fewer), ("whole", f"{conf.prompt.text_tokens} tokens")):
             given = [column if told == "whole" else as_asked(column, conf) for column in (items, validation)]
-            price = Classic.fit(rung, *given, experiment.seed).predict(given[1]).price
+            price = Classic.fit(entry, *given, experiment.seed).predict(given[1]).price
             first = price if first is None else first
             beside = "" if price is first else difference(truth, price, first)
-            print(f"| {rung} | {len(items):,} | {told} | {error_of(truth, price)} | {beside} |", flush=True)
+            print(f"| {entry} | {len(items):,} | {told} | {error_of(truth, price)} | {beside} |", flush=True)
 
 
 def as_asked(items: Sequence[Item], conf: Finetune) -> list[Item]:
@@ -194,9 +195,9 @@ def error_of(truth: np.ndarray, price: np.ndarray) -> str:
 def greedy(folder: Path, items: Sequence[Item]) -> np.ndarray:
     """The prices in the most probable texts of an adapter; 0 where a text holds none, as the recipe has it."""
     tuned = LanguageModel.load(folder)
-    answer = tuned.recipe.answer.model_copy(update={"estimate": GREEDY})
-    recipe = dataclasses.replace(tuned.recipe, answer=answer)
-    return np.nan_to_num(LanguageModel(recipe, tuned.model, tuned.tokenizer).predict(items).price)
+    answer = tuned.spec.answer.model_copy(update={"estimate": GREEDY})
+    spec = dataclasses.replace(tuned.spec, answer=answer)
+    return np.nan_to_num(LanguageModel(spec, tuned.model, tuned.tokenizer).predict(items).price)
 
 
 def worse(truth: np.ndarray, price: np.ndarray, other: np.ndarray) -> float:

@@ -33,9 +33,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.batching import LikeLengths, padding
-from tasks.config import Experiment, load
-from tasks.items import Item, from_row
+from tasks.config.experiment import Experiment
+from tasks.config.loading import load
+from tasks.data.items import Item, from_row
+from tasks.training.batching import LikeLengths, padding
 
 OURS, RANDOM, BFLOAT16 = "ours", "ours, random order", "ours, bfloat16"
 PLAIN, DEFAULTS, FLOOR = "TRL, equal settings", "TRL's defaults", "products"
@@ -47,7 +48,7 @@ PRODUCTS = "aten::mm", "aten::addmm", "aten::bmm"
 def read_items(path: str | None, count: int) -> list[Item]:
     """The first products of a JSONL file, or of the generated catalogue."""
     if path is None:
-        from tasks.catalogue import generate
+        from tasks.data.catalogue import generate
 
         return [from_row(row) for row in generate(count, seed=5)]
     with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as lines:
@@ -61,11 +62,11 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from tasks.basemodel import load_model, load_tokenizer
-    from tasks.checkpoints import Interruption
-    from tasks.machine import Machine, settings
-    from tasks.prompts import completion, render
-    from tasks.training import PriceTrainer, lora_config, sft_config
+    from tasks.models.language.base_model import load_model, load_tokenizer
+    from tasks.models.language.hardware import Hardware, settings
+    from tasks.models.language.prompts import completion, render
+    from tasks.training.checkpoints import Interruption
+    from tasks.training.trainer import PriceTrainer, lora_config, sft_config
 
     conf = experiment.finetune
     if way == BFLOAT16:
@@ -78,7 +79,7 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
     if way not in (OURS, BFLOAT16):
         sft["train_sampling_strategy"] = "random"
     conf = conf.model_copy(update={"sft": sft})
-    plan = settings(Machine.here(conf.device), conf.quantization, conf.sft, conf.dtype)
+    plan = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
     config = sft_config(conf, plan, experiment.seed, len(items), folder)
     config.save_strategy = "no"
     if way == DEFAULTS:
@@ -174,7 +175,7 @@ def linear_shapes(experiment: Experiment) -> tuple[Any, dict[str, tuple[int, int
     """The config of the base model, and the shape of the weights of each projection of a layer: in and out."""
     from transformers import AutoConfig
 
-    from tasks.basemodel import locate
+    from tasks.models.language.base_model import locate
 
     config = AutoConfig.from_pretrained(locate(experiment.finetune.base)).get_text_config()
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -192,12 +193,12 @@ def measure_products(experiment: Experiment, items: list[Item], steps: int) -> N
     """The rate of plain matrix products at the shapes of the model, forward and back, with nothing around them."""
     import torch
 
-    from tasks.basemodel import load_tokenizer
-    from tasks.machine import Machine, settings
-    from tasks.prompts import render
+    from tasks.models.language.base_model import load_tokenizer
+    from tasks.models.language.hardware import Hardware, settings
+    from tasks.models.language.prompts import render
 
     conf = experiment.finetune
-    machine = Machine.here(conf.device)
+    machine = Hardware.here(conf.device)
     device = machine.device
     tokenizer = load_tokenizer(conf.base)
     lengths = [len(ids) for ids in tokenizer(render(items[:64], conf.prompt, tokenizer))["input_ids"]]
@@ -296,8 +297,8 @@ def report(experiment: Experiment, said: dict[str, list[dict[str, Any]]]) -> Non
 
 def padded(experiment: Experiment, items: list[Item]) -> str:
     """How many tokens are computed for each that is there, with and without batches of like length."""
-    from tasks.basemodel import load_tokenizer
-    from tasks.prompts import render
+    from tasks.models.language.base_model import load_tokenizer
+    from tasks.models.language.prompts import render
 
     conf = experiment.finetune
     tokenizer, batch = load_tokenizer(conf.base), conf.sft.get("per_device_train_batch_size", 8)
@@ -342,7 +343,7 @@ def random_llama_8b() -> Iterator[str]:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from tasks.basemodel import locate
+    from tasks.models.language.base_model import locate
 
     config = LlamaConfig(
         vocab_size=128_256,

@@ -22,10 +22,11 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from tasks.config import load
-from tasks.metrics import absolute_error, paired_comparison
-from tasks.store import connect, experiment_id, local_path
-from tasks.tracking import STAGE
+from tasks.config.loading import load
+from tasks.scoring.comparisons import paired_comparison
+from tasks.scoring.metrics import absolute_error
+from tasks.tracking.runs import STAGE
+from tasks.tracking.store import connect, experiment_id, local_path
 
 CLAIMS = ("base", "constant_median")  # what the chosen checkpoint must beat; declared before any run
 ALPHA = 0.05

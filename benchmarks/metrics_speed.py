@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from tasks.metrics import compare
+from tasks.scoring.comparisons import compare
 
 
 def main(resamples: int = 10_000, models: int = 40, items: int = 2_000) -> None:

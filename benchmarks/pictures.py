@@ -23,8 +23,11 @@ from pathlib import Path
 from PIL import Image
 
 from flows.promotion import recall_scores
-from tasks.config import DEFAULT_CONF, PROJECT, Experiment, load
-from tasks.leaderboard import REPORT, open_run
+from tasks.config.experiment import Experiment
+from tasks.config.loading import DEFAULT_CONF, load
+from tasks.paths import PROJECT
+from tasks.report.board import open_run
+from tasks.report.publishing import REPORT
 from tests.browser import Browser, find
 
 IMAGES = PROJECT / "docs" / "images"

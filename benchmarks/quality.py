@@ -1,8 +1,8 @@
-"""How good the classic rungs are on real products, and whether the best of them is worth beating.
+"""How good the classic models are on real products, and whether the best of them is worth beating.
 
-    PRICEWRIGHT_DATA=folder python -m benchmarks.quality [hashed|fixed] [rung ...]
+    PRICEWRIGHT_DATA=folder python -m benchmarks.quality [hashed|fixed] [model ...]
 
-Curates `amazon_course_like` with conf/files.yaml, fits every rung of BASELINES on train and a blend of them on half of
+Curates `amazon_course_like` with conf/files.yaml, fits every model of BASELINES on train and a blend of them on half of
 validation, and prints a table for docs/benchmarks.md with each error on the other half and on test, once per finished
 model. `hashed` uses the splits of the conf without its caps; `fixed` takes the 1,700 items of the recipe's own test set
 (`course_test`) as the fixed test set and the rest for training and validation.
@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.items import Item
-from tasks.metrics import compare
-from tasks.predictors.blend import Blend
-from tasks.predictors.classic import BASELINES, Classic
-from tasks.splits import Dataset, read_split, sample, set_apart
+from tasks.data.items import Item
+from tasks.data.splits import Dataset, calibration_sample, read_split, sample
+from tasks.models.blend import Blend
+from tasks.models.classic import BASELINES, Classic
+from tasks.scoring.comparisons import compare
 
 SEED = 42
 AIMS = {"hashed": 0.90, "fixed": 0.93}  # of the error of tfidf_ridge, for the best of the others
@@ -60,32 +60,32 @@ def curated(which: str, store: Path) -> Dataset:
 
 
 def measured(items: list[Item], answers: dict[str, np.ndarray]) -> dict[str, dict]:
-    """The leaderboard's figures of the rungs on these items."""
+    """The leaderboard's figures of the models on these items."""
     truth = np.array([item.price for item in items])
     kinds = {name: "blend" if name == "blend" else "baseline" for name in answers}
     return compare(truth, answers, kinds, seed=SEED)
 
 
-def main(which: str, rungs: list[str]) -> None:
+def main(which: str, entries: list[str]) -> None:
     """Fit, compare and print the table."""
     with tempfile.TemporaryDirectory() as store:
         dataset = curated(which, Path(store))
         train, validation, test = (read_split(dataset, split) for split in ("train", "validation", "test"))
     half = len(validation) // 2
     chosen_on = sample(validation, half, SEED)
-    fitted_on = set_apart(validation, half, SEED, most=len(validation) - half)
-    answers: dict[str, dict[str, np.ndarray]] = {"chosen": {}, "apart": {}, "test": {}}
+    fitted_on = calibration_sample(validation, half, SEED, most=len(validation) - half)
+    answers: dict[str, dict[str, np.ndarray]] = {"chosen": {}, "calibration": {}, "test": {}}
     seconds, each = {}, {}
-    for name in rungs:
+    for name in entries:
         start = time.perf_counter()
         fitted = Classic.fit(name, train, validation, SEED)
         seconds[name] = time.perf_counter() - start
         start = time.perf_counter()
-        for part, items in (("test", test), ("chosen", chosen_on), ("apart", fitted_on)):
+        for part, items in (("test", test), ("chosen", chosen_on), ("calibration", fitted_on)):
             answers[part][name] = fitted.predict(items).price
             each.setdefault(name, 1000 * (time.perf_counter() - start) / len(items))
         print(f"{name}: fitted in {seconds[name]:.0f} s", file=sys.stderr, flush=True)
-    blend = Blend.fit(np.array([item.price for item in fitted_on]), answers["apart"])
+    blend = Blend.fit(np.array([item.price for item in fitted_on]), answers["calibration"])
     for part in ("test", "chosen"):
         answers[part]["blend"] = blend.answer(answers[part]).price
     chosen, final = measured(chosen_on, answers["chosen"]), measured(test, answers["test"])
@@ -99,7 +99,7 @@ def report(which: str, rows: dict, chosen: dict, final: dict, seconds: dict, eac
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
           f"`python -m benchmarks.quality {which}`; "
           + ", ".join(f"{count:,} {split}" for split, count in rows.items()) + "\n")  # fmt: skip
-    print("| rung | validation half | test | 95% interval | of ridge | difference to the best | p | fit | an item |")
+    print("| model | validation half | test | 95% interval | of ridge | difference to the best | p | fit | an item |")
     print("|---|---|---|---|---|---|---|---|---|")
     ridge = final["tfidf_ridge"]["mae"]
     for name in sorted(final, key=lambda name: final[name]["mae"]):

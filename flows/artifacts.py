@@ -6,16 +6,17 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
-from tasks.config import Experiment
-from tasks.leaderboard import publish, read_leaderboard
+from tasks.config.experiment import Experiment
 from tasks.progress import Progress
-from tasks.standings import as_records, headline, in_order
+from tasks.report.board import read_leaderboard
+from tasks.report.publishing import publish
+from tasks.report.tables import as_records, headline, in_order
 
 EVERY = 5  # seconds between two updates of a progress artifact
 PATIENCE = 20  # a server that did not answer is asked again after so many times as long as that took
@@ -24,15 +25,22 @@ _shown: WeakKeyDictionary[Progress, tuple[UUID, float]] = WeakKeyDictionary()
 _silent_until = 0.0
 
 
-def show_leaderboard(experiment: Experiment, run_id: str, conf: str, overrides: Sequence[str] | None) -> str:
-    """Publish the leaderboard in MLflow, and as a table artifact of the flow run; returns the path of the report."""
+class Report(NamedTuple):
+    """What a flow with a leaderboard returns: the MLflow run of the evaluation, and the path of its report."""
+
+    run_id: str
+    path: str
+
+
+def show_leaderboard(experiment: Experiment, run_id: str, conf: str, overrides: Sequence[str] | None) -> Report:
+    """Publish the leaderboard in MLflow, and as a table artifact of the flow run."""
     report = publish(experiment, run_id, command(conf, overrides))
     board = read_leaderboard(experiment, run_id)
     first, sentences = headline(in_order(board.rows), board.unit)
     create_table_artifact(
         as_records(board.rows, board.unit), key="leaderboard", description=f"**{first}** {' '.join(sentences)}"
     )
-    return str(report)
+    return Report(run_id, str(report))
 
 
 def command(conf: str, overrides: Sequence[str] | None) -> str:

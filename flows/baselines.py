@@ -8,13 +8,13 @@ from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
 from flows.schedule import drop_late
 from tasks.baselines import fit_baselines
-from tasks.config import DEFAULT_CONF, load
+from tasks.config.loading import DEFAULT_CONF, load
 from tasks.curation import curate
 
 
 @flow(name="baselines", flow_run_name="baselines {conf}", on_running=[drop_late, watch_progress])
 def baselines(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> list[str]:
-    """Fit every classic rung; returns the ids of their LoggedModels.
+    """Fit every classic model; returns the ids of their LoggedModels.
 
     Args:
         conf: the YAML of the experiment.

@@ -7,9 +7,9 @@ from prefect import flow
 from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
 from flows.schedule import drop_late
-from tasks.config import DEFAULT_CONF, load
+from tasks.config.loading import DEFAULT_CONF, load
 from tasks.curation import curate
-from tasks.store import fetch
+from tasks.tracking.store import fetch
 
 
 @flow(name="curate", flow_run_name="curate {conf}", on_running=[drop_late, watch_progress])

@@ -11,17 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import yaml
-from filelock import FileLock, Timeout
 
+from flows.addresses import address_of, reached
 from flows.schedule import find_runs
-from flows.ui import HOST, PREFECT_PORT
-from tasks.config import PROJECT, Schedule, anchored, find_conf, load
+from tasks.config.experiment import Schedule
+from tasks.config.loading import anchored, find_conf, load
 from tasks.digests import digest
 from tasks.errors import UserError
+from tasks.locks import LockedError, locked
+from tasks.paths import PROJECT
+from tasks.tracking.store import LOCKS
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -67,23 +68,6 @@ def server(port: int | None) -> Iterator[str]:
         )
     with temporary_settings({PREFECT_API_URL: address}):
         yield address
-
-
-def address_of(port: int | None = None) -> str:
-    """Where Prefect's API should be: at a port of this machine, as the user's settings say, or where `ui` starts it."""
-    from prefect.settings import PREFECT_API_URL
-
-    configured = PREFECT_API_URL.value() if port is None else None
-    return (configured or f"http://{HOST}:{port or PREFECT_PORT}/api").rstrip("/")
-
-
-def reached(address: str) -> bool:
-    """Whether a Prefect server answers."""
-    try:
-        with urlopen(f"{address}/health", timeout=10) as answer:
-            return answer.status == 200
-    except (URLError, OSError, ValueError):
-        return False
 
 
 def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedule: Schedule) -> tuple[str, list[str]]:
@@ -164,14 +148,12 @@ def run_worker(client: SyncPrefectClient, pool: str, address: str) -> None:
     Raises:
         UserError: another worker of this project is running for this server.
     """
-    folder = PROJECT / "mlruns" / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / f"worker-{digest([address, pool])}.lock", timeout=0):
+        with locked(LOCKS / f"worker-{digest([address, pool])}.lock", wait=False):
             name = f"{platform.node()}-{PROJECT.name}".replace("/", "-").replace("%", "-")
             go_on(client, [run for run in unfinished(client, name) if not alive(run)])
             go_on(client, asyncio.run(_work(client, pool, name)))
-    except Timeout:
+    except LockedError:
         raise UserError(
             "A worker of this project is running already, and runs these deployments too. `--no-worker` only registers."
         ) from None

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.artifacts import show_leaderboard, watch_progress
+from flows.artifacts import Report, show_leaderboard, watch_progress
 from flows.pipeline import fit_candidates, mode_of
 from flows.schedule import drop_late
-from tasks.config import DEFAULT_CONF, load
+from tasks.config.loading import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.evaluation import evaluate
 
 
 @flow(name="evaluate", flow_run_name="evaluate {conf}", on_running=[drop_late, watch_progress])
-def evaluation(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> str:
-    """Score every rung and compare them; returns the path of the report.
+def evaluation(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> Report:
+    """Score every model and compare them; returns the evaluation's run and its report.
 
     Args:
         conf: the YAML of the experiment.

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.artifacts import watch_progress
 from flows.pipeline import mode_of
 from flows.schedule import drop_late
-from tasks.config import DEFAULT_CONF, load
+from tasks.config.loading import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.finetuning import check, finetune
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from prefect import State, flow
 from prefect.states import Cancelled
 
-from flows.artifacts import show_leaderboard, watch_progress
+from flows.artifacts import Report, show_leaderboard, watch_progress
 from flows.schedule import drop_late, missed
 from tasks.baselines import fit_baselines
-from tasks.config import DEFAULT_CONF, Experiment, load
+from tasks.config.experiment import Experiment
+from tasks.config.loading import DEFAULT_CONF, load
 from tasks.curation import curate
+from tasks.data.splits import Dataset
 from tasks.evaluation import check_outside, evaluate
 from tasks.finetuning import check, finetune
 from tasks.promotion import promote
-from tasks.splits import Dataset
-from tasks.tracking import Candidate, Mode
+from tasks.tracking.runs import Candidate, Mode
 
 
 @flow(name="pricewright", flow_run_name="run {conf}", on_running=[drop_late, watch_progress])
-def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> str | State:
-    """Curate, fit, fine-tune, evaluate, promote; returns the path of the report.
+def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: bool = False) -> Report | State:
+    """Curate, fit, fine-tune, evaluate, promote; returns the evaluation's run and its report.
 
     Args:
         conf: the YAML of the experiment.
@@ -40,7 +41,7 @@ def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: b
 
 
 def fit_candidates(experiment: Experiment, dataset: Dataset, mode: Mode) -> list[Candidate]:
-    """The rungs that learn from the data, as far as the conf wants them."""
+    """The models that learn from the data, as far as the conf wants them."""
     fitted = fit_baselines(experiment, dataset, mode) if experiment.baselines.enabled else []
     tuned = finetune(experiment, dataset, mode) if experiment.finetune.enabled else []
     return [*fitted, *tuned]

@@ -7,11 +7,12 @@ from prefect import flow
 from flows.artifacts import show_leaderboard
 from flows.pipeline import fit_candidates
 from flows.schedule import drop_late
-from tasks.config import DEFAULT_CONF, Experiment, load
+from tasks.config.experiment import Experiment
+from tasks.config.loading import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.evaluation import Scores, evaluate
 from tasks.promotion import promote
-from tasks.tracking import Mode
+from tasks.tracking.runs import Mode
 
 
 @flow(name="promote", flow_run_name="promote {conf}", on_running=[drop_late])

@@ -1,4 +1,4 @@
-"""Baselines: every classic rung fitted on train, scored on validation and kept as a LoggedModel."""
+"""Baselines: every classic model fitted on train, scored on validation and kept as a LoggedModel."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import time
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.config import Experiment
+from tasks.config.experiment import Experiment
+from tasks.data.splits import Dataset, read_split, sample
 from tasks.digests import code_digest, digest
 from tasks.errors import UserError
-from tasks.predictors.classic import BASELINES, Classic
+from tasks.models.classic import BASELINES, Classic
 from tasks.progress import Progress
-from tasks.scoring import score
-from tasks.splits import Dataset, read_split, sample
-from tasks.tracking import Candidate, Mode, StageRun, stage
+from tasks.scoring.predictions import score
+from tasks.tracking.runs import Candidate, Mode, StageRun, stage
 
 
 def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> list[Candidate]:
-    """The classic rungs of the conf; one that fails keeps its row with the reason, and the others stand.
+    """The classic models of the conf; one that fails keeps its row with the reason, and the others stand.
 
     Raises:
-        UserError: a rung has no entry in BASELINES.
+        UserError: a model has no entry in BASELINES.
     """
-    names = experiment.baselines.rungs or list(BASELINES)
+    names = experiment.baselines.models or list(BASELINES)
     for name in names:
         if name not in BASELINES:
             near = difflib.get_close_matches(name, BASELINES, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Expected names of {', '.join(BASELINES)}."
-            raise UserError(f"baselines.rungs: there is no rung {name!r}. {hint}")
+            raise UserError(f"baselines.models: there is no model {name!r}. {hint}")
     key = digest(
         {
             "stage": "baselines",
-            "rungs": names,
+            "models": names,
             "choice": experiment.finetune.score_items,
             "seed": experiment.seed,
             "dataset": dataset.digest,
@@ -42,7 +42,7 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
     )
     with stage(experiment, "baselines", key, command="pricewright baselines", mode=mode) as run:
         if not run.done:
-            run.log_params({"dataset": dataset.digest, "seed": experiment.seed, "rungs": ", ".join(names)})
+            run.log_params({"dataset": dataset.digest, "seed": experiment.seed, "models": ", ".join(names)})
             with Progress("fitting baselines", len(names)) as progress:
                 for name in names:
                     fit_one(run, name, dataset, experiment)
@@ -52,12 +52,12 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
 
 @task(task_run_name="fit {name}", cache_policy=NO_CACHE)
 def fit_one(run: StageRun, name: str, dataset: Dataset, experiment: Experiment) -> None:
-    """Fit one rung, keep it, and score it on the validation items that all rungs are chosen on."""
+    """Fit one model, keep it, and score it on the validation items that all models are chosen on."""
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
     start = time.perf_counter()
     try:
         fitted = Classic.fit(name, train, validation, experiment.seed)
-    except Exception as error:  # a rung that does not converge or fit into memory must not take the others along
+    except Exception as error:  # a model that does not converge or fit into memory must not take the others along
         run.log_absent(name, "baseline", "failed", f"{type(error).__name__}: {error}")
         return
     seconds = time.perf_counter() - start

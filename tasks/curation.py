@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections import deque
@@ -15,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from prefect import task
 
-from tasks.card import render_html, render_markdown
-from tasks.cleaning import Tally, clean_items, clean_shard, mapped, write_items
-from tasks.config import Data, Experiment
+from tasks.config.experiment import Data, Experiment
+from tasks.data.cleaning import Tally, clean_items, clean_shard, mapped, write_items
+from tasks.data.items import Item, RejectedError, from_row
+from tasks.data.shards import Shard
+from tasks.data.sources import Source, list_files, read_files, source_of
+from tasks.data.splits import SPLITS, Dataset, Split, joint_digest, write_split
+from tasks.data.splitting import Splitter
+from tasks.data.summary import summarise
 from tasks.digests import code_digest, digest, file_digest
 from tasks.errors import UserError
-from tasks.items import Item, RejectedError, from_row
-from tasks.progress import Progress
-from tasks.shards import Shard
-from tasks.sifting import Sieve
-from tasks.sources import Source, list_files, read_files, source_of
-from tasks.splits import SPLITS, Dataset, Split, joint_digest, write_split
-from tasks.summary import summarise
-from tasks.tokens import find_tokenizer
-from tasks.tracking import CONTENT, Mode, StageRun, stage
+from tasks.models.language.base_model import find_tokenizer
+from tasks.progress import Progress, say
+from tasks.report.data_card import render_html, render_markdown
+from tasks.tracking.runs import CONTENT, Mode, StageRun, stage
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 # Where the data lie and who does the work: neither changes the result.
 WHEREABOUTS = {"path", "test_path", "runner"}
 # The tokenizer stands in the digest by its content, so that the code that finds it need not.
-APART = frozenset({"tasks.basemodel", "tasks.hub"})
+BY_CONTENT = frozenset({"tasks.models.language.base_model", "tasks.data.hub"})
 MANY_REJECTED = 0.05
 ALONE_BYTES = 64 * 2**20  # less than this is done sooner than processes are started
 SHARDS_A_TASK = 8  # a task costs Prefect a quarter of a second, a shard takes one second
@@ -62,7 +61,7 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
             "tokenizer": file_digest(tokenizer) if tokenizer else None,
             "test": [file_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
             "seed": experiment.seed,
-            "code": code_digest("tasks.curation", APART),
+            "code": code_digest("tasks.curation", BY_CONTENT),
         }
     )
     with stage(experiment, "curate", key, command="pricewright curate", mode=mode) as run:
@@ -81,13 +80,13 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
         work = Path(temporary)
         tally = clean(source.shards(data, seed, work / "raw"), data, seed, tokenizer, work / "items")
         fixed = clean_fixed_test(data, seed, work / "fixed", tally)
-        with Sieve(work) as sieve:
-            sift(sieve, data, fixed=fixed, tally=tally)
-            rows = {split: sieve.count(f"split = '{split}'") for split in SPLITS}
+        with Splitter(work) as splitter:
+            deduplicate_and_split(splitter, data, fixed=fixed, tally=tally)
+            rows = {split: splitter.count(f"split = '{split}'") for split in SPLITS}
             empty = [split for split in SPLITS if not rows[split]]
             if empty:
                 raise UserError(f"No items for {', '.join(empty)}: {tally.summary()} Give more data or wider rules.")
-            digests = {split: joint_digest(sieve.digests(split)) for split in SPLITS}
+            digests = {split: joint_digest(splitter.digests(split)) for split in SPLITS}
             content, name = digest(digests), data.name or data.source
             card = {
                 "name": name,
@@ -95,13 +94,13 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
                 "digests": digests,
                 "generated": source.generated,
                 "rows": rows,
-                **summarise(sieve, tally, data, tokenizer),
+                **summarise(splitter, tally, data, tokenizer),
                 "rules": data.model_dump(mode="json", exclude=WHEREABOUTS),
             }
             folder = work / "splits" / content
             folder.mkdir(parents=True)
             for split in SPLITS:
-                write_split(folder, split, guarded(sieve.batches(split)))
+                write_split(folder, split, guarded(splitter.batches(split)))
         (folder / "card.md").write_text(render_markdown(card), encoding="utf-8")
         (folder / "card.html").write_text(render_html(card), encoding="utf-8")
         run.log_folder(folder, f"splits/{content}")
@@ -217,24 +216,24 @@ def clean_fixed_test(data: Data, seed: int, folder: Path, tally: Tally) -> bool:
     return True
 
 
-def sift(sieve: Sieve, data: Data, *, fixed: bool, tally: Tally) -> None:
+def deduplicate_and_split(splitter: Splitter, data: Data, *, fixed: bool, tally: Tally) -> None:
     """Merge, balance and split; no near duplicate straddles two splits, and the held-out one of two stays.
 
     A split is capped before others are compared with it, so that nothing is dropped for a row that is not used.
     """
-    sieve.merge_duplicates(tally)
-    sieve.cap_slots(data, tally)
-    sieve.assign(0.0 if fixed else data.test_share, data.validation_share)
+    splitter.merge_duplicates(tally)
+    splitter.cap_slots(data, tally)
+    splitter.assign(0.0 if fixed else data.test_share, data.validation_share)
     if fixed:
-        sieve.add_fixed_test(tally)
+        splitter.add_fixed_test(tally)
     else:
-        sieve.cap("test", data.test_items, tally)
+        splitter.cap("test", data.test_items, tally)
     caps: list[tuple[Split, int | None]] = [("validation", data.validation_items), ("train", data.train_items)]
     held: list[Split] = ["test"]
     for split, most in caps:
         for other in held if data.near is not None else []:
-            sieve.drop_near(split, other, data.near, tally)
-        sieve.cap(split, most, tally)
+            splitter.drop_near(split, other, data.near, tally)
+        splitter.cap(split, most, tally)
         held.append(split)
 
 
@@ -275,7 +274,5 @@ def split_schema() -> Any:
 def warn(tally: Tally, card: str) -> None:
     """Say on standard error when many rows were rejected."""
     if tally.rejected >= MANY_REJECTED * tally.read:
-        logging.getLogger("pricewright").warning(
-            "%.0f%% of the rows were rejected. %s Examples of each: %s",
-            100 * tally.rejected / tally.read, tally.summary(), card,
-        )  # fmt: skip
+        share = tally.rejected / tally.read
+        say(f"{share:.0%} of the rows were rejected. {tally.summary()} Examples of each: {card}")

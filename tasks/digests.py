@@ -10,17 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks.config import PROJECT
+from tasks.paths import PROJECT
 
 # What carries values and records but does not make them: a change there is no reason to train again.
-PLUMBING = {
-    *("tasks.config", "tasks.digests", "tasks.errors", "tasks.progress", "tasks.registry", "tasks.tracking"),
-    *("tasks.card", "tasks.figures", "tasks.leaderboard", "tasks.manifest", "tasks.report", "tasks.standings"),
-    "tasks.store",
-    *("tasks.checkpoints", "tasks.processes", "tasks.sizing"),
-}
-
-
+PLUMBING = (
+    *("tasks.config", "tasks.tracking", "tasks.report", "tasks.digests", "tasks.errors", "tasks.locks", "tasks.paths"),
+    *("tasks.progress", "tasks.scoring.wording"),
+    *("tasks.training.checkpoints", "tasks.training.launch", "tasks.training.memory"),
+)
 ATTEMPTS = 5  # to parse a source
 CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
@@ -48,27 +45,31 @@ def fraction(seed: int, text: str) -> float:
 
 
 @functools.cache
-def code_digest(module: str, apart: frozenset[str] = frozenset()) -> str:
+def code_digest(module: str, results: frozenset[str] = frozenset()) -> str:
     """The digest of a module of this project and of all it imports from the project, plumbing left out.
 
-    `apart` are modules whose results stand in the stage's digest themselves. Comments, docstrings and layout do not
+    `results` are modules whose results stand in the stage's digest themselves. Comments, docstrings and layout do not
     count, so that explaining a stage better does not run it again.
     """
-    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module, apart).items()})
+    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module, results).items()})
 
 
-def code(module: str, apart: frozenset[str] = frozenset()) -> dict[str, ast.Module]:
+def code(module: str, results: frozenset[str] = frozenset()) -> dict[str, ast.Module]:
     """The syntax trees of a module of this project and of all it imports from the project, plumbing left out."""
     pending, trees = [module], {}
     while pending:
         name = pending.pop()
         path = _source(name)
-        if name in trees or name in PLUMBING | apart or path is None:
+        if name in trees or name in results or _is_plumbing(name) or path is None:
             continue
         tree = _parse(path.read_text(encoding="utf-8"))
         pending += _imports(tree)
         trees[name] = tree
     return trees
+
+
+def _is_plumbing(module: str) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in PLUMBING)
 
 
 def _parse(source: str) -> ast.Module:

@@ -1,4 +1,4 @@
-"""Evaluate: the checkpoint is chosen on validation; it and every other rung are scored on test, once, and compared."""
+"""Evaluate: the checkpoint is chosen on validation; it and every other model are scored on test, once, and compared."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import basemodel
-from tasks.candidates import curve
-from tasks.config import Experiment
+from tasks.config.experiment import Experiment
+from tasks.data.items import Item
+from tasks.data.sources import source_of
+from tasks.data.splits import Dataset, Part, calibration_sample, items_digest, read_split, sample
 from tasks.digests import code_digest, digest
 from tasks.errors import UserError
-from tasks.guesses import Guesses, beside_person, check_files, contents, read_recorded, read_sheet
-from tasks.items import Item
-from tasks.leaderboard import provenance
-from tasks.metrics import absolute_error, compare, merit
-from tasks.predictors import Predictions, Predictor
-from tasks.predictors.api import Inquiry, forbidden
-from tasks.predictors.blend import Blend
-from tasks.predictors.calls import Budget
-from tasks.predictors.classic import BASELINES
-from tasks.predictors.language import LanguageModel, Recipe
-from tasks.predictors.loading import load_predictor
-from tasks.rows import SERVABLE, leaderboard_row, predictions_table
-from tasks.scoring import score
-from tasks.sources import source_of
-from tasks.splits import Dataset, Part, items_digest, read_split, sample, set_apart
-from tasks.store import model_folder
-from tasks.tracking import MADE_FROM, Candidate, Mode, StageRun, stage
+from tasks.models.api import Inquiry, forbidden
+from tasks.models.api_calls import Budget
+from tasks.models.blend import Blend
+from tasks.models.classic import BASELINES
+from tasks.models.external import ExternalPredictions, check_files, contents, read_recorded, read_sheet
+from tasks.models.language import base_model
+from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.loading import load_predictor
+from tasks.models.predictor import Predictions, Predictor
+from tasks.report.board import provenance
+from tasks.scoring.checkpoint_choice import curve
+from tasks.scoring.comparisons import beside_person, compare, selection_key
+from tasks.scoring.metrics import absolute_error
+from tasks.scoring.predictions import score
+from tasks.scoring.rows import leaderboard_row, predictions_table
+from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode, StageRun, stage
+from tasks.tracking.store import model_folder
 
 OWN = ("base", "finetuned", "blend", "human", "floor")  # rows whose names no model behind an API may have
 MIN_BLEND = 16  # items: fewer say nothing about the weights of several models
@@ -50,7 +51,7 @@ class Scores:
 
 
 def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Candidate], mode: Mode = "reuse") -> Scores:
-    """Score every rung and keep the leaderboard.
+    """Score every model and keep the leaderboard.
 
     Raises:
         UserError: a file of guesses is not there, or two rows would have the same name.
@@ -69,7 +70,7 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
                 include={"enabled", "base", "prompt", "answer", "quantization", "score_items"},
                 exclude={"answer": {"batch_tokens"}},
             ),
-            "base": basemodel.identity(experiment.finetune.base),
+            "base": base_model.identity(experiment.finetune.base),
             "seed": experiment.seed,
             "dataset": dataset.digest,
             "candidates": sorted(candidate.model_id for candidate in candidates),
@@ -81,11 +82,11 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
         if not run.done:
             run.log_params({"dataset": dataset.digest, "seed": experiment.seed})
             evaluation = Evaluation(run, experiment, dataset, mode)
-            rungs = evaluation.rungs(candidates)
-            for rung in rungs:
-                if rung.status == "ran":
-                    score_rung(evaluation, rung)
-            evaluation.keep([*rungs, evaluation.blend(rungs)])
+            entries = evaluation.entries(candidates)
+            for entry in entries:
+                if entry.status == "ran":
+                    score_entry(evaluation, entry)
+            evaluation.keep([*entries, evaluation.blend(entries)])
         return Scores(run.id, key)
 
 
@@ -115,19 +116,19 @@ def _worth_another_try(experiment: Experiment, key: str) -> bool:
 
 
 @task(task_run_name="ask {inquiry.model.name}", cache_policy=NO_CACHE)
-def ask_model(inquiry: Inquiry, budget: Budget) -> Guesses:
+def ask_model(inquiry: Inquiry, budget: Budget) -> ExternalPredictions:
     """Ask a model behind an API about the test items that it has not answered before."""
     return inquiry.ask(budget)
 
 
-@task(task_run_name="score {rung.name}", cache_policy=NO_CACHE)
-def score_rung(evaluation: Evaluation, rung: Candidate) -> None:
-    """Predict the items that rungs are chosen on, those that they are blended on, and the test items."""
-    evaluation.score(rung)
+@task(task_run_name="score {entry.name}", cache_policy=NO_CACHE)
+def score_entry(evaluation: Evaluation, entry: Candidate) -> None:
+    """Predict the items that models are chosen on, those that they are blended on, and the test items."""
+    evaluation.score(entry)
 
 
 class Evaluation:
-    """One evaluation: the items, the rungs and what they answered."""
+    """One evaluation: the items, the models and what they answered."""
 
     def __init__(self, run: StageRun, experiment: Experiment, dataset: Dataset, mode: Mode) -> None:
         self.run, self.experiment, self.dataset, self.mode = run, experiment, dataset, mode
@@ -135,32 +136,32 @@ class Evaluation:
         validation, count = read_split(dataset, "validation"), experiment.finetune.score_items
         self.items: dict[Part, list[Item]] = {
             "validation": sample(validation, count, experiment.seed),
-            "apart": set_apart(validation, count, experiment.seed, most=experiment.evaluate.blend_items),
+            "calibration": calibration_sample(validation, count, experiment.seed, most=experiment.evaluate.blend_items),
             "test": read_split(dataset, "test"),
         }
         self.truth = {part: np.array([item.price for item in items]) for part, items in self.items.items()}
         self.answers: dict[tuple[str, Part], Predictions] = {}
         self.curve: list[dict[str, Any]] = []
-        self.outside: dict[str, Guesses] = {}
+        self.outside: dict[str, ExternalPredictions] = {}
 
-    def rungs(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+    def entries(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """What goes on the leaderboard: the baselines, the base model, the chosen checkpoint, guesses made elsewhere,
         and the floor."""
-        rungs = [candidate for candidate in candidates if candidate.kind == "baseline"]
+        entries = [candidate for candidate in candidates if candidate.kind == "baseline"]
         if not self.experiment.baselines.enabled:
-            rungs += [self.run.log_absent(n, "baseline", "skipped", "baselines.enabled is false") for n in BASELINES]
-        rungs.append(self.base())
+            entries += [self.run.log_absent(n, "baseline", "skipped", "baselines.enabled is false") for n in BASELINES]
+        entries.append(self.base())
         checkpoints = [candidate for candidate in candidates if candidate.kind == "finetuned"]
         if checkpoints:
-            rungs.append(self.choose(checkpoints))
+            entries.append(self.choose(checkpoints))
         else:
-            rungs.append(self.run.log_absent("finetuned", "finetuned", "skipped", "finetune.enabled is false"))
-        rungs += self.guessed()
+            entries.append(self.run.log_absent("finetuned", "finetuned", "skipped", "finetune.enabled is false"))
+        entries += self.guessed()
         if self.source.floor is not None:
-            rungs.append(
+            entries.append(
                 self.run.log_absent("floor", "floor", "ran", "the best possible guess: the data are generated")
             )
-        return rungs
+        return entries
 
     def guessed(self) -> list[Candidate]:
         """A person, the models behind an API, and what others recorded, over the test items."""
@@ -173,39 +174,41 @@ class Evaluation:
         self.outside = {row.name: row for row in rows}
         return [self.keep_outside(row) for row in rows]
 
-    def keep_outside(self, row: Guesses) -> Candidate:
-        """The rung of a row from outside, with the figures that only its maker knows."""
-        rung = self.run.log_absent(row.name, row.kind, row.status, row.reason, external=True, params=row.params)
+    def keep_outside(self, row: ExternalPredictions) -> Candidate:
+        """The model of a row from outside, with the figures that only its maker knows."""
+        entry = self.run.log_absent(row.name, row.kind, row.status, row.reason, external=True, params=row.params)
         measured_on = {"dataset_name": f"{self.dataset.name}-test", "dataset_digest": self.dataset.digest}
         figures = {f"test_{key}": value for key, value in row.figures.items()}
-        self.run.log_metrics(figures, model_id=rung.model_id, **measured_on)
-        return rung
+        self.run.log_metrics(figures, model_id=entry.model_id, **measured_on)
+        return entry
 
     def base(self) -> Candidate:
         """The untuned model: the same LoggedModel, with the predictions it made, for as long as nothing about how it is
         loaded, asked and read has changed."""
         conf, seed = self.experiment.finetune, self.experiment.seed
-        recipe = Recipe.of(conf)
+        spec = ModelSpec.of(conf)
         fitted_on = [self.dataset.digest, seed, len(self.items["validation"])]
-        fields = {**vars(recipe), "answer": recipe.answer.model_dump(exclude={"batch_tokens"})}
+        fields = {**vars(spec), "answer": spec.answer.model_dump(exclude={"batch_tokens"})}
         fields["comparables"] = self.dataset.digest if conf.prompt.comparables else None
         made_from = digest(
             {
-                "recipe": {**fields, "prompt": recipe.prompt.model_dump()},
-                "base": basemodel.identity(recipe.base),
-                "fitted_on": fitted_on if recipe.answer.temperature == "fit" else None,
-                "code": code_digest("tasks.predictors.language"),
+                "recipe": {**fields, "prompt": spec.prompt.model_dump()},
+                "base": base_model.identity(spec.base),
+                "fitted_on": fitted_on if spec.answer.temperature == "fit" else None,
+                "code": code_digest("tasks.models.language.model"),
             }
         )
         known = self.run.known_model(made_from)
         if known is not None:
             return known
         if conf.prompt.comparables:
-            recipe = Recipe.of(conf, read_split(self.dataset, "train"))
-        if recipe.answer.temperature == "fit":
-            apart = set_apart(read_split(self.dataset, "validation"), len(self.items["validation"]), seed)
-            recipe = LanguageModel.of(recipe).calibrated(apart).recipe
-        return self.run.log_model(recipe.save, "base", "base", tags={MADE_FROM: made_from})
+            spec = ModelSpec.of(conf, read_split(self.dataset, "train"))
+        if spec.answer.temperature == "fit":
+            calibration = calibration_sample(
+                read_split(self.dataset, "validation"), len(self.items["validation"]), seed
+            )
+            spec = LanguageModel.of(spec).calibrated(calibration).spec
+        return self.run.log_model(spec.save, "base", "base", tags={MADE_FROM: made_from})
 
     def choose(self, checkpoints: Sequence[Candidate]) -> Candidate:
         """The checkpoint with the lowest error on validation; of equals the earliest."""
@@ -219,30 +222,30 @@ class Evaluation:
         best = next(row["model_id"] for row in self.curve if row["chosen"])
         return next(checkpoint for checkpoint in checkpoints if checkpoint.model_id == best)
 
-    def predict(self, rung: Candidate, split: Part, predictor: Predictor | None = None) -> Predictions:
-        """The answers of a rung: those it gave before, or new ones."""
+    def predict(self, entry: Candidate, split: Part, predictor: Predictor | None = None) -> Predictions:
+        """The answers of a model: those it gave before, or new ones."""
         items = self.items[split]
 
         def answer() -> Predictions:
-            return (predictor or self.load(rung)).predict(items)
+            return (predictor or self.load(entry)).predict(items)
 
         # A checkpoint was scored on validation as it was made; asking it again would cost as much as it did then.
-        mode = "reuse" if rung.kind == "finetuned" and split == "validation" else self.mode
+        mode = "reuse" if entry.kind == "finetuned" and split == "validation" else self.mode
         return score(
-            self.run, rung.model_id, items, answer, dataset=self.dataset, split=split, step=rung.step or 0, mode=mode
+            self.run, entry.model_id, items, answer, dataset=self.dataset, split=split, step=entry.step or 0, mode=mode
         )
 
-    def load(self, rung: Candidate) -> Predictor:
-        """The predictor behind a rung."""
-        return load_predictor(model_folder(self.run.client, rung.model_id))
+    def load(self, entry: Candidate) -> Predictor:
+        """The predictor behind a model."""
+        return load_predictor(model_folder(self.run.client, entry.model_id))
 
-    def score(self, rung: Candidate) -> None:
+    def score(self, entry: Candidate) -> None:
         """Answer all parts with one loading of the model; from outside come answers for test alone."""
-        if rung.name in self.outside:
-            guesses = self.outside[rung.name]
-            self.answers[rung.name, "test"] = score(
+        if entry.name in self.outside:
+            guesses = self.outside[entry.name]
+            self.answers[entry.name, "test"] = score(
                 self.run,
-                rung.model_id,
+                entry.model_id,
                 self.items["test"],
                 lambda: guesses.predictions,
                 dataset=self.dataset,
@@ -250,32 +253,34 @@ class Evaluation:
                 timed=False,
             )
             return
-        if rung.kind == "floor":
+        if entry.kind == "floor":
             for part in ("validation", "test"):
-                self.answers[rung.name, part] = self.floor(rung, part)
+                self.answers[entry.name, part] = self.floor(entry, part)
             return
-        lazy = _Lazy(lambda: self.load(rung))
-        self.answers[rung.name, "validation"] = self.predict(rung, "validation", lazy)
-        if self.worth_blending(rung):
-            self.answers[rung.name, "apart"] = self.predict(rung, "apart", lazy)
-        self.answers[rung.name, "test"] = self.predict(rung, "test", lazy)
+        lazy = _Lazy(lambda: self.load(entry))
+        self.answers[entry.name, "validation"] = self.predict(entry, "validation", lazy)
+        if self.worth_blending(entry):
+            self.answers[entry.name, "calibration"] = self.predict(entry, "calibration", lazy)
+        self.answers[entry.name, "test"] = self.predict(entry, "test", lazy)
 
-    def worth_blending(self, rung: Candidate) -> bool:
-        """Whether a rung answers every item, and better than one and the same price would: others only cost time."""
-        if len(self.items["apart"]) < MIN_BLEND:
+    def worth_blending(self, entry: Candidate) -> bool:
+        """Whether a model answers every item, and better than one and the same price would: others only cost time."""
+        if len(self.items["calibration"]) < MIN_BLEND:
             return False
-        truth, price = self.truth["validation"], self.answers[rung.name, "validation"].price
+        truth, price = self.truth["validation"], self.answers[entry.name, "validation"].price
         constant = np.abs(truth - np.median(truth)).mean()
         return bool(absolute_error(truth, price).mean() < constant)  # false as well where an answer is missing, NaN
 
-    def blend(self, rungs: Sequence[Candidate]) -> Candidate:
-        """The weighted mean of the rungs that are worth it, weighed on items that no rung is chosen on."""
-        members = {rung.name: rung for rung in rungs if (rung.name, "apart") in self.answers}
+    def blend(self, entries: Sequence[Candidate]) -> Candidate:
+        """The weighted mean of the models that are worth it, weighed on items that no model is chosen on."""
+        members = {entry.name: entry for entry in entries if (entry.name, "calibration") in self.answers}
         if len(members) < 2:
-            reason = f"it takes two models that beat a constant price and {MIN_BLEND} validation items set apart; "
-            reason += f"there are {len(members)} and {len(self.items['apart'])}"
+            reason = f"it takes two models that beat a constant price and {MIN_BLEND} calibration items; "
+            reason += f"there are {len(members)} and {len(self.items['calibration'])}"
             return self.run.log_absent("blend", "blend", "skipped", reason)
-        blend = Blend.fit(self.truth["apart"], {name: self.answers[name, "apart"].price for name in members})
+        blend = Blend.fit(
+            self.truth["calibration"], {name: self.answers[name, "calibration"].price for name in members}
+        )
         if len(blend.weights) < 2:
             return self.run.log_absent("blend", "blend", "skipped", f"all of its weight is on {min(blend.weights)}")
         blend.folders = {name: model_folder(self.run.client, members[name].model_id) for name in blend.weights}
@@ -283,18 +288,18 @@ class Evaluation:
         made_from = digest(
             {
                 "members": {name: members[name].model_id for name in weights},
-                "fitted_on": items_digest(self.items["apart"]),
-                "code": code_digest("tasks.predictors.blend"),
+                "fitted_on": items_digest(self.items["calibration"]),
+                "code": code_digest("tasks.models.blend"),
             }
         )
-        rung = self.run.known_model(made_from) or self.run.log_model(
+        entry = self.run.known_model(made_from) or self.run.log_model(
             blend.save, "blend", "blend", tags={MADE_FROM: made_from}, params={"weight": weights}
         )
         for part in ("validation", "test"):
             prices = {name: self.answers[name, part].price for name in blend.weights}
             self.answers["blend", part] = score(
                 self.run,
-                rung.model_id,
+                entry.model_id,
                 self.items[part],
                 lambda prices=prices: blend.answer(prices),
                 dataset=self.dataset,
@@ -304,44 +309,46 @@ class Evaluation:
         # It is worked out from its members' answers here; asked by itself it takes as long as all of them.
         models = (self.run.client.get_logged_model(members[name].model_id) for name in blend.weights)
         took = [metric.value for model in models for metric in model.metrics if metric.key == "test_seconds_per_1000"]
-        self.run.log_metrics({"test_seconds_per_1000": sum(took)}, model_id=rung.model_id)
-        return rung
+        self.run.log_metrics({"test_seconds_per_1000": sum(took)}, model_id=entry.model_id)
+        return entry
 
-    def floor(self, rung: Candidate, split: Part) -> Predictions:
+    def floor(self, entry: Candidate, split: Part) -> Predictions:
         """The best possible guesses, known because the catalogue is generated."""
         best = self.source.floor(self.experiment.data, self.experiment.seed)
         answers = np.array([best[item.id] for item in self.items[split]])
         return score(
             self.run,
-            rung.model_id,
+            entry.model_id,
             self.items[split],
             lambda: Predictions(*answers.T),
             dataset=self.dataset,
             split=split,
         )
 
-    def keep(self, rungs: Sequence[Candidate]) -> None:
-        """Compare the rungs on test, name the challenger by validation, and keep it all with the run."""
-        ran = [rung for rung in rungs if rung.status == "ran"]
+    def keep(self, entries: Sequence[Candidate]) -> None:
+        """Compare the models on test, name the challenger by validation, and keep it all with the run."""
+        ran = [entry for entry in entries if entry.status == "ran"]
         figures = {
             split: compare(
                 self.truth[split],
-                {rung.name: self.answers[rung.name, split] for rung in ran if (rung.name, split) in self.answers},
-                {rung.name: rung.kind for rung in ran},
+                {entry.name: self.answers[entry.name, split] for entry in ran if (entry.name, split) in self.answers},
+                {entry.name: entry.kind for entry in ran},
                 seed=self.experiment.seed,
                 resamples=self.experiment.evaluate.resamples,
             )
             for split in ("validation", "test")
         }
-        answers = {rung.name: self.answers[rung.name, "test"] for rung in ran}
+        answers = {entry.name: self.answers[entry.name, "test"] for entry in ran}
         prices = {name: answer.price for name, answer in answers.items()}
         for name, beside in beside_person(self.truth["test"], prices, self.experiment).items():
             figures["test"][name] |= beside
-        servable = [rung for rung in ran if rung.kind in SERVABLE]
-        challenger = min(servable, key=lambda rung: merit(figures["validation"][rung.name]))
+        servable = [entry for entry in ran if entry.kind in SERVABLE]
+        challenger = min(servable, key=lambda entry: selection_key(figures["validation"][entry.name]))
         hourly = self.experiment.evaluate.machine_per_hour
         board = {
-            "rows": [leaderboard_row(self.run, rung, figures["test"].get(rung.name, {}), hourly) for rung in rungs],
+            "rows": [
+                leaderboard_row(self.run, entry, figures["test"].get(entry.name, {}), hourly) for entry in entries
+            ],
             "validation": {name: {k: f[k] for k in ("mae", "n")} for name, f in figures["validation"].items()},
             "unfinished": [row.name for row in self.outside.values() if row.unfinished],
             "curve": self.curve,
@@ -354,8 +361,8 @@ class Evaluation:
         with tempfile.TemporaryDirectory() as folder:
             pq.write_table(predictions_table(self.items["test"], answers), Path(folder) / "predictions.parquet")
             self.run.log_folder(Path(folder))
-        for rung in ran:
-            self.run.log_metrics({f"test_mae.{rung.name}": figures["test"][rung.name]["mae"]})
+        for entry in ran:
+            self.run.log_metrics({f"test_mae.{entry.name}": figures["test"][entry.name]["mae"]})
 
 
 class _Lazy:

@@ -11,26 +11,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.basemodel import EMBEDDED
-from tasks.config import Experiment
+from tasks.config.experiment import Experiment
+from tasks.data.items import Item
+from tasks.data.splits import Dataset, read_split, sample
 from tasks.errors import UserError
-from tasks.items import Item
-from tasks.leaderboard import dataset_of
-from tasks.metrics import absolute_error, bootstrap_interval, is_hit, measure
-from tasks.predictors import Predictions
-from tasks.predictors.language import Recipe
-from tasks.predictors.loading import load_predictor
-from tasks.registry import expected
-from tasks.scoring import kept_as, recall
-from tasks.splits import Dataset, read_split, sample
-from tasks.store import connect, model_folder
-from tasks.tracking import MODEL_ID, Candidate, StageRun, candidate
+from tasks.models.language.base_model import EMBEDDED
+from tasks.models.language.model import ModelSpec
+from tasks.models.loading import load_predictor
+from tasks.models.predictor import Predictions
+from tasks.report.board import dataset_of
+from tasks.scoring.comparisons import bootstrap_interval
+from tasks.scoring.metrics import absolute_error, is_hit, measure
+from tasks.scoring.predictions import kept_as, recall
+from tasks.tracking.registry import expected
+from tasks.tracking.runs import MODEL_ID, Candidate, StageRun, candidate
+from tasks.tracking.store import connect, model_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
     from mlflow.entities.model_registry import ModelVersion
 
-CARD = Path(__file__).parent / "templates" / "model_card.md.j2"
+CARD = Path(__file__).parent / "report" / "templates" / "model_card.md.j2"
 # The base models that come with this project: what they are called on the hub, and their licences.
 ORIGINS = {
     "smollm2-135m": (EMBEDDED["smollm2-135m"].hub_id, "apache-2.0"),
@@ -102,13 +103,13 @@ def _find(experiment: Experiment, alias: str) -> Exported:
 
 
 def _merge(source: Path, folder: Path) -> None:
-    """The base model in 16 bits with the adapter of `source` in it, its tokenizer, and the recipe that reads it."""
+    """The base model in 16 bits with the adapter of `source` in it, its tokenizer, and the spec that reads it."""
     import torch
 
-    from tasks.predictors.language import LanguageModel
+    from tasks.models.language.model import LanguageModel
 
-    recipe = Recipe.load(source)
-    whole = dataclasses.replace(recipe, quantization=None)
+    spec = ModelSpec.load(source)
+    whole = dataclasses.replace(spec, quantization=None)
     language = LanguageModel.of(whole, source / "adapter" if (source / "adapter").is_dir() else None)
     merged = language.model.merge_and_unload() if hasattr(language.model, "peft_config") else language.model
     merged.to(torch.bfloat16).save_pretrained(folder)
@@ -134,7 +135,7 @@ def _write_card(found: Exported, folder: Path, form: str, again: str) -> None:
     from huggingface_hub import ModelCard
     from jinja2 import Environment, StrictUndefined
 
-    recipe = None if form == "saved" else Recipe.load(found.source)
+    spec = None if form == "saved" else ModelSpec.load(found.source)
     origins = [_origin(base) for base in _bases(found.source)]
     base = ", ".join(dict.fromkeys(name for name, _ in origins)) or None
     licence = ", ".join(dict.fromkeys(licence for _, licence in origins)) or None
@@ -163,8 +164,8 @@ def _write_card(found: Exported, folder: Path, form: str, again: str) -> None:
         again=again,
         form=form,
         base=base,
-        estimate=recipe.answer.estimate if recipe else None,
-        prompt=_prompt(recipe) if recipe else None,
+        estimate=spec.answer.estimate if spec else None,
+        prompt=_prompt(spec) if spec else None,
     )
     data = _front_matter(found, form, base, licence, figures)
     (folder / "README.md").write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")), encoding="utf-8")
@@ -219,7 +220,7 @@ def _bases(folder: Path) -> list[str]:
     """The base models of what is saved in a folder: of a language model, or of those among the members of a blend."""
     saved = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
     if saved["predictor"] == "language":
-        return [Recipe.load(folder).base]
+        return [ModelSpec.load(folder).base]
     members = sorted(path.parent for path in folder.glob("members/*/predictor.json"))
     return list(dict.fromkeys(base for member in members for base in _bases(member)))
 
@@ -246,7 +247,7 @@ def _clean_adapter(folder: Path, base: str | None) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def _prompt(recipe: Recipe) -> str:
-    question = f"{recipe.prompt.question}\n\n" if recipe.prompt.question else ""
-    similar = f"{recipe.prompt.similar} 12, 30, 9\n\n" if recipe.prompt.comparables else ""
-    return f"{question}TITLE\nTEXT\n\n{similar}{recipe.prompt.prefix}"
+def _prompt(spec: ModelSpec) -> str:
+    question = f"{spec.prompt.question}\n\n" if spec.prompt.question else ""
+    similar = f"{spec.prompt.similar} 12, 30, 9\n\n" if spec.prompt.comparables else ""
+    return f"{question}TITLE\nTEXT\n\n{similar}{spec.prompt.prefix}"

@@ -17,17 +17,19 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import basemodel
-from tasks.config import PROJECT, Experiment
+from tasks.config.experiment import Experiment
+from tasks.data.splits import Dataset, read_split, sample
 from tasks.digests import code_digest, digest
 from tasks.errors import UserError
-from tasks.machine import Machine, hold, settings
-from tasks.predictors.language import Recipe
-from tasks.processes import train_in_processes
-from tasks.prompts import check_prices
-from tasks.sizing import Size, out_of_memory, say
-from tasks.splits import Dataset, read_split, sample
-from tasks.tracking import Candidate, Mode, StageRun, stage
+from tasks.models.language import base_model
+from tasks.models.language.hardware import Hardware, lock_gpus, settings
+from tasks.models.language.model import ModelSpec
+from tasks.models.language.prompts import check_prices
+from tasks.paths import PROJECT
+from tasks.progress import say
+from tasks.tracking.runs import Candidate, Mode, StageRun, stage
+from tasks.training.launch import train_in_processes
+from tasks.training.memory import TrainingCost, out_of_memory
 
 # What the stage decides itself, so that a conf cannot ask for two things at once.
 OURS = {
@@ -56,7 +58,7 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
         {
             "stage": "finetune",
             "conf": conf.model_dump(mode="json", exclude=INDIFFERENT),
-            "base": basemodel.identity(conf.base),
+            "base": base_model.identity(conf.base),
             "seed": experiment.seed,
             "dataset": dataset.digest,
             "code": code_digest("tasks.finetuning"),
@@ -77,23 +79,23 @@ def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, w
     Raises:
         UserError: the items do not fit the conf, or the training does not fit this machine.
     """
-    from tasks.training import lora_config, sft_config, train_here
+    from tasks.training.trainer import lora_config, sft_config, train_here
 
     check(experiment)
     conf, seed = experiment.finetune, experiment.seed
     run.log_params({"dataset": dataset.digest, "seed": seed, "finetune": conf.model_dump(mode="json")})
     items = sample(read_split(dataset, "train"), conf.train_items, seed)
     check_prices(items, conf.prompt)
-    machine = Machine.here(conf.device)
-    plan = settings(machine, conf.quantization, conf.sft, conf.dtype)
-    run.log_params({"device": machine.device, "dtype": plan.dtype})
+    hardware = Hardware.here(conf.device)
+    plan = settings(hardware, conf.quantization, conf.sft, conf.dtype)
+    run.log_params({"device": hardware.device, "dtype": plan.dtype})
     for note in plan.notes:
         say(note)
     lora_config(conf)
     sft_config(conf, plan, seed, len(items), work)
-    size = Size.of(conf, plan, items)
-    with hold(machine.device, conf.processes, basemodel.cache_folder() / "locks", conf.busy):
-        size.check(machine.device, conf)
+    size = TrainingCost.of(conf, plan, items)
+    with lock_gpus(hardware.device, conf.processes, base_model.cache_folder() / "locks", conf.busy):
+        size.check(hardware.device, conf)
         try:
             if conf.processes > 1:
                 train_in_processes(run, experiment, dataset, work)
@@ -102,7 +104,7 @@ def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, w
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            raise UserError(size.exceeded(machine.device, str(error))) from error
+            raise UserError(size.exceeded(hardware.device, str(error))) from error
 
 
 def check(experiment: Experiment) -> None:
@@ -111,15 +113,15 @@ def check(experiment: Experiment) -> None:
     Raises:
         UserError: there is such a key, or one that the stage sets itself.
     """
-    basemodel.quiet()
+    base_model.quiet()
     from peft import LoraConfig
     from trl import SFTConfig
 
     conf = experiment.finetune
-    Recipe.of(conf)
-    machine = Machine.here(conf.device)
-    settings(machine, conf.quantization, conf.sft, conf.dtype)
-    machine.check_processes(conf.processes)
+    ModelSpec.of(conf)
+    hardware = Hardware.here(conf.device)
+    settings(hardware, conf.quantization, conf.sft, conf.dtype)
+    hardware.check_processes(conf.processes)
     for key in NOT_AVERAGED:
         if conf.average and conf.lora.get(key):
             raise UserError(f"finetune.average: adapters with lora.{key} cannot be averaged. Take one of both out.")

@@ -60,6 +60,11 @@ class Progress:
             watcher(self)
 
 
+def say(text: str) -> None:
+    """A line for the user, on standard error: the one channel for what a user must know and no script wants."""
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
 def clock(seconds: float) -> str:
     """Seconds as 0:07, 12:30 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)

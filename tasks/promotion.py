@@ -10,17 +10,18 @@ import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.config import Experiment
+from tasks.config.experiment import Experiment
+from tasks.data.splits import Dataset, read_split
 from tasks.digests import digest
-from tasks.leaderboard import dataset_of, open_run
-from tasks.metrics import absolute_error, paired_comparison
-from tasks.predictors import Predictions
-from tasks.predictors.loading import load_predictor
-from tasks.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, register, registered, withdraw
-from tasks.scoring import kept_as, recall, score
-from tasks.splits import Dataset, read_split
-from tasks.store import model_folder
-from tasks.tracking import StageRun, alone, candidate
+from tasks.models.loading import load_predictor
+from tasks.models.predictor import Predictions
+from tasks.report.board import dataset_of, open_run
+from tasks.scoring.comparisons import paired_comparison
+from tasks.scoring.metrics import absolute_error
+from tasks.scoring.predictions import kept_as, recall, score
+from tasks.tracking.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, register, registered, withdraw
+from tasks.tracking.runs import StageRun, candidate, once
+from tasks.tracking.store import model_folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def promote(experiment: Experiment, run_id: str, dry_run: bool = False) -> Champ
     """
     run = open_run(experiment, run_id)
     board = run.read_json("leaderboard.json")
-    with alone(digest({"promote": experiment.promote.name})):
+    with once(digest({"promote": experiment.promote.name})):
         decision = _decide(run, experiment, board, keep=not dry_run)
         version = None if dry_run else _apply(experiment, board, decision, run_id)
     model = candidate(run.client.get_logged_model(decision.winner))

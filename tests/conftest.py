@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import environment
-from tasks.config import Experiment, load
-from tasks.items import Item
+from flows.cli.main import environment
+from tasks.config.experiment import Experiment
+from tasks.config.loading import load
+from tasks.data.items import Item
 
 SMOKE = "conf/smoke.yaml"
 
@@ -28,7 +29,7 @@ environment(debug=False)
 def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
     """The overrides that put MLflow's database and artifacts into a folder; making a database takes seconds, so that
     each is a copy of one."""
-    from tasks.store import connect
+    from tasks.tracking.store import connect
 
     template = tmp_path_factory.mktemp("template") / "mlflow.db"
     connect(load(SMOKE, [f"tracking.uri=sqlite:///{template}"])).search_experiments()
@@ -51,7 +52,7 @@ def experiment(tmp_path: Path, at: Callable[[Path], list[str]]) -> Experiment:
 @pytest.fixture(scope="session")
 def items() -> list[Item]:
     """A hundred products of the generated catalogue."""
-    from tasks.catalogue import generate
-    from tasks.items import from_row
+    from tasks.data.catalogue import generate
+    from tasks.data.items import from_row
 
     return [from_row(row) for row in generate(100, seed=5)]

@@ -47,11 +47,23 @@ def test_code_counts_but_comments_docstrings_and_layout_do_not(project: Path) ->
 def test_a_stage_depends_on_the_code_it_runs_and_not_on_other_rungs() -> None:
     """A new baseline does not train the language model again, nor a change of the training the baselines."""
     training, classic = set(code("tasks.finetuning")), set(code("tasks.baselines"))
-    assert {"tasks.training", "tasks.pricing", "tasks.prompts", "tasks.predictors.language"} <= training
-    assert "tasks.predictors.classic" in classic
-    assert "tasks.predictors.classic" not in training
-    assert not classic & {"tasks.training", "tasks.pricing", "tasks.basemodel", "tasks.predictors.language"}
-    assert {"tasks.predictors.classic", "tasks.pricing", "tasks.metrics"} <= set(code("tasks.evaluation"))
+    assert {
+        "tasks.training.trainer",
+        "tasks.models.language.price_trie",
+        "tasks.models.language.prompts",
+        "tasks.models.language.model",
+    } <= training
+    assert "tasks.models.classic" in classic
+    assert "tasks.models.classic" not in training
+    assert not classic & {
+        "tasks.training.trainer",
+        "tasks.models.language.price_trie",
+        "tasks.models.language.base_model",
+        "tasks.models.language.model",
+    }
+    assert {"tasks.models.classic", "tasks.models.language.price_trie", "tasks.scoring.metrics"} <= set(
+        code("tasks.evaluation")
+    )
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

@@ -1,0 +1,218 @@
+"""What the commands do. Libraries are imported by the commands that need them, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.config.experiment import Experiment
+from tasks.config.loading import is_override, load
+from tasks.errors import UserError
+from tasks.progress import say
+
+if TYPE_CHECKING:
+    from flows.artifacts import Report
+    from tasks.report.board import Leaderboard
+
+
+def run_stage(arguments: argparse.Namespace) -> None:
+    """Run the flow of a stage, or of all of them."""
+    options = {"conf": arguments.conf, "overrides": arguments.overrides}
+    experiment = load(**options)  # refuse a bad conf before anything starts
+    say(f"Starting Prefect for `{arguments.name}` ...")
+    from flows.temporary_server import end_server_with_process
+
+    end_server_with_process()
+    match arguments.name:
+        case "run":
+            from flows.pipeline import pipeline
+
+            print_leaderboard(experiment, pipeline(**options, again=arguments.again))
+        case "curate":
+            from flows.curation import curation
+
+            print(curation(**options, again=arguments.again))
+        case "baselines":
+            from flows.baselines import baselines
+
+            print("\n".join(baselines(**options, again=arguments.again)))
+        case "finetune":
+            from flows.finetuning import finetuning
+
+            print("\n".join(finetuning(**options, again=arguments.again)))
+        case "evaluate":
+            from flows.evaluation import evaluation
+
+            print_leaderboard(experiment, evaluation(**options, again=arguments.again))
+        case "promote":
+            from flows.promotion import promotion
+
+            print(promotion(**options, dry_run=arguments.dry_run))
+
+
+def print_leaderboard(experiment: Experiment, report: Report) -> None:
+    """The table, where to look next, and last the path of the report."""
+    from tasks.report.board import read_leaderboard
+
+    board = read_leaderboard(experiment, report.run_id)
+    print_table(board)
+    if not any(row["champion"] for row in board.rows):
+        print(f"The champion of {experiment.promote.name} comes from an earlier run, and none of these beat it.")
+    program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
+    print(f"Compare the models in MLflow and the runs in Prefect: {program} ui")
+    print("The report:")
+    print(report.path)
+
+
+def show_leaderboard(arguments: argparse.Namespace) -> None:
+    """Print the leaderboard of the conf, from what MLflow keeps of its evaluation: the models may be gone."""
+    from flows.artifacts import command
+    from flows.promotion import recall_scores
+    from tasks.report.board import read_leaderboard
+    from tasks.report.html import write_report
+    from tasks.report.tables import as_csv, as_markdown
+
+    experiment = load(arguments.conf, arguments.overrides)
+    repeat = command(arguments.conf, arguments.overrides)
+    board = read_leaderboard(experiment, recall_scores(experiment, "read").run_id, repeat)
+    if arguments.html:
+        say(f"The report: {write_report(Path(arguments.html), board)}")
+    if arguments.json:
+        print(json.dumps(board.rows, indent=1, ensure_ascii=False))
+    elif arguments.csv:
+        print(as_csv(board.rows), end="")
+    elif arguments.markdown:
+        print(as_markdown(board.rows, generated=board.generated, unit=board.unit))
+    else:
+        print_table(board)
+
+
+def print_table(board: Leaderboard) -> None:
+    """The leaderboard on standard output, as wide as the terminal, or 100 columns in a pipe."""
+    from rich.console import Console
+
+    from tasks.report.tables import leaderboard_table
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    wide = console.width >= 130
+    console.print(leaderboard_table(board.rows, generated=board.generated, unit=board.unit, wide=wide))
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Price texts, or the items of a file, with the champion."""
+    from tasks.data.items import Item
+    from tasks.models.loading import load_predictor
+    from tasks.tracking.registry import CHAMPION, expected
+    from tasks.tracking.runs import MODEL_ID
+    from tasks.tracking.store import connect, model_folder
+
+    overrides = [word for word in arguments.overrides if is_override(word)]
+    items = [Item.from_text(word) for word in arguments.overrides if not is_override(word)]
+    if arguments.file:
+        items += read_items(Path(arguments.file))
+    if not items or not all(item.title or item.text for item in items):
+        raise UserError("There is nothing to price. Expected texts that are not empty, or --file with a JSONL.")
+    experiment = load(arguments.conf, overrides)
+    model_id = expected(experiment, CHAMPION).tags[MODEL_ID]
+    answer = load_predictor(model_folder(connect(experiment), model_id)).predict(items)
+    rows = [
+        {"id": item.id, "title": item.title, "price": round(price, 2), "low": round(low, 2), "high": round(high, 2)}
+        for item, price, low, high in zip(
+            items, *(a.tolist() for a in (answer.price, answer.low, answer.high)), strict=True
+        )
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        print(f"${row['price']:,.2f}  (80%: ${row['low']:,.2f} to ${row['high']:,.2f})  {row['title']}")
+
+
+def read_items(file: Path) -> list:
+    """The items of a file to be priced; a price in it is not looked at."""
+    from tasks.data.items import RejectedError, from_row
+    from tasks.data.sources import read_files
+
+    items = []
+    for number, row in enumerate(read_files(str(file)), 1):
+        try:
+            items.append(from_row({**row, "price": 1}))
+        except RejectedError as error:
+            raise UserError(f"{file}, row {number}: {error}. Expected a title or text.") from None
+    return items
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Answer requests with the champion until Ctrl-C."""
+    from flows.cli.serving import Limits
+    from flows.cli.serving import serve as answer
+
+    given = {"body": arguments.max_body, "texts": arguments.max_texts, "characters": arguments.max_characters}
+    limits = Limits(**{key: value for key, value in given.items() if value is not None})
+    answer(load(arguments.conf, arguments.overrides), arguments.host, arguments.port, limits)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write a model into a folder; the last line is the folder."""
+    from tasks.export import export as write
+    from tasks.tracking.registry import BEST_CHECKPOINT, CHAMPION
+
+    alias = BEST_CHECKPOINT if arguments.best_checkpoint else CHAMPION
+    experiment, folder = load(arguments.conf, arguments.overrides), Path(arguments.folder)
+    for line in write(experiment, folder, alias, adapter=arguments.adapter, items=arguments.items):
+        print(line)
+
+
+def collect_garbage(arguments: argparse.Namespace) -> None:
+    """Say what may go, and delete it if asked to."""
+    from tasks.tracking.retention import delete, plan
+
+    experiment = load(arguments.conf, arguments.overrides)
+    found = plan(experiment)
+    print(found)
+    if arguments.delete:
+        delete(experiment, found)
+        print("Deleted.")
+    else:
+        print("Nothing was deleted: that takes --delete.")
+
+
+def write_sheet(arguments: argparse.Namespace) -> None:
+    """Write a sample of the test items for a person; the last line is the sheet."""
+    from tasks.curation import curate
+    from tasks.data.splits import read_split, sample
+    from tasks.models import external
+
+    if arguments.items < 1:
+        raise UserError(f"-n: got {arguments.items}. Expected the number of items to price, 1 or more.")
+    experiment = load(arguments.conf, arguments.overrides)
+    items = sample(read_split(curate(experiment, "recall"), "test"), arguments.items, experiment.seed)
+    external.write_sheet(Path(arguments.sheet), items)
+    again = shlex.join(["run", "-c", arguments.conf, *arguments.overrides, f"evaluate.human={arguments.sheet}"])
+    say(f"{len(items)} items. Fill in the column guess, save it as CSV, then: pricewright {again}")
+    print(arguments.sheet)
+
+
+def open_ui(arguments: argparse.Namespace) -> None:
+    """Start both UIs on 127.0.0.1 and wait."""
+    from flows.cli.ui import serve_ui
+
+    serve_ui(load(arguments.conf, arguments.overrides), arguments.mlflow_port, arguments.prefect_port)
+
+
+def deploy(arguments: argparse.Namespace) -> None:
+    """Register the deployments, then work."""
+    from flows.deployment import deploy as register
+
+    register(arguments.conf, arguments.overrides, arguments.prefect_port, work=not arguments.no_worker)
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    """Say what this machine can run."""
+    from flows.cli.doctor import examine
+
+    print(examine(load(arguments.conf, arguments.overrides)))

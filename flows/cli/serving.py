@@ -1,0 +1,163 @@
+"""The champion over HTTP: MLflow's scoring server, behind limits and a check that says what is wrong with a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flows.addresses import check_free
+from tasks.config.experiment import Experiment
+from tasks.progress import say
+from tasks.tracking.registry import CHAMPION, expected
+from tasks.tracking.runs import MODEL, MODEL_ID
+from tasks.tracking.store import connect
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EXAMPLE = '{"inputs": ["Stainless kettle, 1.7 litres"]}'
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one request may ask for: bytes of body, texts, and characters of a text."""
+
+    body: int = 2**20
+    texts: int = 64
+    characters: int = 10_000
+
+
+class BadRequestError(ValueError):
+    """What is wrong with a request, or with its answer, and the HTTP status that says what kind of wrong it is."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Guard:
+    """ASGI middleware before POST /invocations: refuses what cannot be priced, and lets one request in at a time."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self.app, self.limits, self.turn = app, limits, asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/invocations" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            body = await _read(receive, headers.get(b"content-length", "0"), self.limits.body)
+            check(body, headers.get(b"content-type", ""), self.limits)
+        except BadRequestError as error:
+            await _refuse(error, scope, receive, send)
+            return
+
+        async def again() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            whole, body = body, None
+            return {"type": "http.request", "body": whole, "more_body": False}
+
+        said = b""
+
+        async def shielded(message: Message) -> None:
+            nonlocal said
+            if message["type"] == "http.response.start" and message["status"] in (400, 500):
+                said = b"the model failed: "
+            if not said:
+                await send(message)
+            said += message.get("body", b"") if said else b""
+
+        async with self.turn:
+            await self.app(scope, again, shielded)
+        if said:  # the request was checked: it is the model's failure, and its stack trace is for the log alone
+            print(said.decode(errors="replace"), file=sys.stderr, flush=True)
+            message = "The model failed on these texts. The log of the server says where."
+            await _refuse(BadRequestError(500, message), scope, receive, send)
+
+
+async def _read(receive: Receive, announced: str, most: int) -> bytes | None:
+    body = b""
+    too_long = BadRequestError(413, f"The body is longer than {most:,} bytes. Send fewer or shorter texts.")
+    if int(announced) > most:  # refused before it is sent, where the client waits to be asked for it
+        raise too_long
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > most:  # sent in chunks, without its length
+            raise too_long
+        if not message.get("more_body"):
+            return body
+
+
+async def _refuse(error: BadRequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    from starlette.responses import JSONResponse
+
+    # In the form of MLflow's own errors; the rest of a body that was not read is nobody's any more.
+    answer = {"error_code": "BAD_REQUEST" if error.status < 500 else "INTERNAL_ERROR", "message": str(error)}
+    await JSONResponse(answer, error.status, {"connection": "close"})(scope, receive, send)
+
+
+def check(body: bytes, content_type: str, limits: Limits) -> None:
+    """Refuse a body that is not `{"inputs": [text, ...]}` within the limits.
+
+    Raises:
+        BadRequestError: with what was expected and what came.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise BadRequestError(415, f"The Content-Type is {content_type or 'missing'!r}. Expected application/json.")
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(400, f"The body is not JSON ({error}). Expected such as {EXAMPLE}.") from None
+    if not isinstance(request, dict) or list(request) != ["inputs"]:
+        came = f"the keys {sorted(request)}" if isinstance(request, dict) else f"a JSON {type(request).__name__}"
+        raise BadRequestError(400, f"Expected an object with the one key inputs, such as {EXAMPLE}; got {came}."[:500])
+    texts = request["inputs"]
+    if not isinstance(texts, list) or not texts:
+        raise BadRequestError(400, f"inputs must be a list of one text or more, such as {EXAMPLE}.")
+    if len(texts) > limits.texts:
+        raise BadRequestError(413, f"There are {len(texts):,} texts. Send at most {limits.texts} at a time.")
+    for place, text in enumerate(texts):
+        _check_text(text, f"inputs[{place}]", limits.characters)
+
+
+def _check_text(text: Any, where: str, most: int) -> None:
+    if not isinstance(text, str):
+        raise BadRequestError(400, f"{where} is a {type(text).__name__}. Expected a text: title, then description.")
+    if not text.strip():
+        raise BadRequestError(400, f"{where} is empty. There is nothing to price.")
+    if len(text) > most:
+        raise BadRequestError(413, f"{where} has {len(text):,} characters. Send at most {most:,}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequestError(400, f"{where} holds half of a surrogate pair, which is no character.") from None
+
+
+def serve(experiment: Experiment, host: str, port: int, limits: Limits) -> None:
+    """Load the champion once and answer until Ctrl-C.
+
+    Raises:
+        UserError: there is no champion, or the port is in use.
+    """
+    check_free(port, "--port")
+    client = connect(experiment)
+    version = expected(experiment, CHAMPION)
+    from mlflow import pyfunc
+    from mlflow.pyfunc import scoring_server
+
+    model = pyfunc.load_model(f"models:/{version.name}@{CHAMPION}")
+    name = client.get_logged_model(version.tags[MODEL_ID]).tags[MODEL]
+    if host not in LOOPBACK:
+        say(f"{host}: whoever reaches this machine can ask; there is no password.")
+    print(f"{version.name} version {version.version} ({name}): http://{host}:{port}/invocations", flush=True)
+    import uvicorn
+
+    uvicorn.run(Guard(scoring_server.init(model), limits), host=host, port=port, log_level="warning")

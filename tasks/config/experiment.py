@@ -1,0 +1,351 @@
+"""The sections of an experiment: typed and checked, so that a bad value is refused with its key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import zoneinfo
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+# Keys are for the environment: a conf is logged, shown and sent on.
+KEY = re.compile(r"(hub_token|api_?key|secret|password|authorization)$", re.IGNORECASE)
+FROM_ENVIRONMENT = r"\$(\w+|\{\w+\})"
+
+
+def _without_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    for name, value in tree.items():
+        if KEY.search(name.replace("-", "_")):
+            raise ValueError(f"{name} is a key, and a conf is logged and shown: set it in the environment instead")
+        if isinstance(value, dict):
+            _without_keys(value)
+    return tree
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_without_keys)]  # they go straight to a library
+
+
+class Section(BaseModel):
+    """A part of the experiment: unknown keys are refused and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+AMAZON = (
+    *("Automotive", "Electronics", "Office_Products", "Tools_and_Home_Improvement", "Cell_Phones_and_Accessories"),
+    *("Toys_and_Games", "Appliances", "Musical_Instruments"),
+)
+Column = Literal["id", "title", "text", "description", "features", "details", "category", "price"]
+
+
+class Data(Section):
+    """Where the products come from, which are kept, and how they are split."""
+
+    source: str = Field("sample", description="a name in tasks.data.sources.SOURCES")
+    name: str | None = Field(None, description="how the dataset is called in MLflow; the source's name by default")
+    rows: Count = Field(3000, description="size of the generated catalogue (source: sample)")
+    path: str | None = Field(None, description="a file, folder or glob (source: files)")
+    test_path: str | None = Field(None, description="a fixed test set: cleaned, but never dropped, merged or moved")
+    repo: str | None = Field(None, description="a dataset of the Hugging Face hub (source: hub)")
+    files: str = Field("*", description="which of its files, as a glob of their paths (source: hub)")
+    revision: str | None = Field(
+        None, description="a commit of the hub's dataset; a branch moves (sources: hub, amazon)"
+    )
+    categories: tuple[str, ...] = Field(AMAZON, min_length=1, description="which categories (source: amazon)")
+    columns: dict[Column, str | tuple[str, ...]] = Field(default_factory=dict, description="our field: their column")
+
+    currency: tuple[str, ...] = Field(("$", "US$", "USD"), description="signs that may stand beside a price")
+    decimal: Literal[".", ","] = Field(".", description="the mark before the cents in prices that are text")
+    price_min: float = Field(0.5, gt=0, description="lowest price kept")
+    price_max: float = Field(999.49, gt=0, description="highest price kept")
+    text_min: int = Field(20, ge=0, description="fewest characters of title and text kept")
+    body_min: int = Field(0, ge=0, description="fewest characters of text without the title kept")
+    text_max: Count = Field(20_000, description="longer texts are cut to this many characters")
+    tokenizer: str | None = Field(
+        None, description="counts tokens: an embedded model, a folder or a hub id; null: nobody"
+    )
+    tokens_min: int = Field(0, ge=0, description="fewest tokens of title and text kept")
+    part_numbers: Literal["scrub", "keep"] = Field("scrub", description="words of 7 characters or more with a digit")
+    leaks: Literal["scrub", "drop", "keep"] = Field("scrub", description="what to do where a text states its price")
+    slot_items: Count | None = Field(None, description="at most this many for each whole dollar, drawn by weight")
+    slot_below: float = Field(240, gt=0, description="dollars; from here on, slot_items does not hold")
+    category_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict, description="1 by default")
+    near: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.7, description="texts this alike (Jaccard, of words and word pairs) are near duplicates; null: no search"
+    )
+    validation_share: Share = 0.1
+    test_share: Share = 0.1
+    train_items: Count | None = Field(None, description="at most this many, the first by hash")
+    validation_items: Count | None = Field(None, description="at most this many, the first by hash")
+    test_items: Count | None = Field(None, description="at most this many, the first by hash")
+    runner: str = Field("processes", description="processes, threads, dask, or the address of a Dask scheduler")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.price_min >= self.price_max:
+            raise ValueError(f"price_min ({self.price_min}) must be below price_max ({self.price_max})")
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share and test_share together must leave something to train on")
+        if self.tokens_min and not self.tokenizer:
+            raise ValueError("tokens_min needs data.tokenizer, the tokenizer that counts them")
+        if self.runner not in ("processes", "threads", "dask") and "://" not in self.runner:
+            raise ValueError("runner must be processes, threads, dask, or a Dask scheduler such as tcp://host:8786")
+        return self
+
+
+class Baselines(Section):
+    """The classic models."""
+
+    enabled: bool = True
+    models: list[str] | None = Field(None, description="names in BASELINES; all of them by default")
+
+
+class Prompt(Section):
+    """How a product is put to a language model, and the range of whole prices it may answer."""
+
+    question: str = "How much does this cost to the nearest dollar?"
+    prefix: str = Field("Price is $", description="the end of the prompt, directly before the price")
+    suffix: str = Field(".00", description="what follows the whole price in the completion")
+    text_tokens: Count = Field(160, description="title and text are cut to this many tokens")
+    lowest: int = Field(0, ge=0, description="lowest price the model can answer, in units")
+    highest: int = Field(999, ge=1, description="highest price the model can answer, in units")
+    comparables: int = Field(0, ge=0, description="so many prices of similar training items are put into the prompt")
+    similar: str = Field("Similar products cost", description="what stands before those prices")
+    unit: float = Field(1.0, gt=0, description="what one is worth in dollars: 0.01 where the model answers in cents")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Prompt:
+        if self.lowest > self.highest:
+            raise ValueError(f"lowest ({self.lowest}) must not be above highest ({self.highest})")
+        return self
+
+
+class Answer(Section):
+    """How a language model's distribution over prices becomes its answer."""
+
+    estimate: str = Field(
+        "median", description="a name in tasks.models.language.estimators.ESTIMATORS, or greedy: the most probable text"
+    )
+    temperature: Annotated[float, Field(gt=0)] | Literal["fit"] = Field(
+        1.0, description="above 1 widens the distribution; fit: by CRPS, on validation items no model is chosen on"
+    )
+    prune: Share = Field(0.0, description="probability of unlikely price prefixes that may be left unexpanded")
+    batch_tokens: Count = Field(8192, description="tokens in one forward pass")
+
+
+class Finetune(Section):
+    """QLoRA in upstream's own names: sft, lora and quantization go straight into their libraries' configs."""
+
+    enabled: bool = True
+    base: str = Field("smollm2-135m", description="an embedded model, a folder, or a hub id")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="to compute in; auto: bfloat16 where the hardware has it, else float32"
+    )
+    prompt: Prompt = Prompt()
+    answer: Answer = Answer()
+    train_items: Count | None = Field(None, description="train the language model on at most this many items")
+    score_items: Count = Field(64, description="validation items that every checkpoint is scored on")
+    checkpoints: Annotated[int, Field(ge=1)] = Field(5, description="evenly spaced; each is scored and kept")
+    sft: Options = Field(default_factory=dict, description="trl.SFTConfig")
+    lora: Options = Field(default_factory=dict, description="peft.LoraConfig")
+    patience: Count | None = Field(None, description="stop after so many checkpoints that were no better; null: never")
+    keep: Count | None = Field(None, description="adapters kept: the best so many and the last; null: all of them")
+    average: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="the mean of so many best checkpoints is one more candidate; null: none is made"
+    )
+    processes: Count = Field(1, description="one for each GPU; each takes a batch of per_device_train_batch_size")
+    busy: Literal["wait", "fail"] = Field("wait", description="what to do while another training has the GPU")
+    oversize: Literal["refuse", "try"] = Field("refuse", description="what to do if the estimated memory is not there")
+    quantization: dict[str, Any] | None = Field(None, description="transformers.BitsAndBytesConfig; null for none")
+
+
+class Api(Section):
+    """A model behind an OpenAI-compatible endpoint; `parameters` go straight into chat.completions.create."""
+
+    name: str = Field(min_length=1, description="its name on the leaderboard")
+    model: str | None = Field(None, description="what the endpoint calls it; its name by default")
+    base_url: str = "https://api.openai.com/v1"
+    key_env: str | None = Field("OPENAI_API_KEY", description="the environment variable that holds the key; null: none")
+    input_price: float = Field(ge=0, description="dollars per million tokens; 0 for a server of your own")
+    output_price: float = Field(ge=0, description="dollars per million tokens; 0 for a server of your own")
+    system: str = "You estimate prices of items. Reply only with the price, no explanation"
+    question: str = "How much does this cost?"
+    text_characters: Count = Field(2000, description="title and text are cut to this many")
+    parameters: Options = Field(default_factory=lambda: {"temperature": 0, "max_tokens": 32, "seed": 42})
+    concurrency: Count = 8
+    timeout: float = Field(60, gt=0, description="seconds for one answer")
+    retries: int = Field(5, ge=0, description="of a call met with 429, 5xx or silence, each after a longer pause")
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^@\s]+", value):
+            raise ValueError("Expected http:// or https://, without a user or password")
+        return value
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", value):
+            raise ValueError("Expected the name of an environment variable, such as OPENAI_API_KEY, not the key itself")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Api:
+        if ours := {"model", "messages", "n", "stream"} & self.parameters.keys():
+            raise ValueError(f"parameters.{min(ours)} is set by the pipeline; leave it out")
+        if not isinstance(self.most_tokens, int) or self.most_tokens < 1:
+            raise ValueError("parameters must bound the answer: give max_tokens or max_completion_tokens, 1 or more")
+        return self
+
+    @property
+    def most_tokens(self) -> Any:
+        """The longest answer that can be charged for."""
+        return self.parameters.get("max_completion_tokens", self.parameters.get("max_tokens"))
+
+    @property
+    def free(self) -> bool:
+        """Whether asking costs nothing."""
+        return self.input_price == self.output_price == 0
+
+
+# The frontier models of the recipe, at the prices of their provider's list.
+FRONTIER = (
+    Api(name="gpt-4o", input_price=2.5, output_price=10),
+    Api(name="gpt-4o-mini", input_price=0.15, output_price=0.6),
+)
+
+
+class Evaluate(Section):
+    """Who else is on the leaderboard, and how figures get their uncertainty."""
+
+    blend_items: int = Field(128, ge=0, description="validation items that the blend of all models is fitted on")
+    resamples: Count = Field(10_000, description="bootstrap and permutation resamples")
+    machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
+    human: str | None = Field(None, description="a sheet of `pricewright human`, filled in")
+    recorded: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        default_factory=list, description="CSV files of other people's guesses: id, model, guess"
+    )
+    api: list[Api] = Field(list(FRONTIER), description="models behind an API")
+    budget: float = Field(0, ge=0, description="dollars that all their answers may cost together; 0: none is bought")
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> Evaluate:
+        names = [model.name for model in self.api]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"api: two models are called {min(twice)}; give each a name of its own")
+        return self
+
+
+class Promote(Section):
+    """Who becomes champion."""
+
+    name: str = Field("pricewright", pattern="^[^/:'\"]+$", description="the registered model, without / : and quotes")
+    alpha: float = Field(0.05, gt=0, lt=1, description="a challenger must beat the champion at this level")
+
+
+class Tracking(Section):
+    """Where MLflow keeps its database and artifacts; mlruns/ in the project by default."""
+
+    uri: str | None = Field(
+        None, description="a tracking server or database; $NAME in it is taken from the environment"
+    )
+    artifacts: str | None = Field(None, description="a folder or the address of a store, for a new experiment")
+    experiment: str = Field("pricewright", min_length=1)
+
+    @field_validator("uri")
+    @classmethod
+    def _an_address_without_password(cls, value: str | None) -> str | None:
+        passwords = re.findall(r"://[^:/@]*:([^@]*)@|[?&](?:password|token)=([^&]*)", value or "")
+        if any(not re.fullmatch(FROM_ENVIRONMENT, before or after) for before, after in passwords):
+            raise ValueError(
+                "A password is for the environment: write $NAME, of a variable that holds it, in its place"
+            )
+        if value is not None and not re.match(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://", value):
+            raise ValueError(
+                "Expected an address such as https://HOST, sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+            )
+        return value
+
+
+class Retention(Section):
+    """What `pricewright gc` leaves alone, besides all that the aliases stand on."""
+
+    keep_days: float = Field(30, ge=0, description="stage runs of so many days")
+    keep_best: int = Field(5, ge=0, description="so many evaluations of each dataset, by the error of their best model")
+
+
+class Schedule(Section):
+    """When the deployed pipeline runs by itself."""
+
+    cron: str | None = Field(None, description="minute hour day month weekday; null: only when somebody asks")
+    timezone: str = Field("UTC", description="of the cron, such as Europe/Berlin")
+    busy: Literal["wait", "skip"] = Field(
+        "wait", description="what a run does whose time comes while another is going; of several, one waits"
+    )
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        fields = value.split() if value is not None else []
+        if value is not None and len(fields) != len(CRON):
+            raise ValueError("Expected minute hour day month weekday, such as '0 2 * * *' for two o'clock every night")
+        for field, (name, lowest, highest, names) in zip(fields, CRON, strict=False):
+            if not all(_is_time(part, lowest, highest, names.split()) for part in field.split(",")):
+                also = f" or {names.replace(' ', ', ')}" if names else ""
+                raise ValueError(f"{name}: expected {lowest} to {highest}{also}, *, a-b, a,b or */n, not {field!r}")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        known = zoneinfo.available_timezones()
+        if value not in known:
+            near = difflib.get_close_matches(value, known, n=1) or ["Europe/Berlin"]
+            raise ValueError(f"Expected a name of the time zone database, such as {near[0]}")
+        return value
+
+
+CRON = (
+    ("minute", 0, 59, ""),
+    ("hour", 0, 23, ""),
+    ("day", 1, 31, ""),
+    ("month", 1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
+    ("weekday", 0, 7, "sun mon tue wed thu fri sat"),
+)
+
+
+def _is_time(part: str, lowest: int, highest: int, names: list[str]) -> bool:
+    """Whether a part of a field of a cron is *, a value or a range of values, every one or every nth."""
+    found = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/([1-9]\d*))?", part.lower())
+    values = [value for value in found.groups()[:2] if value is not None] if found else []
+    numbers = [names.index(value) + lowest if value in names else value for value in values]
+    return bool(found) and all(str(n).isdecimal() and lowest <= int(n) <= highest for n in numbers)
+
+
+class Experiment(Section):
+    """Everything that one run of the pipeline depends on, besides data and code."""
+
+    seed: int = Field(42, ge=0)
+    data: Data = Data()
+    baselines: Baselines = Baselines()
+    finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
+    promote: Promote = Promote()
+    tracking: Tracking = Tracking()
+    schedule: Schedule = Schedule()
+    gc: Retention = Retention()

@@ -1,0 +1,170 @@
+"""How an experiment is read: model defaults < YAML < `key=value` on the command line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from tasks.config.experiment import Experiment
+from tasks.errors import UserError
+from tasks.paths import PROJECT
+
+DEFAULT_CONF = "conf/laptop.yaml"
+
+
+PATH_KEYS = (
+    *(("data", "path"), ("data", "test_path"), ("evaluate", "human"), ("evaluate", "recorded")),
+    *(("tracking", "uri"), ("tracking", "artifacts")),
+)
+
+
+def find_conf(conf: str | Path) -> Path:
+    """The conf file: as typed, or in the project when there is none where the command was started.
+
+    Raises:
+        UserError: neither place has it.
+    """
+    for candidate in (Path(conf), PROJECT / conf):
+        if candidate.is_file():
+            return candidate.resolve()
+    known = ", ".join(sorted(f"conf/{path.name}" for path in (PROJECT / "conf").glob("*.yaml")))
+    raise UserError(f"There is no conf file {conf}. Give -c one of {known}, or a path to your own.")
+
+
+class _Loader(yaml.SafeLoader):
+    """Numbers as YAML 1.2 has them: to PyYAML, which reads 1.1, 1e-3 is a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def load(conf: str | Path = DEFAULT_CONF, overrides: Sequence[str] | None = None) -> Experiment:
+    """Read an experiment: model defaults < YAML < `key=value` overrides, whose values parse as YAML.
+
+    Paths in the YAML are relative to the project, paths in overrides to the current folder.
+
+    Raises:
+        UserError: the file is not there or not YAML, a key is unknown, or a value is of the wrong type.
+    """
+    path = find_conf(conf)
+    try:
+        tree = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable as YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} should hold sections such as `data:`, but it holds {type(tree).__name__}.")
+    _anchor(tree, PROJECT)
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, path)) from error
+
+
+def _anchor(tree: dict, folder: Path) -> None:
+    for section, key in PATH_KEYS:
+        values = tree.get(section)
+        if isinstance(values, dict) and key in values:
+            values[key] = _placed(values[key], folder)
+
+
+def anchored(overrides: Sequence[str]) -> list[str]:
+    """The same overrides for somebody who works in another folder: their paths are absolute."""
+    result = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if tuple(key.strip().split(".")) in PATH_KEYS:
+            override = f"{key}={json.dumps(_placed(read_yaml(value), Path.cwd()))}"
+        result.append(override)
+    return result
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """A path, or each path of a list, relative to a folder; an address stays as it is, but for the file of a database,
+    and anything else is left for the validation to refuse."""
+    if isinstance(value, list):
+        return [_placed(part, folder) for part in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("sqlite:///"):
+        return f"sqlite:///{folder / value.removeprefix('sqlite:///')}"
+    return value if "://" in value or value.startswith("file:") else os.path.normpath(folder / value)
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of a command line sets a key of an experiment, such as `data.rows=500`; else it is a text."""
+    key, equals, _ = word.partition("=")
+    return (
+        bool(equals) and key.partition(".")[0] in Experiment.model_fields and re.fullmatch(r"[\w.]+", key) is not None
+    )
+
+
+def _apply(tree: dict, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"{override!r} is not an override. Expected key=value, such as data.rows=500.")
+    try:
+        parsed = value if key.strip() == "schedule.cron" and value.startswith("*") else read_yaml(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"The value of {override!r} is not readable as YAML: {error}") from error
+    names = key.strip().split(".")
+    if tuple(names) in PATH_KEYS:
+        parsed = _placed(parsed, Path.cwd())
+    node = tree
+    for name in names[:-1]:
+        child = node.get(name)
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"{override!r}: {name} is not a section.")
+        node = child
+    node[names[-1]] = parsed
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(the whole)"
+        if problem["type"] == "extra_forbidden":
+            names = _names(problem["loc"][:-1])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Valid names: {', '.join(names)}."
+            lines.append(f"{key}: there is no such key. {hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            # A section is too long to repeat, and somebody may have put the key itself where its name belongs.
+            shown = not isinstance(problem["input"], dict) and not key.endswith(("key_env", "uri", "base_url"))
+            got = f"got {problem['input']!r}. " if shown else ""
+            lines.append(f"{key}: {got}{message}." if key != "(the whole)" else message)
+    return f"{path.name} with its overrides is not a valid experiment:\n  " + "\n  ".join(lines)
+
+
+def _names(location: tuple) -> list[str]:
+    model: Any = Experiment
+    for part in location:
+        model = get_args(model)[0] if isinstance(part, int) else model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,168 @@
+"""Where raw rows come from: one entry in SOURCES each."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from tasks.config.experiment import Data
+from tasks.data import catalogue, hub, shards
+from tasks.data.shards import SUFFIXES, Row, Shard
+from tasks.digests import file_digest
+from tasks.errors import UserError
+
+AMAZON = "McAuley-Lab/Amazon-Reviews-2023"
+AMAZON_COMMIT = "2b6d039ed471f2ba5fd2acb718bf33b0a7e5598e"
+TEXT = {"title", "text", "description", "features", "details"}
+
+
+class Source(NamedTuple):
+    """`shards` cuts the raw rows of a conf into parts, with a folder for temporary ones, and `identity` says cheaply
+    what they depend on, for the ledger.
+
+    `pin` puts what may move, such as a branch, into the conf as it stands now. `columns` says which of our fields
+    another column stands for. `floor`, where the prices were generated, gives the best possible guess for each id with
+    its 10% and 90% quantiles.
+    """
+
+    shards: Callable[[Data, int, Path], Iterator[Shard]]
+    identity: Callable[[Data, int], Any]
+    pin: Callable[[Data], Data] = lambda data: data
+    columns: Mapping[str, str] = MappingProxyType({})
+    generated: bool = False
+    floor: Callable[[Data, int], dict[str, tuple[float, float, float]]] | None = None
+
+
+def read_files(path: str) -> Iterator[Row]:
+    """The rows of a data file, of all data files below a folder, or of a glob.
+
+    Raises:
+        UserError: nothing is there, or a file is not what its name says.
+    """
+    for file in list_files(path):
+        yield from shards.rows_of(file)
+
+
+def list_files(path: str) -> list[Path]:
+    """The data files that a path, folder or glob stands for, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    place = Path(path)
+    if place.is_dir():
+        found = list(place.rglob("*"))
+    else:
+        found = [place] if place.is_file() else [Path(file) for file in glob.glob(path)]  # noqa: PTH207 (any root)
+    files = sorted(file for file in found if file.is_file() and shards.kind(file))
+    if not files:
+        raise UserError(f"No data at {path}. Expected a file, folder or glob of {', '.join(SUFFIXES)}.")
+    return files
+
+
+def _cut_files(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
+    files = list_files(_path(data))
+    for file in files:
+        _check_columns(file, data)
+    for file in files:
+        yield from shards.cut(file, folder)
+
+
+def _check_columns(file: Path, data: Data) -> None:
+    """A file with a header must have what the conf takes from it.
+
+    Raises:
+        UserError: it has not.
+    """
+    there = shards.columns_of(file)
+    if not there:
+        return
+    mapped = {ours: [theirs] if isinstance(theirs, str) else list(theirs) for ours, theirs in data.columns.items()}
+    missing = [name for names in mapped.values() for name in names if name not in there]
+    price = "price" in there or "price" in mapped
+    if missing or not price or not TEXT & ({*there} | {*mapped}):
+        wanted = f"data.columns names {', '.join(missing)}." if missing else "Expected a price, and a title or text."
+        raise UserError(
+            f"{file} has the columns {', '.join(there[:20])}. {wanted} Say which is which, such as "
+            "data.columns.title=NAME data.columns.price=COST."
+        )
+
+
+def _path(data: Data) -> str:
+    if not data.path:
+        raise UserError("data.path is not set. Give data.path=FILE, a JSONL, CSV or Parquet with a title and a price.")
+    return data.path
+
+
+def _pin_hub(data: Data) -> Data:
+    if not data.repo:
+        raise UserError("data.repo is not set. Give data.repo=OWNER/NAME, a dataset of the Hugging Face hub.")
+    return data.model_copy(update={"revision": hub.snapshot(data.repo, data.revision).commit})
+
+
+def _hub_files(found: hub.Snapshot, pattern: str) -> list[str]:
+    files = [file for file in hub.matching(found, pattern) if shards.kind(Path(file))]
+    if not files:
+        raise UserError(f"No file of {found.repo} that fits {pattern} is one of {', '.join(SUFFIXES)}. Set data.files.")
+    return files
+
+
+def _cut_hub(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
+    found = hub.snapshot(str(data.repo), data.revision)
+    for path in _hub_files(found, data.files):
+        file = hub.fetch(found.repo, path, found.commit)
+        _check_columns(file, data)
+        yield from shards.cut(file, folder)
+
+
+def _pin_amazon(data: Data) -> Data:
+    """A commit needs no look at the network: what is fetched already can be curated offline."""
+    repo, commit = data.repo or AMAZON, data.revision or AMAZON_COMMIT
+    if not hub.COMMIT.fullmatch(commit):
+        commit = hub.snapshot(repo, commit).commit
+    return data.model_copy(update={"repo": repo, "revision": commit})
+
+
+def _cut_amazon(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
+    for category in data.categories:
+        file = hub.fetch(str(data.repo), f"raw/meta_categories/meta_{category}.jsonl", str(data.revision))
+        yield from shards.cut(file, folder, (("category", category),))
+
+
+SOURCES: dict[str, Source] = {
+    "sample": Source(
+        shards=lambda data, seed, folder: shards.spill(catalogue.generate(data.rows, seed), folder, "the catalogue"),
+        identity=lambda data, seed: {"rows": data.rows, "seed": seed},
+        generated=True,
+        floor=lambda data, seed: catalogue.floor(data.rows, seed),
+    ),
+    "files": Source(
+        shards=_cut_files,
+        identity=lambda data, _seed: sorted(file_digest(file) for file in list_files(_path(data))),
+    ),
+    "hub": Source(
+        shards=_cut_hub,
+        identity=lambda data, _seed: [data.repo, data.revision, data.files],
+        pin=_pin_hub,
+    ),
+    "amazon": Source(
+        shards=_cut_amazon,
+        identity=lambda data, _seed: [data.repo, data.revision, sorted(data.categories)],
+        pin=_pin_amazon,
+        columns={"id": "parent_asin"},
+    ),
+}
+
+
+def source_of(data: Data) -> Source:
+    """The source that a conf names.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    if data.source not in SOURCES:
+        raise UserError(f"data.source: there is no source {data.source!r}. Expected one of {', '.join(SOURCES)}.")
+    return SOURCES[data.source]

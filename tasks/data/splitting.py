@@ -1,0 +1,201 @@
+"""Which of the clean items stay, and in which split: merging, caps and near duplicates, in a database on disk.
+
+Only narrow columns are held here; the texts stay in the shards' Parquet files until the splits are written. DuckDB
+keeps to MEMORY and puts the rest on disk. No step depends on the order of rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.config.experiment import Data
+from tasks.data import minhash
+from tasks.data.cleaning import EXAMPLES, Tally
+from tasks.data.splits import SCHEMA, Split
+
+MEMORY = "384MB"
+BATCH = 20_000  # rows held at once
+BUCKET = 50_000  # rows sorted at once; more where there would be too many buckets,
+MOST_BUCKETS = 250  # each of which is an open file
+SAMPLE_PER_BUCKET = 100  # ids by which buckets are cut
+FEW = 4  # held-out items of a bucket that are tried first
+
+
+class Splitter:
+    """The items of `<folder>/items/*.parquet`; those that stay have a split in the end."""
+
+    def __init__(self, folder: Path) -> None:
+        import duckdb
+
+        self.database = duckdb.connect(str(folder / "sieve.duckdb"))
+        self.files = f"read_parquet('{folder}/*/*.parquet')"
+        self.run(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{folder / 'spill'}'")
+        self.run("SET preserve_insertion_order = false; SET enable_progress_bar = false")
+        self.narrow = "row, digest, same, id, category, price, place, draw, slot_draw"
+        self.run(
+            f"CREATE TABLE items AS SELECT {self.narrow}, NULL::VARCHAR AS split "
+            f"FROM read_parquet('{folder}/items/*.parquet')"
+        )
+        self.folder = folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+
+    def run(self, query: str) -> Any:
+        """The result of a query."""
+        return self.database.execute(query)
+
+    def count(self, condition: str = "true") -> int:
+        """How many items meet a condition."""
+        return self.run(f"SELECT count(*) FROM items WHERE {condition}").fetchone()[0]
+
+    def drop(self, condition: str, reason: str, tally: Tally) -> None:
+        """Leave out the items of a condition, counted, with ten examples by hash."""
+        count = self.count(condition)
+        if not count:
+            return
+        first = f"SELECT row FROM items WHERE {condition} ORDER BY digest, row LIMIT {EXAMPLES}"
+        rows = ", ".join(str(row) for (row,) in self.run(first).fetchall())
+        for title, text, price in self.run(
+            f"SELECT title, left(text, 120), price FROM {self.files} WHERE row IN ({rows})"
+        ).fetchall():
+            tally.show(reason, f"{title or text} ({price})")
+        tally.dropped[reason] += count
+        tally.kept -= count
+        self.run(f"DELETE FROM items WHERE {condition}")
+
+    def drop_after(
+        self, first: int, order: str, reason: str, tally: Tally, by: str = "true", among: str = "true"
+    ) -> None:
+        """Leave out, within each group, what comes after the first ones by an order."""
+        ranked = f"SELECT row, row_number() OVER (PARTITION BY {by} ORDER BY {order}) AS place FROM items WHERE {among}"
+        self.drop(f"row IN (SELECT row FROM ({ranked}) WHERE place > {first})", reason, tally)
+
+    def merge_duplicates(self, tally: Tally) -> None:
+        """One item for each text, and one for each id."""
+        self.drop_after(1, "id, digest, row", "duplicate of another row", tally, by="same")
+        self.drop_after(1, "digest, row", "id of another row", tally, by="id")
+
+    def cap_slots(self, rules: Data, tally: Tally) -> None:
+        """At most `slot_items` for each whole dollar below `slot_below`, drawn by the weights of the categories."""
+        if rules.slot_items is not None:
+            reason = f"more than {rules.slot_items:,} items for one dollar"
+            below = f"price < {rules.slot_below}"
+            self.drop_after(rules.slot_items, "slot_draw, digest", reason, tally, by="round(price)", among=below)
+
+    def assign(self, test_share: float, validation_share: float) -> None:
+        """Each item's split is a hash of its own content, so that adding data never moves an item."""
+        self.run(
+            f"UPDATE items SET split = CASE WHEN place < {test_share} THEN 'test' "
+            f"WHEN place < {test_share + validation_share} THEN 'validation' ELSE 'train' END"
+        )
+
+    def add_fixed_test(self, tally: Tally) -> None:
+        """Put the items of `<folder>/fixed/` into the test split as they are, and drop what else stands in it."""
+        fixed = f"read_parquet('{self.folder}/fixed/*.parquet')"
+        same = f"same IN (SELECT same FROM {fixed}) OR id IN (SELECT id FROM {fixed})"
+        self.drop(same, "stands in the fixed test set", tally)
+        self.run(f"INSERT INTO items SELECT {self.narrow}, 'test' FROM {fixed}")
+
+    def cap(self, split: Split, most: int | None, tally: Tally) -> None:
+        """At most so many items in a split, the first by hash, so that a larger cap keeps what a smaller one kept."""
+        if most is not None:
+            self.drop_after(most, "draw, id", f"beyond data.{split}_items", tally, among=f"split = '{split}'")
+
+    def drop_near(self, split: Split, held: Split, least: float, tally: Tally) -> None:
+        """Leave out items of a split whose likeness to an item of another, held-out split is `least` or more."""
+        self.run("CREATE OR REPLACE TABLE near (row BIGINT)")
+        self._write_bands(split)
+        self._write_bands(held)
+        # Most near duplicates come in flocks that share a bucket: the first few of a bucket find nearly all of them,
+        # and only what is left has to be compared with everything in it.
+        few = f"SELECT *, row_number() OVER (PARTITION BY band ORDER BY row) AS place FROM bands_{held}"
+        for held_rows in (f"SELECT band, row FROM ({few}) WHERE place <= {FEW}", f"SELECT band, row FROM bands_{held}"):
+            self.run(
+                f"CREATE OR REPLACE TABLE pairs AS SELECT DISTINCT one.row AS one, other.row AS other "
+                f"FROM bands_{split} one JOIN ({held_rows}) other USING (band) "
+                f"WHERE one.row NOT IN (SELECT row FROM near)"
+            )
+            self._compare(least)
+        self.drop("row IN (SELECT row FROM near)", f"{split} item nearly the same as a {held} item", tally)
+
+    def _write_bands(self, split: Split) -> None:
+        self.run(f"CREATE OR REPLACE TABLE bands_{split} (row BIGINT, band UBIGINT)")
+        for batch in self._signed(split):
+            rows, signatures = np.asarray(batch["row"]), _signatures(batch["signature"])
+            bands = minhash.bands(signatures)
+            table = pa.table({"row": np.repeat(rows, bands.shape[1]), "band": bands.ravel()})
+            self.database.register("batch", table)
+            self.run(f"INSERT INTO bands_{split} SELECT row, band FROM batch")
+            self.database.unregister("batch")
+
+    def _signed(self, split: Split) -> Iterator[pa.RecordBatch]:
+        query = f"SELECT row, signature FROM {self.files} JOIN items USING (row) WHERE split = '{split}'"
+        # A cursor of its own: other queries run while this one is read.
+        return self.database.cursor().execute(query).fetch_record_batch(BATCH)
+
+    def _compare(self, least: float) -> None:
+        query = (
+            f"SELECT one, a.signature, b.signature AS held FROM pairs JOIN {self.files} a ON a.row = one "
+            f"JOIN {self.files} b ON b.row = other"
+        )
+        found = [np.empty(0, np.int64)]
+        for batch in self.run(query).fetch_record_batch(BATCH):
+            alike = minhash.likeness(_signatures(batch["signature"]), _signatures(batch["held"])) >= least
+            found.append(np.unique(np.asarray(batch["one"])[alike]))
+        self.database.register("found", pa.table({"row": np.unique(np.concatenate(found))}))
+        self.run("INSERT INTO near SELECT row FROM found")
+        self.database.unregister("found")
+
+    def batches(self, split: Split) -> Iterator[pa.RecordBatch]:
+        """The items of a split, sorted by id, as batches of the splits' columns.
+
+        Sorted in buckets of neighbouring ids, each of which fits into memory: DuckDB's own sort of rows as wide as
+        texts gives up where they do not all fit.
+        """
+        names = ", ".join(f"files.{name}" for name in SCHEMA.names)
+        query = f"SELECT {names} FROM {self.files} files JOIN items USING (row) WHERE split = '{split}'"
+        bounds = self._bounds(split)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            files = [Path(folder) / f"{number}.arrow" for number in range(len(bounds) + 1)]
+            with contextlib.ExitStack() as stack:
+                writers = [stack.enter_context(pa.ipc.new_stream(str(file), SCHEMA)) for file in files]
+                for batch in self.run(query).fetch_record_batch(BATCH):
+                    batch = batch.cast(SCHEMA).sort_by("id")
+                    cuts = [bisect_left(batch["id"], bound, key=str) for bound in bounds]
+                    for writer, (start, end) in zip(writers, pairwise([0, *cuts, len(batch)]), strict=True):
+                        writer.write_batch(batch[start:end])
+            for file in files:
+                with pa.memory_map(str(file)) as source:
+                    yield from pa.ipc.open_stream(source).read_all().sort_by("id").to_batches(BATCH)
+
+    def _bounds(self, split: Split) -> list[str]:
+        """Ids that cut a split into buckets of about BUCKET items; in strings' own order, that of their characters."""
+        pieces = min(-(-self.count(f"split = '{split}'") // BUCKET), MOST_BUCKETS)
+        sample = self.run(
+            f"SELECT id FROM items WHERE split = '{split}' ORDER BY hash(id), id LIMIT {SAMPLE_PER_BUCKET * pieces}"
+        ).fetchall()
+        ids = sorted(identity for (identity,) in sample)
+        return ids[SAMPLE_PER_BUCKET::SAMPLE_PER_BUCKET]
+
+    def digests(self, split: Split) -> Iterator[str]:
+        """The digests of the items of a split, sorted."""
+        query = f"SELECT digest FROM items WHERE split = '{split}' ORDER BY digest"
+        for batch in self.run(query).fetch_record_batch(BATCH):
+            yield from batch["digest"].to_pylist()
+
+
+def _signatures(column: pa.Array) -> np.ndarray:
+    return np.frombuffer(b"".join(column.to_pylist()), dtype="<u4").reshape(len(column), minhash.SLOTS)

@@ -1,0 +1,166 @@
+"""Calls to an OpenAI-compatible endpoint: answers, what they cost at most, and what went wrong."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.config.experiment import Api
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one item: its words, the tokens that are charged for, seconds, and which model served it.
+
+    Where the endpoint does not count the tokens, they are the most there can be, and `counted` is False.
+    """
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    seconds: float
+    served: str
+    counted: bool = True
+
+
+class BudgetError(Exception):
+    """Another attempt could pass the budget."""
+
+
+class StoppedError(Exception):
+    """The asking is over, and no further attempt is made."""
+
+
+class Budget:
+    """Dollars for all models together. A call in flight holds what it can cost at most, so that the budget is never
+    passed; one for which nothing is left at the moment waits until others are settled."""
+
+    def __init__(self, dollars: float, spent: float = 0.0) -> None:
+        self.dollars, self.spent, self.held, self.flying = dollars, spent, 0.0, 0
+        self.settled = threading.Condition()
+
+    def hold(self, most: float) -> None:
+        """Let a call begin that costs `most` at most; `settle` must follow.
+
+        Raises:
+            BudgetError: even with all other calls settled, it could pass the budget.
+        """
+        with self.settled:
+            while self._passes(most):
+                if not self.flying:
+                    raise BudgetError
+                self.settled.wait()
+            self.held, self.flying = self.held + most, self.flying + 1
+
+    def extend(self, most: float) -> None:
+        """Hold as much again for another attempt of the same call: the last one may be charged although its answer was
+        lost. It does not wait, since calls that wait for each other never end.
+
+        Raises:
+            BudgetError: it could pass the budget.
+        """
+        with self.settled:
+            if self._passes(most):
+                raise BudgetError
+            self.held += most
+
+    def settle(self, held: float, cost: float) -> None:
+        """The call that held so much is over, and cost so much."""
+        with self.settled:
+            self.spent, self.held, self.flying = self.spent + cost, self.held - held, self.flying - 1
+            self.settled.notify_all()
+
+    def _passes(self, most: float) -> bool:
+        return most > 0 and self.spent + self.held + most > self.dollars
+
+
+class Calls:
+    """A client of one model that tries again by itself (429, 5xx, no or half an answer; longer and longer pauses, or
+    the one that the server asks for) and keeps count of the attempts that may be charged. Threads may share it."""
+
+    def __init__(self, model: Api, budget: Budget) -> None:
+        import openai
+
+        self.model, self.budget = model, budget
+        self.key = os.environ.get(model.key_env or "", "")
+        self.trouble: str | None = None
+        self.hopeless = self.stopped = False
+        self.attempts = threading.local()
+        self.client = openai.OpenAI(
+            api_key=self.key or "none",
+            base_url=model.base_url,
+            timeout=model.timeout,
+            max_retries=model.retries,
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"request": [self._starts], "response": [self._responds]}
+            ),
+        )
+
+    def ask(self, request: dict[str, Any], most: Answer, price: Any) -> Answer | None:
+        """The answer to a request; None where there is none, and `trouble` says why.
+
+        `most` is the longest answer there can be, which also stands in for what the endpoint does not report, and
+        `price` gives the dollars of an answer.
+
+        Raises:
+            BudgetError: the call, or another attempt of it, could pass the budget.
+            StoppedError: `stopped` was set before it could be answered.
+        """
+        import openai
+
+        dollars, answer = price(most), None
+        self.budget.hold(dollars)
+        self.attempts.__dict__.update(dollars=dollars, held=dollars, sent=0, refused=0, start=time.perf_counter())
+        try:
+            completion = self.client.chat.completions.create(**request)
+            answer = self._read(completion, most, time.perf_counter() - self.attempts.start)
+        except openai.OpenAIError as error:
+            lost = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+            self.hopeless |= isinstance(error, lost) or getattr(error, "code", None) == "insufficient_quota"
+            self.trouble = self._said(error)
+        except (ValueError, AttributeError, TypeError, IndexError) as error:
+            self.trouble = f"the endpoint's response is not a chat completion ({self._said(error)})"
+        finally:
+            lost = self.attempts.sent - self.attempts.refused - (answer is not None)
+            cost = lost * dollars + (price(answer) if answer else 0.0)
+            self.budget.settle(self.attempts.held, cost)
+        return answer
+
+    def _starts(self, request: Any) -> None:
+        tries = self.attempts
+        if self.stopped:
+            raise StoppedError
+        if tries.sent > tries.refused:
+            self.budget.extend(tries.dollars)
+            tries.held += tries.dollars
+        tries.start = time.perf_counter()
+        request.extensions = {**request.extensions, "trace": self._traced}
+
+    def _traced(self, event: str, _: Any) -> None:
+        self.attempts.sent += event.endswith("send_request_headers.started")
+
+    def _responds(self, response: Any) -> None:
+        self.attempts.refused += response.status_code >= 400  # nobody charges for an error
+
+    def _read(self, completion: Any, most: Answer, seconds: float) -> Answer:
+        message, usage = completion.choices[0].message, completion.usage
+        tokens = [getattr(usage, f"{part}_tokens", None) for part in ("prompt", "completion")]
+        counted = None not in tokens
+        return Answer(
+            self._hidden(message.content or message.refusal or ""),
+            *(map(int, tokens) if counted else (most.input_tokens, most.output_tokens)),
+            seconds=seconds,
+            served=self._hidden(str(completion.model or most.served)),
+            counted=counted,
+        )
+
+    def _said(self, error: Exception) -> str:
+        """An error in one line."""
+        return self._hidden(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+
+    def _hidden(self, text: str) -> str:
+        """The text without the key, which a careless server may repeat."""
+        return text.replace(self.key, "***") if self.key else text

@@ -1,0 +1,208 @@
+"""Guesses that are made elsewhere: a person's, on a sheet that is written here, and those that others recorded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.config.experiment import Evaluate
+from tasks.data.items import Item
+from tasks.digests import file_digest
+from tasks.errors import UserError
+from tasks.models.predictor import Predictions
+
+SHEET = ("id", "title", "text", "guess")
+RECORDED = ("id", "model", "guess")
+CELL = 32_000  # a spreadsheet breaks a longer cell into two
+FORMULA = ("=", "+", "-", "@", "'")
+MONEY = re.compile(r"(?:USD?\s?)?\$?\s*(.+?)\s*(?:\$|USD|dollars?)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ExternalPredictions:
+    """A row of the leaderboard whose answers come from outside, over the test items.
+
+    `reason` says why there are no predictions, or what they leave out. `figures` are further figures of the row and
+    `params` what they depend on. `unfinished` means that another try may do better although nothing has changed here.
+    """
+
+    name: str
+    kind: str
+    predictions: Predictions | None = None
+    status: str = "ran"
+    reason: str | None = None
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    unfinished: bool = False
+
+
+def write_sheet(file: Path, items: Sequence[Item]) -> None:
+    """Write the items for a person to price: a CSV that spreadsheets open well, without the prices.
+
+    Raises:
+        UserError: the file is there already, or cannot be written.
+    """
+    try:
+        with file.open("x", encoding="utf-8-sig", newline="") as sheet:
+            writer = csv.writer(sheet)
+            writer.writerow(SHEET)
+            for item in items:
+                identity = f"'{item.id}" if _mangled(item.id) else _escape(item.id)
+                writer.writerow([identity, _escape(item.title), _escape(item.text[:CELL]), ""])
+    except FileExistsError:
+        raise UserError(f"{file} is there already and may hold guesses. Give another name, or move it away.") from None
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written: {error.strerror}. Give a name in a folder that is there."
+        ) from error
+
+
+def _escape(cell: str) -> str:
+    """The cell as text in every spreadsheet: one that begins like a formula would be run."""
+    start = unicodedata.normalize("NFKC", cell.lstrip()[:1])  # full-width signs start a formula in some
+    return f"'{cell}" if start in FORMULA or cell[:1] in ("\t", "\r", "\n") else cell
+
+
+def _restore(cell: str) -> str:
+    return cell.removeprefix("'")
+
+
+def _mangled(identity: str) -> bool:
+    """Whether a spreadsheet would save another number: it drops leading zeros and keeps fifteen digits."""
+    try:
+        float(identity)
+    except ValueError:
+        return False
+    return not re.fullmatch(r"0|[1-9]\d{0,14}", identity)
+
+
+def check_files(evaluate: Evaluate) -> None:
+    """Look that every file of guesses is there, before hours of other work.
+
+    Raises:
+        UserError: one is not.
+    """
+    for key, file in [("human", evaluate.human), *(("recorded", file) for file in evaluate.recorded)]:
+        if file is not None and not Path(file).is_file():
+            hint = "`pricewright human SHEET` writes one." if key == "human" else "Expected a CSV: id, model, guess."
+            raise UserError(f"evaluate.{key}: there is no file {file}. {hint}")
+
+
+def contents(evaluate: Evaluate) -> dict[str, Any]:
+    """What the files of guesses hold, for the ledger; where they lie does not matter."""
+    human = file_digest(Path(evaluate.human)) if evaluate.human else None
+    return {"human": human, "recorded": [(Path(file).stem, file_digest(Path(file))) for file in evaluate.recorded]}
+
+
+def read_sheet(file: str | None, items: Sequence[Item]) -> ExternalPredictions:
+    """The row of the person who filled in a sheet, over the items that have a guess; skipped where there is none."""
+    if file is None:
+        reason = "nobody has guessed yet: `pricewright human SHEET` writes a sheet, evaluate.human=SHEET takes it"
+        return ExternalPredictions("human", "human", status="skipped", reason=reason)
+    try:
+        rows = [(_restore(row["id"]), _restore(row["guess"])) for row in _read(Path(file), ("id", "guess"))]
+    except ValueError as error:
+        return ExternalPredictions("human", "human", status="failed", reason=str(error))
+    if not any(guess.strip() for _, guess in rows):
+        return ExternalPredictions("human", "human", status="skipped", reason=f"{Path(file).name} holds no guess yet")
+    return _row("human", "human", rows, items)
+
+
+def read_recorded(files: Sequence[str], items: Sequence[Item]) -> list[ExternalPredictions]:
+    """A row for each model of the files, over the test items it covers; a file that cannot be read is a row too."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    broken = []
+    for file in map(Path, files):
+        try:
+            for row in _read(file, RECORDED):
+                found.setdefault(row["model"].strip() or file.stem, []).append((row["id"], row["guess"]))
+        except ValueError as error:
+            broken.append(ExternalPredictions(f"recorded/{file.name}", "recorded", status="failed", reason=str(error)))
+    return [_row(f"recorded/{model}", "recorded", rows, items) for model, rows in found.items()] + broken
+
+
+def _read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV as a spreadsheet saves it: with commas, semicolons or tabs, in UTF-8 or UTF-16.
+
+    Raises:
+        ValueError: it is no CSV, holds no rows, or lacks a column.
+    """
+    raw = file.read_bytes()
+    wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = raw.decode("utf-16" if wide else "utf-8-sig", errors="replace").replace("\0", "")
+    header = text.partition("\n")[0]
+    # Strict: a quote that is never closed would otherwise swallow the rest of the file as one cell.
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), restval="", strict=True
+    )
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+    missing = [column for column in columns if column not in reader.fieldnames]
+    if missing:
+        raise ValueError(f"{file.name} has no column {', '.join(missing)}; expected {', '.join(columns)}")
+    try:
+        rows = [{column: row[column] for column in columns} for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{file.name}, line {reader.line_num}, is not CSV: {error}") from None
+    if not rows:
+        raise ValueError(f"{file.name} holds no rows")
+    return rows
+
+
+def read_price(cell: str) -> float | None:
+    """The price in a cell, such as 20, $1,250.00 or 12,50; None where it is not one number of zero or more."""
+    number = MONEY.fullmatch(cell.strip())
+    text = number.group(1) if number else ""
+    if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", text):
+        text = text.replace(",", "")
+    elif re.fullmatch(r"\d+,\d{1,2}", text):  # the decimal comma of many countries
+        text = text.replace(",", ".")
+    try:
+        price = float(text)
+    except ValueError:
+        return None
+    return price if math.isfinite(price) and price >= 0 else None
+
+
+def _row(name: str, kind: str, rows: Sequence[tuple[str, str]], items: Sequence[Item]) -> ExternalPredictions:
+    """The row of (id, guess) cells. What cannot be used is left out and named; an id with two guesses spoils it all,
+    since nobody can say which of them was meant."""
+    places = {item.id: place for place, item in enumerate(items)}
+    price = np.full(len(items), np.nan)
+    given = [(key if key in places else key.strip(), guess.strip()) for key, guess in rows if guess.strip()]
+    counts: dict[str, int] = {}
+    for key, _ in given:
+        counts[key] = counts.get(key, 0) + 1
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        reason = f"{_some(twice, 'id')} with more than one guess; expected one for each item"
+        return ExternalPredictions(name, kind, status="failed", reason=reason)
+    unknown = [key for key, _ in given if key not in places]
+    unusable = []
+    for key, guess in given:
+        value = read_price(guess)
+        if key in places and value is not None:
+            price[places[key]] = value
+        elif key in places:
+            unusable.append(f"{guess[:20]!r} for {key}")
+    remarks = [f"{_some(unusable, 'guess', 'guesses')} that is no price, left out"] if unusable else []
+    remarks += [f"{_some(unknown, 'id')} not among the test items, left out"] if unknown else []
+    if np.isnan(price).all():
+        example = f"; its ids look like {items[0].id!r}" if unknown else ""
+        return ExternalPredictions(
+            name, kind, status="failed", reason=f"no guess can be used{example}: {'; '.join(remarks)}"
+        )
+    return ExternalPredictions(name, kind, Predictions.points(price), reason="; ".join(remarks) or None)
+
+
+def _some(things: Sequence[str], one: str, many: str | None = None) -> str:
+    shown = ", ".join(things[:3]) + (", ..." if len(things) > 3 else "")
+    return f"{len(things)} {one if len(things) == 1 else many or one + 's'} ({shown})"

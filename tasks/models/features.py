@@ -1,0 +1,252 @@
+"""What the classic models see of an item, and the transformers that scikit-learn does not have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.neighbors import NearestNeighbors
+
+from tasks.data.items import Item
+from tasks.digests import fraction
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+POUNDS = {"pound": 1, "lb": 1, "ounce": 1 / 16, "oz": 1 / 16, "gram": 0.00220462, "kilogram": 2.20462, "kg": 2.20462}
+WEIGHT = re.compile(r"([\d.,]*\d)\s*(hundredths\s+)?(pound|lb|ounce|oz|kilogram|kg|gram)", re.IGNORECASE)
+RANK = re.compile(r"#?([\d,]*\d)\s+in\b")
+SIZE = re.compile(r"(\d+\.?\d*)\"?\s*[x\u00d7]\s*(\d+\.?\d*)\"?\s*[x\u00d7]\s*(\d+\.?\d*)", re.IGNORECASE)
+PACK = re.compile(r"(?:pack|set|box|case) of (\d+)|(\d+)\s*-?\s*(?:pack|pcs|pieces?|count)\b", re.IGNORECASE)
+NUMBER = re.compile(r"\d+\.?\d*")
+# The recipe's own list of electronics brands that sell for more.
+TOP_BRANDS = {"hp", "dell", "lenovo", "samsung", "asus", "sony", "canon", "apple", "intel"}
+# The numeric columns of `table`; logarithms of what spans magnitudes.
+STRUCTURED = ["weight", "heaviest", "volume", "pack", "title_length", "text_length", "numbers", "largest_number"]
+
+
+def words(items: Sequence[Item]) -> list[str]:
+    """Title and text of each item."""
+    return [f"{item.title}\n{item.text}" for item in items]
+
+
+def nothing(items: Sequence[Item]) -> np.ndarray:
+    """No information at all, shape [n, 1]."""
+    return np.zeros((len(items), 1))
+
+
+def drawn(items: Sequence[Item]) -> np.ndarray:
+    """A whole price from 1 to 999 drawn by the hash of the text, shape [n], so that it is the same in every process."""
+    return np.array([1 + int(999 * fraction(0, text)) for text in words(items)], dtype=float)
+
+
+def basic_features(items: Sequence[Item]) -> np.ndarray:
+    """The recipe's four features, shape [n, 4]: weight in pounds, best sellers rank, text length, top brand; NaN where
+    the details do not say."""
+    rows = [
+        [_detail_weight(item), _rank(item), len(item.title) + len(item.text), _top_brand(item)]
+        for item in items
+    ]  # fmt: skip
+    return np.array(rows, dtype=float)
+
+
+def _detail_weight(item: Item) -> float:
+    return next(iter(weights(item.details.get("Item Weight", ""))), np.nan)
+
+
+def weights(text: str) -> list[float]:
+    """The weights that a text states, in pounds, in their order."""
+    found = WEIGHT.findall(text)
+    return [
+        float(number.replace(",", "")) * POUNDS[unit.lower()] / (100 if hundredths else 1)
+        for number, hundredths, unit in found
+        if number.count(".") < 2
+    ]
+
+
+def _rank(item: Item) -> float:
+    ranks = [float(rank.replace(",", "")) for rank in RANK.findall(item.details.get("Best Sellers Rank", ""))]
+    return float(np.mean(ranks)) if ranks else np.nan
+
+
+def _top_brand(item: Item) -> float:
+    return float(item.details.get("Brand", "").lower() in TOP_BRANDS)
+
+
+def table(items: Sequence[Item]) -> DataFrame:
+    """One row for each item: `words`, `title`, `category` and the columns STRUCTURED, NaN where it does not say."""
+    import pandas as pd
+
+    frame = pd.DataFrame([_structured(item) for item in items], columns=STRUCTURED, dtype=float)
+    frame["words"] = words(items)
+    frame["title"] = [item.title for item in items]
+    frame["category"] = [item.category for item in items]
+    return frame
+
+
+def _structured(item: Item) -> list[float]:
+    text = f"{item.title}\n{item.text}"
+    heavy = weights(text)
+    volumes = [np.prod([float(side) for side in sides]) for sides in SIZE.findall(text)]
+    packs = [size for match in PACK.findall(text) if 0 < (size := int((match[0] or match[1])[:6])) < 1000]
+    numbers = [float(number[:12]) for number in NUMBER.findall(item.title)]
+    return [
+        np.log(heavy[0] + 1e-3) if heavy else np.nan,
+        np.log(max(heavy) + 1e-3) if heavy else np.nan,
+        np.log1p(max(volumes)) if volumes else np.nan,
+        np.log(max(packs)) if packs else np.nan,
+        np.log1p(len(item.title)),
+        np.log1p(len(item.text)),
+        len(numbers),
+        np.log1p(max(numbers)) if numbers else np.nan,
+    ]
+
+
+class _Compact:
+    """Keeps a vocabulary as one string: as a dictionary, a saved model would hold it number by number, in minutes."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "vocabulary_" in state:
+            state["vocabulary_"] = "\n".join(sorted(state["vocabulary_"], key=state["vocabulary_"].get))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "vocabulary_" in state:
+            terms = state["vocabulary_"].split("\n")
+            state = {**state, "vocabulary_": {term: column for column, term in enumerate(terms)}}
+        super().__setstate__(state)
+
+
+class Counts(_Compact, CountVectorizer):
+    """scikit-learn's counts of words; saved in a second."""
+
+
+class Tfidf(_Compact, TfidfVectorizer):
+    """scikit-learn's TF-IDF; saved in a second."""
+
+
+def content_words() -> Tfidf:
+    """TF-IDF without the words that every text has: what similar products share."""
+    return Tfidf(ngram_range=(1, 2), min_df=2, max_features=50_000, sublinear_tf=True, stop_words="english")
+
+
+class WordVectors(TransformerMixin, BaseEstimator):
+    """The mean of the word2vec vectors of a text's words (Mikolov et al. 2013), learned from the training texts: texts
+    [n] -> [n, size]. The recipe's settings."""
+
+    def __init__(self, size: int = 400, random_state: int = 0) -> None:
+        self.size, self.random_state = size, random_state
+
+    def fit(self, texts: Sequence[str], target: Any = None) -> Self:
+        """Learn the vectors of the words; `target` is not looked at."""
+        del target
+        from gensim.models import Word2Vec
+
+        # More than one worker would train in another order each time.
+        model = Word2Vec(
+            [_tokens(text) for text in texts],
+            vector_size=self.size,
+            window=5,
+            min_count=1,
+            workers=1,
+            seed=self.random_state,
+        )
+        self.words_, self.vectors_ = np.array(model.wv.index_to_key), model.wv.vectors
+        return self
+
+    def transform(self, texts: Sequence[str]) -> np.ndarray:
+        """The mean vector of each text; zero where it holds no known word."""
+        place = {word: row for row, word in enumerate(self.words_.tolist())}
+        means = np.zeros((len(texts), self.size))
+        for row, text in enumerate(texts):
+            known = [place[token] for token in _tokens(text) if token in place]
+            if known:
+                means[row] = self.vectors_[known].mean(axis=0)
+        return means
+
+
+def _tokens(text: str) -> list[str]:
+    from gensim.utils import simple_preprocess
+
+    return simple_preprocess(text)
+
+
+class Neighbours(RegressorMixin, TransformerMixin, BaseEstimator):
+    """What the most similar training items cost.
+
+    Similarity is the cosine of two rows, its `power` the weight of a neighbour. As a regressor it answers with the
+    weighted median of the targets, which fits absolute error; as a transformer it gives six figures: their weighted
+    mean and median, the nearest one's target and similarity, the farthest one's similarity, and the weighted spread.
+    Training items are not their own neighbours, so that a model which learns from the figures is not misled.
+    """
+
+    def __init__(self, count: int = 20, power: float = 3.0) -> None:
+        self.count, self.power = count, power
+
+    def fit(self, rows: csr_matrix, target: np.ndarray) -> Self:
+        """Keep the rows [n, features] and their targets [n].
+
+        Raises:
+            ValueError: there are fewer than two rows.
+        """
+        if rows.shape[0] < 2:
+            raise ValueError(f"neighbours need at least two training items, got {rows.shape[0]}")
+        count = min(self.count, rows.shape[0] - 1)
+        self.index_ = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(rows)
+        self.target_ = np.asarray(target, dtype=float)
+        return self
+
+    def fit_transform(self, rows: csr_matrix, target: np.ndarray) -> np.ndarray:
+        """The figures of the training items themselves, shape [n, 6], each without itself."""
+        return self.fit(rows, target)._figures(None)
+
+    def transform(self, rows: csr_matrix) -> np.ndarray:
+        """The figures of other items, shape [n, 6]."""
+        return self._figures(rows)
+
+    def predict(self, rows: csr_matrix) -> np.ndarray:
+        """The weighted median of the neighbours' targets, shape [n]."""
+        return self._figures(rows)[:, 1]
+
+    def _figures(self, rows: csr_matrix | None) -> np.ndarray:
+        distance, found = self.index_.kneighbors(rows)
+        similarity = np.clip(1 - distance, 1e-6, 1)
+        targets, weight = self.target_[found], similarity**self.power
+        weight /= weight.sum(axis=1, keepdims=True)
+        mean = (weight * targets).sum(axis=1)
+        spread = np.sqrt((weight * (targets - mean[:, None]) ** 2).sum(axis=1))
+        order = np.argsort(targets, axis=1)
+        reached = np.take_along_axis(weight, order, axis=1).cumsum(axis=1) >= 0.5 - 1e-12
+        middle = np.take_along_axis(order, reached.argmax(axis=1)[:, None], axis=1)
+        median = np.take_along_axis(targets, middle, axis=1)[:, 0]
+        return np.column_stack([mean, median, targets[:, 0], similarity[:, 0], similarity[:, -1], spread])
+
+
+class OutOfFold(TransformerMixin, BaseEstimator):
+    """Another estimator's prediction as a feature, shape [n, 1]: of training items by folds that did not see them
+    (stacked generalization, Wolpert 1992), of others by a fit on all."""
+
+    def __init__(self, estimator: Any, folds: int = 5) -> None:
+        self.estimator, self.folds = estimator, folds
+
+    def fit(self, rows: Any, target: np.ndarray) -> Self:
+        """Fit on all rows."""
+        self.fitted_ = clone(self.estimator).fit(rows, target)
+        return self
+
+    def fit_transform(self, rows: Any, target: np.ndarray) -> np.ndarray:
+        """Fit, and predict the training items by the folds."""
+        self.fit(rows, target)
+        folds = KFold(self.folds, shuffle=True, random_state=0)
+        return cross_val_predict(self.estimator, rows, target, cv=folds).reshape(-1, 1)
+
+    def transform(self, rows: Any) -> np.ndarray:
+        """Predict other items."""
+        return self.fitted_.predict(rows).reshape(-1, 1)

@@ -1,0 +1,22 @@
+"""80% intervals for models that answer with one price: split-conformal on the log scale (Lei et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+INTERVAL = (0.1, 0.9)  # the quantiles that bound an 80% interval
+
+
+def conformal(truth: Sequence[float] | np.ndarray, price: np.ndarray) -> tuple[float, float]:
+    """How far off answers [n] were on items that they were not fitted to: quantiles of log(truth / answer)."""
+    ratios = np.log1p(np.asarray(truth, dtype=float)) - np.log1p(price)
+    low, high = np.quantile(ratios, INTERVAL)
+    return float(low), float(high)
+
+
+def interval(price: np.ndarray, spread: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """The ends [n] of the intervals around answers [n], in US dollars."""
+    low, high = (np.maximum(np.expm1(np.log1p(price) + shift), 0.0) for shift in spread)
+    return low, high

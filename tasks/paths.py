@@ -1,0 +1,15 @@
+"""Where the project lies, and where this user's copies are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def cache_folder() -> Path:
+    """Where converted models and fetched files are kept: PRICEWRIGHT_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("PRICEWRIGHT_CACHE") or platformdirs.user_cache_dir("pricewright"))

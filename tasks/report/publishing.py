@@ -1,0 +1,52 @@
+"""A leaderboard shown in MLflow: the report and its pictures, the table, and the figures of every model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tasks.config.experiment import Experiment
+from tasks.report.board import MARKS, open_run, read_leaderboard
+from tasks.report.html import write_figures, write_report
+from tasks.report.tables import as_markdown, headline, in_order
+from tasks.tracking.runs import Candidate, once
+
+REPORT, FIGURES = "report.html", "figures"
+
+
+NAMES = {key: f"mae_{key}" for key in ("difference", "difference_low", "difference_high")}  # beside mae in lists
+
+
+NOT_MEASURED = {"step", "n_train", "fit_seconds", "size_mb", *MARKS}  # numbers of a row that are no figures of the test
+
+
+def publish(experiment: Experiment, run_id: str, command: str | None = None) -> Path:
+    """Show the leaderboard in MLflow, marked as the registry is: the report and its pictures beside the predictions,
+    the table as the description of the run, and the figures of every model on a run of its own, ready to be compared.
+
+    `command` is what makes the same leaderboard again. Returns where the report lies.
+    """
+    with once(run_id):
+        return _publish(experiment, run_id, command)
+
+
+def _publish(experiment: Experiment, run_id: str, command: str | None) -> Path:
+    run, board = open_run(experiment, run_id), read_leaderboard(experiment, run_id, command)
+    with tempfile.TemporaryDirectory() as folder:
+        write_report(Path(folder) / REPORT, board)
+        write_figures(Path(folder) / FIGURES, board)
+        run.log_folder(Path(folder))
+    first, sentences = headline(in_order(board.rows), board.unit)
+    text = f"**{first}** {' '.join(sentences)}\n\n{as_markdown(board.rows, generated=board.generated, unit=board.unit)}"
+    run.describe(text)
+    dataset, validation = board.dataset, run.read_json("leaderboard.json")["validation"]
+    for row in board.rows:
+        entry = Candidate(*(row[key] for key in ("model_id", "model", "kind", "step", "status", "reason")))
+        measured = {f"test_{NAMES.get(key, key)}": value for key, value in row.items() if key not in NOT_MEASURED}
+        # MLflow's Compare opens with the metric that was logged first.
+        metrics = {"test_mae": row["mae"], **measured, "validation_mae": validation.get(row["model"], {}).get("mae")}
+        params = {key: row[key] for key in ("kind", "n_train") if row[key] is not None}
+        run.log_entry(entry, metrics, params, {mark: row[mark] for mark in MARKS})
+        run.log_use(run.model_run(entry), f"{dataset['name']}-test", dataset["digest"], [entry.model_id])
+    run.log_use(run.id, f"{dataset['name']}-test", dataset["digest"])
+    return run.artifact(REPORT, fresh=True)

@@ -1,0 +1,117 @@
+"""How good a set of guesses is, how certain that is, and who ranks where.
+
+Truth and guesses are prices in US dollars, one per item. A NaN guess means that the model was not asked about that item
+(a person who priced fifty items, a recorded run of some of them) or gave no price: every figure is over the items a
+model covers.
+
+Uncertainty comes from the test items alone: percentile bootstrap intervals (Efron 1979), paired sign-flip permutation
+tests against the leader (Fisher 1935), and Holm's correction for having made many of them (Holm 1979).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tasks.models.predictor import Predictions
+
+Array = NDArray[np.float64]
+
+HIT_DOLLARS = 40.0
+HIT_SHARE = 0.2
+
+
+class Metric(NamedTuple):
+    """function(truth [n], predictions of n items) -> float, NaN where it is not defined; and which way is better, None
+    where neither is."""
+
+    function: Callable[[Array, Predictions], float]
+    greater_is_better: bool | None
+
+
+def absolute_error(truth: ArrayLike, guess: ArrayLike) -> Array:
+    """Absolute error per item in dollars, [..., n]; NaN where the guess is."""
+    return np.abs(np.asarray(guess, dtype=float) - np.asarray(truth, dtype=float))
+
+
+def is_hit(truth: ArrayLike, guess: ArrayLike) -> NDArray[np.bool_]:
+    """Whether each guess is less than $40 or less than 20% of the truth away; False where the guess is NaN."""
+    error = absolute_error(truth, guess)
+    return (error < HIT_DOLLARS) | (error < HIT_SHARE * np.asarray(truth, dtype=float))
+
+
+def _of_prices(function: Callable[[Array, Array], float]) -> Callable[[Array, Predictions], float]:
+    """A metric of truths and point estimates, over the items that have one; NaN when there are none."""
+
+    def metric(truth: Array, predictions: Predictions) -> float:
+        given = ~np.isnan(predictions.price)
+        return float(function(truth[given], predictions.price[given])) if given.any() else math.nan
+
+    return metric
+
+
+def _coverage(truth: Array, predictions: Predictions) -> float:
+    given = ~np.isnan(predictions.low + predictions.high)
+    inside = (predictions.low <= truth) & (truth <= predictions.high)
+    return float(inside[given].mean()) if given.any() else math.nan
+
+
+def _width(_: Array, predictions: Predictions) -> float:
+    widths = predictions.high - predictions.low
+    return math.nan if np.isnan(widths).all() else float(np.nanmean(widths))
+
+
+def _rmsle(truth: Array, guess: Array) -> float:
+    # A linear model may guess below zero, where the logarithm has no value: it counts as a guess of zero.
+    return np.sqrt(np.mean((np.log1p(np.maximum(guess, 0)) - np.log1p(truth)) ** 2))
+
+
+def _r2(truth: Array, guess: Array) -> float:
+    spread = np.sum((truth - truth.mean()) ** 2)
+    return 1 - np.sum((guess - truth) ** 2) / spread if spread > 0 else math.nan
+
+
+def _unparsable(_: Array, predictions: Predictions) -> float:
+    if predictions.unparsable is None:
+        return math.nan
+    asked = predictions.unparsable | ~np.isnan(predictions.price)
+    return float(predictions.unparsable[asked].mean()) if asked.any() else math.nan
+
+
+def _crps(truth: Array, predictions: Predictions) -> float:
+    if predictions.distribution is None:
+        return math.nan  # an interval and a point do not say what lies between and beyond them
+    return float(predictions.distribution.crps(truth).mean())
+
+
+METRICS: dict[str, Metric] = {
+    "mae": Metric(_of_prices(lambda truth, guess: np.mean(np.abs(guess - truth))), False),
+    "median_ae": Metric(_of_prices(lambda truth, guess: np.median(np.abs(guess - truth))), False),
+    "rmse": Metric(_of_prices(lambda truth, guess: np.sqrt(np.mean((guess - truth) ** 2))), False),
+    "rmsle": Metric(_of_prices(_rmsle), False),
+    "r2": Metric(_of_prices(_r2), True),
+    "hits": Metric(_of_prices(lambda truth, guess: np.mean(is_hit(truth, guess))), True),
+    "unparsable": Metric(_unparsable, False),
+    "coverage": Metric(_coverage, None),  # of the 80% intervals, so 0.8 is best
+    "width": Metric(_width, False),
+    "crps": Metric(_crps, False),
+}
+
+
+def measure(truth: ArrayLike, predictions: Predictions | ArrayLike) -> dict[str, float | None]:
+    """Every metric of METRICS, of predictions or of guesses [n] alone; None (JSON has no NaN) where it is not defined.
+
+    Shares (hits, unparsable, coverage) are between 0 and 1; mae, median_ae, rmse, width and crps are in dollars.
+    """
+    truth, predictions = np.asarray(truth, dtype=float), predictions_of(predictions)
+    return {name: number(metric.function(truth, predictions)) for name, metric in METRICS.items()}
+
+
+def predictions_of(guess: Predictions | ArrayLike) -> Predictions:
+    return guess if isinstance(guess, Predictions) else Predictions.points(guess)
+
+
+def number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,37 @@
+"""How figures are written: prices with their unit, intervals, p-values, durations, and text inside Markdown."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def amount(value: float, unit: str, digits: str | None = None) -> str:
+    """A price with its unit: $38.42, $1,250, 12.30 kg; digits is a format for the number."""
+    number = format(abs(value), digits or (",.0f" if abs(value) >= 1000 else ".2f"))
+    before, after = (unit, "") if len(unit) == 1 and not unit.isalpha() else ("", f" {unit}")
+    return f"{'-' if value < 0 else ''}{before}{number}{after}"
+
+
+def p_text(p_value: float) -> str:
+    """How a p-value is written."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}" if p_value < 0.1 else f"p = {p_value:.2f}"
+
+
+def span(row: dict[str, Any], unit: str, key: str = "difference") -> str:
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    return "" if low is None or high is None else f"95% interval {amount(low, unit)} to {amount(high, unit)}"
+
+
+def duration(seconds: float | None) -> str:
+    """How long something took, in the unit that fits."""
+    if seconds is None:
+        return ""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def escaped(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))

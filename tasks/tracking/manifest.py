@@ -1,0 +1,48 @@
+"""What a stage left behind, file by file: by this a finished run is known to be whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.digests import file_digest
+from tasks.tracking.store import fetch, forget, listing, local_path
+
+MANIFEST = "manifest.json"
+REWRITTEN = {MANIFEST, "report.html"}  # the report is made again when the registry's marks change
+
+
+Manifest = dict[str, dict[str, str]]
+"""The sha256 of every file, by its name, of a run (under "") and of each of its models (under its id)."""
+
+
+def manifest(addresses: Mapping[str, str]) -> Manifest:
+    """What lies at the artifact locations of a run ("") and of its models (by id)."""
+    return {key: _contents(address) for key, address in addresses.items()}
+
+
+def intact(noted: Manifest, addresses: Mapping[str, str]) -> bool:
+    """Whether every file of a manifest is still as it says.
+
+    Only what is gone or changed says no; a store that cannot be reached raises, since nothing is known of it.
+    """
+    try:
+        return all(_as_noted(addresses[key], files) for key, files in noted.items())
+    except (FileNotFoundError, KeyError, AttributeError):
+        return False
+
+
+def _as_noted(address: str, files: dict[str, str]) -> bool:
+    if _contents(address).items() >= files.items():
+        return True
+    forget(address)  # where it lies elsewhere, it may be the copy here that is damaged
+    return local_path(address) is None and _contents(address).items() >= files.items()
+
+
+def _contents(address: str) -> dict[str, str]:
+    """The sha256 of the files of an artifact location, as they can be had from there."""
+    names = [name for name in listing(address) if Path(name).name not in REWRITTEN]
+    if not names:
+        return {}
+    folder = fetch(address)
+    return {name: file_digest(folder / name) for name in names}

@@ -1,0 +1,68 @@
+"""The registered model of the conf: whose aliases it knows, and how a model comes by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tasks.config.experiment import Experiment
+from tasks.errors import UserError
+from tasks.tracking.runs import MODEL_ID
+from tasks.tracking.store import connect
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, BEST_CHECKPOINT = "champion", "best-checkpoint"
+CHALLENGER = "challenger"  # the one that last met the champion and did not beat it
+
+
+def registered(experiment: Experiment, alias: str) -> str | None:
+    """The id of the LoggedModel that has an alias of the registered model of the conf; None if nobody has it."""
+    version = version_of(experiment, alias)
+    return version.tags.get(MODEL_ID) if version else None
+
+
+def expected(experiment: Experiment, alias: str) -> ModelVersion:
+    """The version that has an alias of the registered model of the conf.
+
+    Raises:
+        UserError: nobody has it.
+    """
+    version = version_of(experiment, alias)
+    if version is None:
+        raise UserError(
+            f"{experiment.promote.name} has no {alias} yet. Run: pricewright run, with the same -c and key=value."
+        )
+    return version
+
+
+def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[str, Any]) -> str:
+    """Give an alias to a model, registering it as a version first if it is none yet; returns the version."""
+    client, name = connect(experiment), experiment.promote.name
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    versions = client.search_model_versions(f"name = '{name}'")
+    known = next((version for version in versions if version.tags.get(MODEL_ID) == model_id), None)
+    if known is None:
+        known = client.create_model_version(name, f"models:/{model_id}", model_id=model_id, tags={MODEL_ID: model_id})
+    for key, value in tags.items():
+        client.set_model_version_tag(name, known.version, key, str(value))
+    client.set_registered_model_alias(name, alias, known.version)
+    return str(known.version)
+
+
+def withdraw(experiment: Experiment, alias: str) -> None:
+    """Take an alias away, if anybody has it."""
+    if version_of(experiment, alias) is not None:
+        connect(experiment).delete_registered_model_alias(experiment.promote.name, alias)
+
+
+def version_of(experiment: Experiment, alias: str) -> ModelVersion | None:
+    """The version that has an alias of the registered model of the conf; None if nobody has it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return connect(experiment).get_model_version_by_alias(experiment.promote.name, alias)
+    except MlflowException:
+        return None

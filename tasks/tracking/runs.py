@@ -1,0 +1,408 @@
+"""MLflow's layout, known here alone: what a stage run is, when it counts as done, and where its models lie.
+
+MLflow is the only ledger. A stage is done when a FINISHED run carries the digest of everything the stage depends on
+(its slice of the conf, what it reads, the code it runs) and every file it left behind is still as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tasks.config.experiment import Experiment
+from tasks.errors import UserError
+from tasks.locks import locked
+from tasks.paths import PROJECT
+from tasks.tracking.manifest import MANIFEST, intact, manifest
+from tasks.tracking.store import LOCKS, connect, experiment_id, fetch, local_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+Mode = Literal["reuse", "again", "recall", "read"]
+"""reuse: do only what is not done; again: do it all the same; recall: do nothing, the result must be there; read: do
+nothing, what was logged must be there, though files of it (the models) may be gone since."""
+
+STAGE, DIGEST, MODEL, KIND = "pricewright.stage", "pricewright.digest", "pricewright.model", "pricewright.kind"
+MODEL_ID, MADE_FROM = "pricewright.model_id", "pricewright.made_from"
+STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.reason"
+CHOSEN, DROPPED = "pricewright.chosen", "pricewright.dropped"
+MAX_NOTE = 8_000  # characters that a tag of MLflow holds
+PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
+EXTERNAL = "pricewright.external"
+SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
+CONTENT = "pricewright.content"  # the digest of the splits that a run of curate left
+CANDIDATES = "candidates.json"
+SERVABLE = ("baseline", "base", "finetuned", "blend")  # kinds that another process can load and price a text with
+SERVED = PROJECT / "tasks" / "models" / "pyfunc.py"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model: the handle that crosses stages. `step` is the training step of a checkpoint; `status` is ran, skipped or
+    failed, and `reason` says why."""
+
+    model_id: str
+    name: str
+    kind: str
+    step: int | None = None
+    status: str = "ran"
+    reason: str | None = None
+
+
+class StageRun:
+    """One MLflow run of one stage; `done` says that its results are there already."""
+
+    def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool) -> None:
+        self.client, self.run, self.stage, self.done = client, run, stage, done
+        self._model_runs: dict[str, str] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.run.info.run_id
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log nested params by dotted names; what is logged already stays."""
+        known = self.client.get_run(self.id).data.params
+        for key, value in _flat(params):
+            if key not in known:
+                self.client.log_param(self.id, key, str(value)[:500])
+
+    def log_metrics(
+        self, metrics: Mapping[str, float | None], *, step: int = 0, model_id: str | None = None, **dataset: str
+    ) -> None:
+        """Log the metrics that have a value (never NaN), on the run or, if given, on a model and the run of its model.
+
+        The checkpoints of a training are points of one curve, on the run of the training itself. Any other model is one
+        point without a step, as MLflow draws bars to compare runs only where none has steps. So is a mean of
+        checkpoints, which has no step.
+        """
+        run_id = self.id
+        if model_id is not None:
+            entry = candidate(self.client.get_logged_model(model_id))
+            if self.stage != "finetune" or entry.step is None:
+                run_id, step = self.model_run(entry), 0
+        for key, value in metrics.items():
+            if isinstance(value, int | float) and value == value:
+                self.client.log_metric(run_id, key, float(value), step=step, model_id=model_id, **dataset)
+
+    def model_run(self, entry: Candidate) -> str:
+        """The id of a model's own run within this one, made if need be: MLflow compares models as it compares runs."""
+        if self._model_runs is None:
+            found = self.client.search_runs([self.run.info.experiment_id], f"tags.`{PARENT}` = '{self.id}'")
+            self._model_runs = {run.data.tags[MODEL_ID]: run.info.run_id for run in found}
+        if entry.model_id not in self._model_runs:
+            tags = {
+                PARENT: self.id,
+                MODEL_ID: entry.model_id,
+                MODEL: entry.name,
+                KIND: entry.kind,
+                STATUS: entry.status,
+            }
+            tags |= {"mlflow.note.content": entry.reason} if entry.reason else {}
+            name = entry.name if entry.step is None else f"{entry.name} step {entry.step}"
+            made = self.client.create_run(self.run.info.experiment_id, run_name=name, tags=tags)
+            self.client.set_terminated(made.info.run_id, "FAILED" if entry.status == "failed" else "FINISHED")
+            self._model_runs[entry.model_id] = made.info.run_id
+        return self._model_runs[entry.model_id]
+
+    def log_entry(
+        self, entry: Candidate, metrics: Mapping[str, Any], params: Mapping[str, Any], marks: Mapping[str, bool]
+    ) -> None:
+        """Complete the run of a model: the figures it has not got yet, what it was made with, and its marks as tags."""
+        from mlflow.entities import Metric, Param
+
+        run_id = self.model_run(entry)
+        known, now = self.client.get_run(run_id).data, int(time.time() * 1000)
+        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+        fresh = [
+            Metric(key, value, now, 0)
+            for key, value in numbers.items()
+            if value == value and known.metrics.get(key) != value
+        ]
+        named = [Param(key, str(value)) for key, value in params.items() if key not in known.params]
+        self.client.log_batch(run_id, metrics=fresh, params=named)
+        for mark, holds in marks.items():
+            if holds or f"pricewright.{mark}" in known.tags:
+                self.client.set_tag(run_id, f"pricewright.{mark}", str(holds).lower())
+
+    def log_use(self, run_id: str, name: str, digest: str, model_ids: Sequence[str] = ()) -> None:
+        """Note on this run or one of its models which dataset it was measured on, and with which models."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
+
+        if not self.client.get_run(run_id).inputs.dataset_inputs:
+            dataset = Dataset(name, digest, "local", json.dumps({"uri": name}))
+            context = InputTag("mlflow.data.context", name.rpartition("-")[2])
+            self.client.log_inputs(run_id, [DatasetInput(dataset, [context])], [*map(LoggedModelInput, model_ids)])
+
+    def describe(self, text: str) -> None:
+        """What MLflow shows at the head of the run, in Markdown."""
+        self.client.set_tag(self.id, "mlflow.note.content", text[:MAX_NOTE])
+
+    def log_choice(self, model_id: str, label: str) -> None:
+        """Mark the candidate of a training that is best on validation, on the run and on its LoggedModel."""
+        self.client.set_tag(self.id, CHOSEN, label)
+        for model in self.models():
+            if model.model_id == model_id or CHOSEN in model.tags:
+                self.client.set_logged_model_tags(model.model_id, {CHOSEN: str(model.model_id == model_id).lower()})
+
+    def drop_model(self, model_id: str) -> None:
+        """Delete what was saved of a LoggedModel, before the run ends; its predictions and figures stay."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        model = self.client.get_logged_model(model_id)
+        if DROPPED not in model.tags:
+            # Noted first: a kill in between must not leave half a model that looks like a whole one.
+            self.client.set_logged_model_tags(model_id, {DROPPED: "true"})
+        get_artifact_repository(model.artifact_location).delete_artifacts("artifacts")
+
+    def log_folder(self, folder: Path, name: str | None = None) -> None:
+        """Keep a folder's files as artifacts of the run."""
+        self.client.log_artifacts(self.id, str(folder), name)
+
+    def log_json(self, value: Any, name: str) -> None:
+        """Keep a value as a JSON artifact."""
+        self.client.log_text(self.id, json.dumps(value, indent=1, ensure_ascii=False), name)
+
+    def log_dataset(self, file: Path, *, name: str, digest: str, context: str) -> None:
+        """Note a parquet file as a dataset of this run, by our digest; its rows, which may be many, are not read."""
+        import pyarrow.parquet as pq
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        table = pq.ParquetFile(file)
+        kinds = {"double": "double", "string": "string"}
+        columns = [{"type": kinds[str(f.type)], "name": f.name, "required": True} for f in table.schema_arrow]
+        dataset = Dataset(
+            name=f"{name}-{context}",
+            digest=digest,
+            source_type="local",
+            source=json.dumps({"uri": f"{self.run.info.artifact_uri}/splits/{digest}/{file.name}"}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps({"num_rows": table.metadata.num_rows}),
+        )
+        self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+    def place(self, name: str) -> str:
+        """The address of an artifact: its path in a local store, else its URI."""
+        uri = f"{self.run.info.artifact_uri}/{name}"
+        return str(local_path(uri) or uri)
+
+    def artifact(self, name: str, *, fresh: bool = False) -> Path:
+        """Where an artifact of the run lies on this machine; fetched first if the store is elsewhere, and `fresh` if it
+        may have been written again."""
+        return fetch(self.place(name), fresh=fresh)
+
+    def read_json(self, name: str) -> Any:
+        """What `log_json` kept."""
+        return json.loads(self.artifact(name).read_text(encoding="utf-8"))
+
+    def log_model(
+        self,
+        save: Callable[[Path], None],
+        name: str,
+        kind: str,
+        *,
+        step: int | None = None,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Candidate:
+        """Keep what `save` writes into a folder as a LoggedModel that loads and predicts in any process with this
+        package."""
+        import mlflow
+
+        with tempfile.TemporaryDirectory() as temporary, mlflow.start_run(run_id=self.id):
+            folder = Path(temporary) / "predictor"
+            folder.mkdir()
+            save(folder)
+            info = mlflow.pyfunc.log_model(
+                name=slug(name if step is None else f"{name}-step-{step}"),
+                python_model=str(SERVED),
+                artifacts={"predictor": str(folder)},
+                pip_requirements=[],
+                step=step or 0,
+                params=dict(_flat(params or {})),
+                tags={MODEL: name, KIND: kind, STEP: step, STATUS: "ran", **(tags or {})},
+            )
+        # The run stays open: leaving `start_run` ended it.
+        self.client.update_run(self.id, status="RUNNING")
+        return Candidate(info.model_id, name, kind, step)
+
+    def log_absent(
+        self,
+        name: str,
+        kind: str,
+        status: str,
+        reason: str | None,
+        *,
+        external: bool = False,
+        params: Mapping[str, Any] | None = None,
+    ) -> Candidate:
+        """Keep the row of a model that did not run, with its reason, or whose answers come from outside (`external`):
+        a LoggedModel without a model."""
+        tags = {MODEL: name, KIND: kind, STATUS: status, **({REASON: reason[:500]} if reason else {})}
+        tags |= {EXTERNAL: "true"} if external else {}
+        model = self.client.create_logged_model(
+            self.run.info.experiment_id,
+            name=slug(name),
+            source_run_id=self.id,
+            tags=tags,
+            params={key: str(value)[:500] for key, value in _flat(params or {})},
+        )
+        self.client.finalize_logged_model(model.model_id, "READY")
+        return Candidate(model.model_id, name, kind, None, status, reason)
+
+    def known_model(self, made_from: str) -> Candidate | None:
+        """A model that was kept before, in any run, with the tag that says what it was made from."""
+        query = f"tags.`{MADE_FROM}` = '{made_from}'"
+        found = self.client.search_logged_models([self.run.info.experiment_id], query)
+        ready = [model for model in found if str(model.status) == "READY"]
+        return candidate(min(ready, key=lambda model: model.creation_timestamp)) if ready else None
+
+    def models(self) -> list[LoggedModel]:
+        """The LoggedModels of this run that were written to their end, by name and step."""
+        found, token = [], None
+        while True:
+            page = self.client.search_logged_models([self.run.info.experiment_id], page_token=token, max_results=100)
+            found += [m for m in page if m.source_run_id == self.id and str(m.status) == "READY" and MODEL in m.tags]
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))
+
+    def addresses(self) -> dict[str, str]:
+        """Where the artifacts of the run ("") and of its models (by id) lie."""
+        return {"": self.run.info.artifact_uri, **{model.model_id: model.artifact_location for model in self.models()}}
+
+    def intact(self) -> bool:
+        """Whether every file that the run left is still as it was."""
+        try:
+            noted = self.read_json(MANIFEST)
+        except (FileNotFoundError, ValueError):
+            return False
+        return intact(noted, self.addresses())
+
+    def candidates(self) -> list[Candidate]:
+        """The handles of `models`; of a finished run those it ended with, though models may be deleted since."""
+        if self.done:
+            return [Candidate(**handle) for handle in self.read_json(CANDIDATES)]
+        return [candidate(model) for model in self.models()]
+
+
+def candidate(model: LoggedModel) -> Candidate:
+    """The handle of a LoggedModel."""
+    tags = model.tags
+    return Candidate(model.model_id, tags[MODEL], tags[KIND], _step(model), tags[STATUS], tags.get(REASON))
+
+
+def _step(model: LoggedModel) -> int | None:
+    step = model.tags.get(STEP, "None")
+    return int(step) if step.isdigit() else None
+
+
+def slug(name: str) -> str:
+    """A name that a LoggedModel accepts: it refuses / : . % and quotes."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-")
+
+
+@contextmanager
+def stage(
+    experiment: Experiment, name: str, digest: str, *, command: str, mode: Mode = "reuse", resume: bool = False
+) -> Iterator[StageRun]:
+    """The run of a stage: the finished one if it is `done`, or a new one that is FINISHED when the block ends well.
+
+    With `resume`, a run that was interrupted is opened again, so that what it logged is still there. While one process
+    works on a digest, another one that wants the same waits for it.
+
+    Raises:
+        UserError: in mode "recall" or "read", when the stage is not done; `command` is the remedy.
+    """
+    where = experiment_id(experiment)
+    client = connect(experiment)
+    with once(digest):
+        finished = None if mode == "again" else _finished(client, where, name, digest, whole=mode != "read")
+        if finished is not None:
+            yield StageRun(client, finished, name, done=True)
+            return
+        if mode in ("recall", "read"):
+            raise UserError(
+                f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the same "
+                "-c and key=value."
+            )
+        interrupted = _interrupted(client, where, name, digest)
+        if resume and interrupted and mode != "again":
+            run = interrupted[0]
+            client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            tags = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`"}
+            run = client.create_run(where, run_name=f"{name}-{digest[:6]}", tags=tags)
+        for stale in interrupted:
+            if stale.info.run_id != run.info.run_id and stale.info.status == "RUNNING":
+                client.set_terminated(stale.info.run_id, "KILLED")
+        current = StageRun(client, run, name, done=False)
+        try:
+            yield current
+        except BaseException as error:
+            failed = isinstance(error, Exception)
+            client.set_terminated(run.info.run_id, "FAILED" if failed else "KILLED")
+            raise
+        current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
+        current.log_json(manifest(current.addresses()), MANIFEST)
+        client.set_terminated(run.info.run_id, "FINISHED")
+        for older in _search(client, where, name, digest):  # by the tag and not by time: clocks are put back
+            if older.info.status == "FINISHED" and older.info.run_id != run.info.run_id:
+                client.set_tag(older.info.run_id, SUPERSEDED, run.info.run_id)
+
+
+def once(digest: str) -> AbstractContextManager[None]:
+    """Let one process of this machine at a time do what has this name; others wait."""
+    return locked(LOCKS / f"{digest}.lock", notice="Another process is doing this already; waiting for it to end.")
+
+
+def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
+    query = f"tags.`{STAGE}` = '{name}' and tags.`{DIGEST}` = '{digest}'"
+    return list(client.search_runs([where], query, order_by=["attributes.start_time DESC"]))
+
+
+def _finished(client: MlflowClient, where: str, name: str, digest: str, *, whole: bool) -> Run | None:
+    for run in sorted(_search(client, where, name, digest), key=lambda run: SUPERSEDED in run.data.tags):
+        if run.info.status == "FINISHED" and (not whole or StageRun(client, run, name, done=True).intact()):
+            return run
+    return None
+
+
+def _interrupted(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
+    return [run for run in _search(client, where, name, digest) if run.info.status != "FINISHED"]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def whole_splits(experiment: Experiment, content: str) -> str | None:
+    """Where splits of this content lie, in any run of curate that is as it was; None if there are none."""
+    query = f"tags.`{STAGE}` = 'curate' and tags.`{CONTENT}` = '{content}' and attributes.status = 'FINISHED'"
+    client = connect(experiment)
+    for run in client.search_runs([experiment_id(experiment)], query):
+        curated = StageRun(client, run, "curate", done=True)
+        if curated.intact():
+            return curated.place(f"splits/{content}")
+    return None
+
+
+def latest_evaluation(experiment: Experiment) -> str | None:
+    """The id of the last run that ended with a leaderboard, of whichever conf; None if there is none."""
+    query = f"tags.`{STAGE}` = 'evaluate' and attributes.status = 'FINISHED'"
+    where = [experiment_id(experiment)]
+    runs = connect(experiment).search_runs(where, query, order_by=["attributes.start_time DESC"], max_results=1)
+    return runs[0].info.run_id if runs else None

@@ -1,0 +1,192 @@
+"""The MLflow store of a conf: how it is reached, and where its artifacts lie on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse, urlsplit
+
+from tasks.config.experiment import Experiment
+from tasks.errors import UserError
+from tasks.locks import locked
+from tasks.paths import PROJECT, cache_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOCKS = PROJECT / "mlruns" / "locks"
+
+
+def connect(experiment: Experiment) -> MlflowClient:
+    """A client of the tracking server or database of the conf; `mlruns/mlflow.db` in the project by default.
+
+    Raises:
+        UserError: the place cannot be written, or its password is not in the environment.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # no model of ours needs it
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for scripts
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
+    mlflow.set_tracking_uri(address(experiment))
+    if experiment.tracking.uri is None:
+        _check_writable(PROJECT / "mlruns")
+    return mlflow.MlflowClient()
+
+
+def tracking_uri(experiment: Experiment) -> str:
+    """The tracking URI as the conf has it, to be shown: without the values of the environment."""
+    return experiment.tracking.uri or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
+
+
+def address(experiment: Experiment) -> str:
+    """The tracking URI to connect to. The user and password of a server go to where MLflow looks for them, so that no
+    message of its holds them.
+
+    Raises:
+        UserError: a variable that the URI names is not set.
+    """
+    uri = tracking_uri(experiment)
+    if uri.startswith("sqlite:"):
+        return uri
+    try:
+        uri = Template(uri).substitute(os.environ)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"tracking.uri: {error.args[0]} is not set in the environment.") from None
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return uri
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0" * 4096)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}. Make room or fix its permissions.") from error
+
+
+def experiment_id(experiment: Experiment) -> str:
+    """The MLflow experiment of the conf, made if it is not there, by one process at a time: two that make a database
+    at once break it.
+
+    Raises:
+        UserError: the experiment keeps its artifacts somewhere else than the conf says.
+    """
+    with locked(LOCKS / "store.lock"):
+        return _experiment_id(experiment, connect(experiment))
+
+
+def _experiment_id(experiment: Experiment, client: MlflowClient) -> str:
+    known = client.get_experiment_by_name(experiment.tracking.experiment)
+    artifacts = experiment.tracking.artifacts
+    if known is not None:
+        if artifacts is not None and (local_path(artifacts) or artifacts.rstrip("/")) != (
+            local_path(known.artifact_location) or known.artifact_location.rstrip("/")
+        ):
+            raise UserError(
+                f"The experiment {known.name} keeps its artifacts in {known.artifact_location}, not in {artifacts}. "
+                "Leave tracking.artifacts out, or give tracking.experiment another name."
+            )
+        return known.experiment_id
+    if artifacts is None and experiment.tracking.uri is None:
+        artifacts = (PROJECT / "mlruns" / "artifacts").as_uri()
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts, tags=kind)
+
+
+def model_folder(client: MlflowClient, model_id: str) -> Path:
+    """Where the saved predictor of a LoggedModel lies on this machine."""
+    return fetch(f"{client.get_logged_model(model_id).artifact_location}/artifacts/predictor")
+
+
+def fetch(uri: str, *, fresh: bool = False) -> Path:
+    """Where an artifact, a file or a folder, lies on this machine: in place in a local store, else in the cache, where
+    each file is fetched to once. `fresh` fetches a file that may have been written again.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    place = local_path(uri)
+    if place is not None:
+        if not place.exists():
+            raise FileNotFoundError(f"{place} is gone")
+        return place
+    place = _cached_as(uri)
+    if place.is_file() and not fresh:
+        return place
+    files = listing(uri)
+    if not files:
+        _download(uri, place)
+    for name, size in files.items():
+        if not (place / name).is_file() or (place / name).stat().st_size != size:
+            _download(f"{uri}/{name}", place / name)
+    return place
+
+
+def listing(uri: str) -> dict[str, int]:
+    """The files below an artifact location, with their sizes in bytes; none if it is a file itself or not there."""
+    place = local_path(uri)
+    if place is not None:
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        return {path.relative_to(place).as_posix(): path.stat().st_size for path in files}
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    store, found, pending = get_artifact_repository(uri), {}, [""]
+    while pending:
+        for info in store.list_artifacts(pending.pop() or None):
+            if info.is_dir:
+                pending.append(info.path)
+            else:
+                found[info.path] = info.file_size
+    return dict(sorted(found.items()))
+
+
+def forget(uri: str) -> None:
+    """Remove the copies here of what lies elsewhere below a location."""
+    if local_path(uri) is None:
+        shutil.rmtree(_cached_as(uri), ignore_errors=True)
+
+
+def _cached_as(uri: str) -> Path:
+    """Where a copy of what lies elsewhere is kept: by its address, which MLflow gives to one thing only."""
+    parts = urlparse(uri)
+    names = [name for name in unquote(parts.path).split("/") if name]
+    if ".." in names:
+        raise ValueError(f"{uri} leads out of its store")
+    return cache_folder().joinpath("artifacts", parts.scheme, parts.hostname or "store", *names)
+
+
+def _download(uri: str, file: Path) -> None:
+    """Fetch a file under a temporary name and rename it, so that a kill leaves no half file."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as temporary:
+        try:
+            Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)).replace(file)
+        except MlflowException as error:
+            folder, _, name = uri.rpartition("/")
+            if name in listing(folder):  # which fails as well, and says why, where the store cannot be reached
+                raise
+            raise FileNotFoundError(f"{uri} is gone") from error
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a file: URI or a plain path; None for what lies elsewhere."""
+    parts = urlparse(uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None

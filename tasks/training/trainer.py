@@ -1,0 +1,344 @@
+"""The training loop around TRL's SFTTrainer: what is learned, where it resumes, and what becomes of each checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset as ArrowDataset
+from peft import LoraConfig, PeftModel
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from tasks.config.experiment import Experiment, Finetune
+from tasks.data.items import Item
+from tasks.data.splits import Dataset, read_split, sample
+from tasks.errors import UserError
+from tasks.models.language.hardware import Hardware, Settings, settings
+from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.prompts import completion
+from tasks.progress import Progress
+from tasks.tracking.runs import StageRun
+from tasks.training.batching import LikeLengths, pays
+from tasks.training.candidates import Candidates
+from tasks.training.checkpoints import Interruption, last_whole_checkpoint, mark_whole
+
+
+class PriceTrainer(SFTTrainer):
+    """SFTTrainer that computes the head where there is a completion, and tells when a checkpoint is whole."""
+
+    def __init__(
+        self,
+        *args: Any,
+        items: Sequence[Item],
+        on_checkpoint: Callable[[int], None],
+        interruption: Interruption,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.items, self.on_checkpoint, self.interruption = items, on_checkpoint, interruption
+
+    def _get_train_sampler(self, train_dataset: ArrowDataset | None = None) -> Sampler | None:
+        """Batches of like length, where they are asked for and pay, in an order that a resumed training finds again;
+        upstream's depends on the random state at the start of the epoch."""
+        if self.args.train_sampling_strategy == "group_by_length":
+            lengths, batch = [len(ids) for ids in self.train_dataset["input_ids"]], self._train_batch_size
+            if pays(lengths, batch):
+                return LikeLengths(lengths, batch * self.args.world_size, self.args.data_seed)
+            self.args.train_sampling_strategy = "random"  # otherwise upstream sorts them in its way
+        return super()._get_train_sampler(train_dataset)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One batch forward and back.
+
+        Raises:
+            UserError: its loss is no number; the message names the step and the items of the batch.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # Looked at here: what transformers logs in place of such a loss is the mean of those before it.
+        if not torch.isfinite(loss):
+            shown = ", ".join(item.id for item in self.items_of(inputs["input_ids"], inputs["attention_mask"]))
+            raise UserError(
+                f"The training loss is {loss.item()} at step {self.state.global_step + 1}, of the items {shown}. Lower "
+                "finetune.sft.learning_rate, set finetune.sft.max_grad_norm (0.3, say), or look at these items."
+            )
+        return loss
+
+    def items_of(self, ids: torch.Tensor, mask: torch.Tensor) -> list[Item]:
+        """The training items behind the rows of a batch, found by their tokens: nothing has to travel with them."""
+        rows = {tuple(row[kept.bool()].tolist()) for row, kept in zip(ids, mask, strict=True)}
+        tokens = zip(self.items, self.train_dataset, strict=True)
+        return [item for item, example in tokens if tuple(example["input_ids"]) in rows]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy of the completion tokens; logits of shape [batch, columns with a completion, vocabulary]."""
+        labels = inputs["labels"]
+        columns = (labels[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            use_cache=False,
+            logits_to_keep=columns,
+        )
+        targets = labels[:, columns + 1]
+        total = F.cross_entropy(
+            outputs.logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+        )
+        count = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = total / count
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        step = self.state.global_step
+        self.accelerator.wait_for_everyone()  # each process has saved its random state
+        if self.is_world_process_zero():
+            mark_whole(Path(self.args.output_dir) / f"checkpoint-{step}")
+        self.interruption.saved()
+        self.on_checkpoint(step)
+
+    def agreed(self, said: bool) -> bool:
+        """Whether any of the processes says so."""
+        if self.accelerator.num_processes == 1:
+            return said
+        votes = self.accelerator.reduce(torch.tensor(float(said), device=self.accelerator.device), reduction="sum")
+        return bool(votes.item())
+
+
+class Watch(TrainerCallback):
+    """Shows progress and logs the loss."""
+
+    def __init__(self, run: StageRun) -> None:
+        self.run, self.progress = run, None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress = Progress("fine-tuning", state.max_steps, "steps", done=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.update(state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        if "loss" in logs:
+            metrics = {"train_loss": logs["loss"], "learning_rate": logs.get("learning_rate")}
+            self.run.log_metrics(metrics, step=state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.__exit__(None)
+
+
+class Postpone(TrainerCallback):
+    """Saves a checkpoint at the end of a step in which the training was told to leave."""
+
+    def __init__(self, interruption: Interruption, agreed: Callable[[bool], bool]) -> None:
+        self.interruption, self.agreed = interruption, agreed
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.interruption.unsaved = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.agreed(self.interruption.asked is not None):
+            self.interruption.asked = self.interruption.asked or signal.SIGTERM
+            control.should_save = True
+
+
+class Clock(TrainerCallback):
+    """Adds up the seconds that training steps take, scoring left out, over every interruption: the sum is saved with
+    each checkpoint, in the log."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.seconds = spent(state)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.seconds += time.perf_counter() - self.start
+        if control.should_save:
+            state.log_history.append({"step": state.global_step, "spent": self.seconds})
+
+
+def spent(state: TrainerState) -> float:
+    """The seconds of training up to the last checkpoint."""
+    return max((entry["spent"] for entry in state.log_history if "spent" in entry), default=0.0)
+
+
+def train_here(run: StageRun | None, experiment: Experiment, dataset: Dataset, work: Path) -> None:
+    """Train in this process, from the last whole checkpoint in `work` or from the base model; see `train`."""
+    conf, seed = experiment.finetune, experiment.seed
+    plan = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
+    everything = read_split(dataset, "train")
+    items = sample(everything, conf.train_items, seed)
+    language = LanguageModel.of(ModelSpec.of(conf, everything))
+    arguments = sft_config(conf, plan, seed, len(items), work)
+    train(run, language, items, dataset, experiment, arguments, plan.attention)
+
+
+def train(
+    run: StageRun | None,
+    language: LanguageModel,
+    items: Sequence[Item],
+    dataset: Dataset,
+    experiment: Experiment,
+    arguments: SFTConfig,
+    attention: str = "sdpa",
+) -> None:
+    """Fine-tune on `items`, from the last whole checkpoint in the folder of the `arguments` if there is one; keep and
+    score each checkpoint.
+
+    `attention` is how transformers calls the kernel to train with. Of several processes only the first has a `run`: it
+    logs, saves and scores for all.
+
+    Raises:
+        UserError: the labels are not the prices, or the loss is no number.
+    """
+    conf, tokenizer = experiment.finetune, language.tokenizer
+    prompts = language.texts(items)
+    answers = [completion(item.price, conf.prompt) for item in items]
+    examples = ArrowDataset.from_dict({"prompt": prompts, "completion": answers})
+
+    candidates = Candidates(run, dataset, experiment, len(items)) if run else None
+    if candidates:
+        language.spec.check_fit(candidates.calibration)  # before the training, not after its first checkpoint
+    interruption = Interruption()
+
+    def keep(step: int) -> None:
+        if step % trainer.args.save_steps and step < trainer.state.max_steps:
+            return  # saved because of an interruption: it would make the choice depend on when that came
+        enough = False
+        if candidates:
+            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            tuned = LanguageModel(language.spec, trainer.model, tokenizer)
+            with attending(trainer.model, "sdpa"):
+                candidates.add(tuned, step, losses, spent(trainer.state))
+            enough = candidates.exhausted(step)
+        if trainer.agreed(enough):
+            trainer.control.should_training_stop = True
+
+    set_seed(experiment.seed)
+    trainer = PriceTrainer(
+        model=language.model,
+        args=arguments,
+        train_dataset=examples,
+        processing_class=tokenizer,
+        peft_config=lora_config(conf),
+        callbacks=[Watch(run)] if run else [],
+        items=items,
+        on_checkpoint=keep,
+        interruption=interruption,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Postpone(interruption, trainer.agreed))
+    trainer.add_callback(Clock())
+    # TRL turns the adapters of a quantized model into bfloat16, where a step of the optimizer is often too small to be
+    # one; in float32 they learn more from the same items. On a GPU autocast computes in bfloat16 all the same.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    check_labels(trainer, answers)
+    with trainer.accelerator.main_process_first():  # it removes what is not whole
+        resume = last_whole_checkpoint(Path(arguments.output_dir))
+    if resume is not None:
+        trainer.add_callback(_KeepOnResume(keep))
+    with interruption.postponed(), contextlib.suppress(_EnoughError), attending(trainer.model, attention):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if candidates is None:
+        return
+    if conf.average:
+        base = trainer.model.unload()
+        candidates.average(
+            lambda adapter: LanguageModel(language.spec, PeftModel.from_pretrained(base, adapter).eval(), tokenizer)
+        )
+    candidates.conclude()
+
+
+@contextlib.contextmanager
+def attending(model: PeftModel, attention: str) -> Iterator[None]:
+    """Another kernel of attention inside: those that train fastest take no tree mask, with which prices are scored."""
+    inner = model.get_base_model()
+    before = inner.config._attn_implementation
+    if attention != before:
+        inner.set_attn_implementation(attention)
+    try:
+        yield
+    finally:
+        if attention != before:
+            inner.set_attn_implementation(before)
+
+
+class _EnoughError(Exception):
+    """The checkpoint that is resumed from was the last one that patience allows."""
+
+
+class _KeepOnResume(TrainerCallback):
+    """Scores the checkpoint that is resumed from, in case the interruption came between its writing and its scoring."""
+
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        self.keep = keep
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.keep(state.global_step)
+        if control.should_training_stop:  # the loop would take one more step before it looks
+            raise _EnoughError
+
+
+def lora_config(conf: Finetune) -> LoraConfig:
+    """The conf's `lora`.
+
+    Raises:
+        UserError: peft refuses it.
+    """
+    try:
+        return LoraConfig(task_type="CAUSAL_LM", **conf.lora)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"finetune.lora: {error}") from error
+
+
+def sft_config(conf: Finetune, plan: Settings, seed: int, n_items: int, work: Path) -> SFTConfig:
+    """The conf's `sft` with what the machine and the stage decide: folders, seeds, evenly spaced checkpoints.
+
+    Raises:
+        UserError: trl refuses it.
+    """
+    ours = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
+    # The other processes wait while the first one scores a checkpoint, however long that takes.
+    several = {"ddp_timeout": 7 * 24 * 3600, "ddp_find_unused_parameters": False}
+    quiet = {"disable_tqdm": True, "logging_steps": 5, "train_sampling_strategy": "group_by_length"}
+    lengths = {"max_length": None, "completion_only_loss": True}  # prompts are cut where they are made
+    try:
+        config = SFTConfig(**{**quiet, **several, **lengths, **plan.sft, **ours})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"finetune.sft: {error}") from error
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * conf.processes
+    total = config.max_steps
+    if total <= 0:
+        total = math.ceil(math.ceil(n_items / batch) * config.num_train_epochs)
+    config.save_steps = max(1, math.ceil(total / conf.checkpoints))
+    return config
+
+
+def check_labels(trainer: SFTTrainer, answers: Sequence[str]) -> None:
+    """Refuse to train if what the loss is taken on, decoded, is not the price: masks have been wrong after upgrades.
+
+    Raises:
+        UserError: an example's labels are something else.
+    """
+    tokenizer = trainer.processing_class
+    for index, answer in enumerate(answers[:100]):
+        labels = trainer.train_dataset[index]["labels"]
+        learned = tokenizer.decode([token for token in labels if token != -100], skip_special_tokens=True)
+        if learned != answer:
+            raise UserError(f"The labels of a training example say {learned!r}, but its price is {answer!r}.")

@@ -1,0 +1,109 @@
+"""One YAML is one experiment, and what is wrong in it is said by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.config.experiment import Experiment
+from tasks.config.loading import anchored, load
+from tasks.errors import UserError
+from tasks.paths import PROJECT
+
+
+@pytest.mark.parametrize("conf", sorted((PROJECT / "conf").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_conf_of_the_project_is_a_valid_experiment(conf: Path) -> None:
+    """What the project ships loads; files.yaml wants its path first."""
+    assert isinstance(load(conf), Experiment)
+
+
+def test_overrides_go_over_the_yaml_and_the_yaml_over_the_defaults() -> None:
+    """Precedence: model defaults < YAML < key=value, whose values parse as YAML."""
+    experiment = load("conf/smoke.yaml", ["data.rows=7", "finetune.sft.learning_rate=2e-5", "promote.name=other"])
+    assert experiment.data.rows == 7
+    assert experiment.finetune.sft["learning_rate"] == 2e-5
+    assert experiment.finetune.sft["num_train_epochs"] == 1  # from the YAML
+    assert experiment.promote.name == "other"
+    assert experiment.evaluate.resamples == 500 and Experiment().evaluate.resamples == 10_000
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.row=5", "data.row: there is no such key. Did you mean rows?"),
+        ("finetne.enabled=false", "Did you mean finetune?"),
+        ("finetune.prompt.questin=a", "finetune.prompt.questin: there is no such key. Did you mean question?"),
+        ("data.rows=many", "data.rows: got 'many'"),
+        ("data.rows=0", "data.rows: got 0"),
+        ("data.test_share=1.5", "data.test_share: got 1.5"),
+        ("data.price_min=.inf", "data.price_min"),
+        ("data.price_min=2000", "must be below price_max"),
+        ("finetune.device=tpu", "finetune.device: got 'tpu'"),
+        ("data=5", "data: got 5"),
+        ("data.rows.x=5", "data.rows"),
+        ("rows", "Expected key=value"),
+        ("=5", "Expected key=value"),
+        ("data.rows=[1", "not readable as YAML"),
+        ("schedule.cron=0 2 * *", "schedule.cron: got '0 2 * *'. Expected minute hour day month weekday"),
+        ("schedule.cron=0 25 * * *", "hour: expected 0 to 23"),
+        ("schedule.cron=0 2 * foo *", "month: expected 1 to 12 or jan, feb"),
+        ("schedule.cron=*/0 * * * *", "minute: expected 0 to 59"),
+        ("schedule.cron=0 2 1- * *", "day: expected 1 to 31"),
+        ("schedule.timezone=Europe/Berln", "such as Europe/Berlin"),
+        ("schedule.busy=cancel", "'wait' or 'skip'"),
+    ],
+)
+def test_a_bad_override_is_refused_by_name(override: str, expected: str) -> None:
+    """The message holds the key, the value, and what was expected or the nearest valid name."""
+    with pytest.raises(UserError) as caught:
+        load("conf/smoke.yaml", [override])
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 * * * *", "5,35 8-18/2 1 jan-mar MON", "0 0 * * 7"])
+def test_a_cron_is_taken_as_it_is_typed(cron: str) -> None:
+    """Also one that starts with a star, which is no YAML by itself."""
+    assert load("conf/smoke.yaml", [f"schedule.cron={cron}"]).schedule.cron == cron
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("data: [", "not readable as YAML"), ("- 1", "should hold sections"), ("\xff", "YAML")]
+)
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    """A broken file is one message, not a traceback."""
+    conf = tmp_path / "broken.yaml"
+    conf.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=expected):
+        load(conf)
+
+
+def test_a_missing_conf_names_those_that_exist() -> None:
+    """The remedy is in the message."""
+    with pytest.raises(UserError, match=r"conf/laptop\.yaml"):
+        load("conf/lptop.yaml")
+
+
+def test_paths_belong_to_where_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path on the command line is relative to the current folder, one in a YAML to the project; the default conf is
+    found from anywhere."""
+    monkeypatch.chdir(tmp_path)
+    assert load(overrides=["data.path=items.jsonl"]).data.path == str(tmp_path / "items.jsonl")
+    (tmp_path / "mine.yaml").write_text("data: {path: data/items.jsonl}")
+    assert load(tmp_path / "mine.yaml").data.path == str(PROJECT / "data" / "items.jsonl")
+    assert load().data.source == "sample"
+
+
+def test_overrides_for_another_folder_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is typed here means the same where a worker runs it; everything else stays as it was."""
+    monkeypatch.chdir(tmp_path)
+    typed = [
+        "data.source=files",
+        "data.path=my items.jsonl",
+        "evaluate.recorded=[a.csv, /b.csv]",
+        "schedule.cron=* * * * *",
+    ]
+    here, there = load("conf/smoke.yaml", typed), anchored(typed)
+    monkeypatch.chdir("/")
+    assert load("conf/smoke.yaml", there) == here
+    assert there[0] == typed[0] and there[3] == typed[3]

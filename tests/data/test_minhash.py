@@ -1,0 +1,40 @@
+"""Signatures tell how alike two texts are, the same on any machine."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import numpy as np
+
+from tasks.data.minhash import ROWS, SLOTS, bands, likeness, signatures
+
+WORDS = [f"w{number}" for number in range(2000)]
+
+
+def test_the_estimate_is_near_the_jaccard_index() -> None:
+    """For texts with some words changed, within five standard errors."""
+    rng = random.Random(3)
+    for changed in (0, 2, 10, 40):
+        one = rng.sample(WORDS, 150)
+        other = [rng.choice(WORDS) if place < changed else word for place, word in enumerate(one)]
+        sets = [{*words, *pairwise(words)} for words in (one, other)]
+        exact = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+        signed = signatures([" ".join(one), " ".join(other)])
+        assert abs(likeness(signed[:1], signed[1:])[0] - exact) < 5 * 0.5 / SLOTS**0.5
+
+
+def test_like_texts_share_a_band_and_unlike_ones_do_not() -> None:
+    """Which is how they find each other."""
+    text = " ".join(WORDS[:100])
+    signed = bands(signatures([text, text.replace("w50", "x"), " ".join(WORDS[500:600])]))
+    assert signed.shape == (3, SLOTS // ROWS)
+    assert (signed[0] == signed[1]).any() and not (signed[0] == signed[2]).any()
+    assert not np.intersect1d(signed[0], signed[2]).size
+
+
+def test_signatures_are_the_same_everywhere() -> None:
+    """Three values are written down here; case and punctuation do not count."""
+    signed = signatures(["A steel kettle", "a STEEL, kettle!", "", "one"])
+    assert (signed[0] == signed[1]).all() and (signed[0] != signed[3]).any()
+    assert signed[0, :3].tolist() == [3253028757, 3626719150, 3342643025]

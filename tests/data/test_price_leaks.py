@@ -1,0 +1,108 @@
+"""Text that states its own price loses the statement; numbers that are not prices stay."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.data.price_leaks import possible, scrub, scrub_details
+
+
+@pytest.mark.parametrize(
+    ("text", "price", "left"),
+    [
+        ("Kettle. Price: $49.99", 20, "Kettle."),
+        ("Kettle, only Rs. 499 today", 20, "Kettle, today"),
+        ("Kettle MSRP 1,299", 20, "Kettle"),
+        ("MSRP: $1,299.00 new", 5, "new"),
+        ("MSRP$49 kettle", 5, "kettle"),
+        ("list price $89.95 steel pan", 5, "steel pan"),
+        ("Our low price of $19.99!", 5, "!"),
+        ("Retail price is 29.99", 7, ""),
+        ("Price: 499", 100, ""),
+        ("Kettle was $30 now $20", 20, "Kettle"),
+        ("Kettle on sale for $12.50 each", 3, "Kettle"),
+        ("Sells for $100 elsewhere", 90, "elsewhere"),
+        ("a $30 value", 5, "a"),
+        ("Regular price: £20", 3, ""),
+        ("Reg. $25.00, red", 20, ", red"),
+        ("MRP ₹1,999", 5, ""),
+        ("Starting at US$ 99", 3, ""),
+        ("kettle for $49.99", 49.99, "kettle for"),
+        ("kettle $49,99", 49.99, "kettle"),
+        ("kettle 1.299,00 € steel", 1299, "kettle steel"),
+        ("kettle, 49 dollars", 49.0, "kettle,"),
+        ("about $50, kettle", 49.99, "about , kettle"),
+    ],
+)
+def test_a_statement_of_the_price_is_scrubbed(text: str, price: float, left: str) -> None:
+    """Called a price, offered, or the item's own price with a currency: the words go and are shown."""
+    scrubbed, leaks = scrub(text, price)
+    assert scrubbed == left
+    assert leaks and all(leak.words and leak.rule for leak in leaks)
+    assert possible([text]) == [True]
+
+
+AMOUNTS = ["5", "5.00", "1,299", "$", "us", "Rs", "rs.", "€", "usd", "EUR", "Dollars", "bucks"]
+LABELS = ["price", "Cost", "m.s.r.p.", "MSRP", "rrp", "only", "now", "is"]
+OTHERS = [":", "-", "\u017f", "\u212a", "\u00a0", "_", " ", " ", " "]  # two of them letters that fold to s and k
+
+
+@given(st.lists(st.sampled_from(AMOUNTS + LABELS + OTHERS), max_size=8).map("".join))
+def test_the_quick_look_passes_over_no_statement(text: str) -> None:
+    """Whatever the rules find in a text, the search that decides whether they are tried sees that they could."""
+    _, leaks = scrub(text, 5.0)
+    assert not leaks or possible([text]) == [True]
+
+
+def test_the_quick_look_passes_over_most_texts() -> None:
+    """A text or a detail without money and its words is not looked at again; prices by the name of a detail are."""
+    assert possible(["A red kettle of 5 litres", "", "Discount: 5", "Was: 4 savings"]) == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "price"),
+    [
+        ("19.99 inches", 19.99),
+        ("only 19.99 inches wide", 19.99),
+        ("Weighs 49.99 pounds", 49.99),
+        ("Ke$ha poster, A$AP shirt 2, $uicideboy$", 2),
+        ("RS-232 cable, only RS 485", 485),
+        ("cars. 499 parts", 499),
+        ("price 2 pack", 2),
+        ("Price: 12 pack", 12),
+        ("best price guarantee 100%", 100),
+        ("low cost 5 inch tool, costs 20% less", 5),
+        ("Price match 2 year", 2),
+        ("covers up to $500 of damage", 20),
+        ("wallet for $5 bills", 4),
+        ("Monopoly money $500 notes", 20),
+        ("over $35 ships free", 10),
+        ("a $1,000,000 idea, $5 million insured", 5),
+        ("EUR 42 shoes, US 9", 30),
+        ("now 5 pounds lighter", 5),
+        ("12 V USD port, 5 USB ports", 5),
+        ("just 2 left, was 2019 model", 2),
+        ("Model MSRP-100, pricey 5, price/performance 10", 5),
+    ],
+)
+def test_numbers_that_are_not_prices_survive(text: str, price: float) -> None:
+    """Measures, counts, brands with a dollar sign, and money that is something else."""
+    assert scrub(text, price) == (text, [])
+
+
+def test_details_that_are_prices_go() -> None:
+    """By their name, whatever they hold; and statements in the values of the others."""
+    details = {"Brand": "Acme", "List Price": "49.99", "MSRP": "60", "Note": "only $9.99", "Price_Range": "x"}
+    kept, leaks = scrub_details(details, 20)
+    assert kept == {"Brand": "Acme", "Note": ""}
+    assert len(leaks) == 4
+
+
+def test_long_text_takes_no_long_time_for_hostile_input() -> None:
+    """Rules are linear: a hundred thousand repetitions of what they look for are done at once."""
+    for part in ("price ", "our list ", "$", "1,111", "only for ", "<a ", "a_"):
+        text = part * 20_000
+        scrub(text, 5.0)
+        scrub_details({part * 2_000: text}, 5.0)

@@ -1,0 +1,98 @@
+"""Exit statuses and messages: 0 done, 2 for what the user can mend, 1 for a stage that failed."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.cli.main import main
+
+SMOKE = "conf/smoke.yaml"
+
+
+def outcome(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str]:
+    """The exit status and what was said on standard error; nothing may be on standard output."""
+    status = main([*words])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return status, captured.err
+
+
+def test_what_the_user_can_mend_exits_with_2_and_says_how(
+    capsys: pytest.CaptureFixture, tmp_path: Path, at: Callable
+) -> None:
+    """One message with the remedy, and no traceback."""
+    store = at(tmp_path)
+    for words, expected in (
+        (["run", "-c", SMOKE, "data.row=5"], "Did you mean rows?"),
+        (["run", "-c", "conf/nothing.yaml"], "conf/laptop.yaml"),
+        (["evaluate", "-c", SMOKE, *store], "Run `pricewright curate` first"),
+        (["baselines", "-c", SMOKE, *store, "data.rows=200"], "Run `pricewright curate`"),
+        (["leaderboard", "-c", SMOKE, *store], "Run `pricewright"),
+        (["curate", "-c", SMOKE, *store, "data.source=files", f"data.path={tmp_path}/none.csv"], "No data at"),
+        (["run", "-c", SMOKE, *store, "finetune.sft.lerning_rate=1"], "Did you mean learning_rate?"),
+        (["run", "-c", SMOKE, *store, "finetune.sft.learning_rate=low"], "learning_rate: expected a number such as"),
+        (["predict", "-c", SMOKE], "nothing to price"),
+        (["predict", "-c", SMOKE, "--file", f"{tmp_path}/none.jsonl"], "No data at"),
+    ):
+        status, message = outcome(capsys, *words)
+        assert (status, expected in message, "Traceback" in message) == (2, True, False), (words, message)
+
+
+def test_a_port_in_use_is_said(capsys: pytest.CaptureFixture) -> None:
+    """Before any server is started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, message = outcome(capsys, "ui", "-c", SMOKE, "--mlflow-port", str(port))
+    assert status == 2
+    assert f"Port {port} is in use" in message and "--mlflow-port" in message
+
+
+def test_a_stage_that_fails_exits_with_1(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: Callable
+) -> None:
+    """The error in one line; the traceback only with --debug."""
+    from tasks import curation
+
+    def fails(*_: object, **__: object) -> object:
+        raise RuntimeError("the catalogue fell over")
+
+    monkeypatch.setattr(curation, "deduplicate_and_split", fails)
+    status, message = outcome(capsys, "curate", "-c", SMOKE, *at(tmp_path))
+    assert status == 1
+    assert "RuntimeError: the catalogue fell over" in message and "Traceback" not in message
+    status, message = outcome(capsys, "curate", "-c", SMOKE, *at(tmp_path), "--debug")
+    assert status == 1 and "Traceback" in message
+
+
+def test_a_full_disk_is_said_however_deep_it_hides(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: Callable
+) -> None:
+    """Exit status 2 and what to do; the stage is not done, and with room again it is."""
+    from tasks import curation
+
+    def fails(*_: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("could not log the artifact") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(curation, "write_split", fails)
+        status, message = outcome(capsys, "curate", "-c", SMOKE, *at(tmp_path))
+    assert status == 2 and "The disk is full" in message and "Make room" in message
+    assert main(["curate", "-c", SMOKE, *at(tmp_path)]) == 0
+
+
+def test_doctor_says_what_is_there(capsys: pytest.CaptureFixture) -> None:
+    """Machine, device, base model and tracking, one line each."""
+    assert main(["doctor", "-c", SMOKE]) == 0
+    output = capsys.readouterr().out
+    for word in ("machine", "device", "tiny-random", "tracking", "reached"):
+        assert word in output

@@ -1,0 +1,86 @@
+"""A real model behind a real OpenAI-compatible server: what `transformers serve` makes of the embedded one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.config.experiment import Api
+from tasks.data.items import Item
+from tasks.models.api import Inquiry, price_in
+from tasks.models.api_calls import Budget
+from tasks.models.language.base_model import locate
+
+QUESTION = "What is the price of this in dollars? Answer with a number such as $20."
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, str, subprocess.Popen]]:
+    """The address of a server of the embedded model, the model's name there, and its process."""
+    folder = locate("smollm2-135m")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", folder, "--device", "cpu"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    with (tmp_path / "serve.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)], env=environment, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(480):
+            if process.poll() is not None:
+                pytest.fail((tmp_path / "serve.log").read_text())
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}/v1", folder, process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_served_model_is_asked_for_real(
+    server: tuple[str, str, subprocess.Popen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words become prices, the tokens it counts are those of the row, and with the server gone the row stands."""
+    url, name, process = server
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path))
+    texts = ("Steel kettle, 1.7 litres, pack of 2", "Trail tent for 4 people")
+    items = [Item(str(number), text, "") for number, text in enumerate(texts)]
+    model = Api(
+        name="smollm2",
+        model=name,
+        base_url=url,
+        key_env=None,
+        input_price=0,
+        output_price=0,
+        question=QUESTION,
+        parameters={"temperature": 0, "max_tokens": 24},
+        concurrency=1,
+        timeout=120,
+    )
+    inquiry = Inquiry(model, items)
+    row = inquiry.ask(Budget(0))
+    assert row.status == "ran", row.reason
+    assert all(answer is not None and answer.text for answer in inquiry.answers)
+    assert row.predictions is not None
+    assert row.predictions.price.tolist() == pytest.approx(
+        [price_in(a.text) for a in inquiry.answers if a], nan_ok=True
+    )
+    assert row.figures["input_tokens"] > 2 * 20 and 2 <= row.figures["output_tokens"] <= 2 * 24
+    process.terminate()
+    process.wait(30)
+    assert Inquiry(model, items).ask(Budget(0)).figures == row.figures

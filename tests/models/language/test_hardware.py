@@ -1,0 +1,82 @@
+"""What follows from a machine, for each kind of machine, and who has its GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.config.loading import load
+from tasks.errors import UserError
+from tasks.models.language.hardware import Hardware, settings
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+CPU, MPS, OLD = Hardware("cpu"), Hardware("mps"), Hardware("cuda")
+RECENT = Hardware("cpu", bf16=True)
+GPU = Hardware("cuda", bf16=True, flash_attention=True, liger=True)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "attention", "quantized", "sft"),
+    [
+        (CPU, "float32", "sdpa", True, {"bf16": False, "use_cpu": True, "dataloader_pin_memory": False}),
+        (RECENT, "bfloat16", "sdpa", True, {"bf16": True, "use_cpu": True}),
+        (MPS, "float32", "sdpa", False, {"bf16": False, "use_cpu": False, "dataloader_pin_memory": False}),
+        (OLD, "float32", "sdpa", True, {"bf16": False, "use_cpu": False, "optim": "paged_adamw_32bit"}),
+        (GPU, "bfloat16", "flash_attention_2", True, {"bf16": True, "use_liger_kernel": True}),
+    ],
+    ids=["CPU", "CPU with bfloat16", "MPS", "GPU without bfloat16", "GPU with everything"],
+)
+def test_each_machine_takes_what_it_has(
+    hardware: Hardware, dtype: str, attention: str, quantized: bool, sft: dict[str, object]
+) -> None:
+    """bfloat16, the kernels, 4 bits and the paged optimizer where they are there, and nowhere else."""
+    plan = settings(hardware, NF4, {"learning_rate": 1e-4})
+    assert (plan.dtype, plan.attention, plan.quantization) == (dtype, attention, NF4 if quantized else None)
+    assert plan.sft.items() >= {**sft, "learning_rate": 1e-4}.items()
+    assert ("optim" in plan.sft) == (hardware.device == "cuda")
+    assert bool(plan.notes) == (hardware.device == "mps")
+
+
+@pytest.mark.parametrize("hardware", [CPU, RECENT, OLD, GPU])
+def test_the_conf_can_say_what_is_computed_in(hardware: Hardware) -> None:
+    """float32 for answers that are the same on any machine; bfloat16 where the hardware has it unknown to us."""
+    for dtype in ("float32", "bfloat16"):
+        plan = settings(hardware, NF4, {}, dtype)
+        assert (plan.dtype, plan.sft["bf16"]) == (dtype, dtype == "bfloat16")
+
+
+def test_what_the_conf_says_stands_where_it_can() -> None:
+    """Its optimizer on a GPU; where that has no kernels the same one of torch, and the note says so."""
+    conf = load("conf/amazon.yaml").finetune
+    assert settings(GPU, None, {"optim": "adamw_torch", "bf16": False}).sft.items() >= {"optim": "adamw_torch"}.items()
+    assert settings(GPU, conf.quantization, conf.sft).sft["optim"] == "paged_adamw_32bit"
+    plan = settings(CPU, conf.quantization, {**conf.sft, "use_liger_kernel": True})
+    assert (plan.sft["optim"], plan.sft["use_liger_kernel"]) == ("adamw_torch", False)
+    assert "paged_adamw_32bit needs CUDA" in plan.notes[0] and "liger" in plan.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "quantization", "sft", "message"),
+    [
+        (
+            Hardware("cpu", bitsandbytes=False),
+            NF4,
+            {},
+            "bitsandbytes, which it needs, is not installed. Run `make setup`",
+        ),
+        (CPU, None, {"optim": "paged_lion_32bit"}, "finetune.sft.optim: paged_lion_32bit needs CUDA"),
+        (Hardware("cuda", bitsandbytes=False), None, {"optim": "lion_8bit"}, "Expected, here, adamw_torch"),
+    ],
+)
+def test_what_no_setting_can_mend_is_refused(hardware: Hardware, quantization: dict, sft: dict, message: str) -> None:
+    """4 bits without bitsandbytes, and an optimizer that nothing else replaces, with the remedy."""
+    with pytest.raises(UserError) as caught:
+        settings(hardware, quantization, sft)
+    assert message in str(caught.value)
+
+
+def test_each_process_needs_a_gpu_of_its_own() -> None:
+    """More processes than GPUs are refused; several on a CPU are a trial of the machinery."""
+    Hardware("cuda", count=2).check_processes(2)
+    CPU.check_processes(4)
+    with pytest.raises(UserError, match=r"finetune.processes: got 3, but the devices of kind cuda here are 2"):
+        Hardware("cuda", count=2).check_processes(3)

@@ -1,0 +1,64 @@
+"""What similar products cost, as a language model is told it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.config.loading import load
+from tasks.data.items import Item
+from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.retrieval import Comparables
+
+KETTLES = [
+    Item("a", "Steel kettle", "Boils a litre of water.", price=30.0),
+    Item("b", "Steel kettle", "Boils two litres of water, red.", price=40.0),
+    Item("c", "Copper kettle", "Whistles once water boils.", price=90.0),
+    Item("d", "Garden chair", "Folds flat, oiled teak.", price=60.0),
+    Item("e", "Garden table", "Seats four, oiled teak.", price=200.0),
+]
+
+
+def test_the_most_similar_comes_first_and_never_the_item_itself() -> None:
+    """By the words they share; an item with the text of a kept one but its own id is another item."""
+    kept = Comparables.fit(KETTLES)
+    np.testing.assert_array_equal(kept.look_up(KETTLES[:2], 1), [[40.0], [30.0]])
+    np.testing.assert_array_equal(kept.look_up([KETTLES[3]], 1), [[200.0]])
+    twin = Item("x", KETTLES[0].title, KETTLES[0].text)
+    np.testing.assert_array_equal(kept.look_up([twin], 2), [[30.0, 40.0]])
+
+
+def test_fewer_than_asked_for_are_what_there_is() -> None:
+    """All others, and none where there are no others; no items have no comparables."""
+    assert Comparables.fit(KETTLES).look_up(KETTLES[:2], 9).shape == (2, 4)
+    assert Comparables.fit(KETTLES[:2]).look_up(KETTLES[:1], 9).tolist() == [[40.0]]
+    assert Comparables.fit(KETTLES).look_up([], 3).shape[0] == 0
+
+
+def test_a_model_takes_its_comparables_along(items: list[Item], tmp_path: Path) -> None:
+    """They stand between text and price, whole and in the unit of the prompt, and a loaded model is asked the same."""
+    shown = [
+        "finetune.prompt.comparables=3",
+        "finetune.prompt.question=''",
+        "finetune.prompt.unit=10",
+        "finetune.prompt.text_tokens=99",
+    ]
+    conf = load("conf/smoke.yaml", ["finetune.quantization=null", *shown]).finetune
+    model = LanguageModel.of(ModelSpec.of(conf, KETTLES))
+    assert model.texts([KETTLES[0]])[0].startswith(
+        "Steel kettle\nBoils a litre of water.\n\nSimilar products cost 4, 9, "
+    )
+    assert model.texts([KETTLES[0]])[0].endswith("\n\nPrice is $")
+    model.save(tmp_path)
+    again = LanguageModel.load(tmp_path)
+    assert again.prompts(items[:5]) == model.prompts(items[:5])
+    np.testing.assert_array_equal(again.predict(items[:2]).price, model.predict(items[:2]).price)
+
+
+def test_a_model_without_the_training_items_refuses_rather_than_asks_something_else(items: list[Item]) -> None:
+    """A prompt without the line that it was trained with would be answered, and wrongly."""
+    conf = load("conf/smoke.yaml", ["finetune.quantization=null", "finetune.prompt.comparables=3"]).finetune
+    with pytest.raises(ValueError, match="training items"):
+        LanguageModel.of(ModelSpec.of(conf)).predict(items[:1])

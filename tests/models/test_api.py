@@ -1,0 +1,369 @@
+"""Models behind an API, against a loopback endpoint that misbehaves in every way endpoints do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.config.experiment import Api
+from tasks.data.items import Item
+from tasks.models.api import Inquiry, forbidden, price_in
+from tasks.models.api_calls import Budget, BudgetError
+from tasks.models.external import ExternalPredictions
+from tasks.paths import PROJECT
+from tests.endpoint import KEY, Endpoint, completion, send, serving
+
+ITEMS = [Item(str(number), f"Kettle {number}", "Boils water.", price=10.0 * number) for number in range(1, 7)]
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoint]:
+    """One that answers "$20"; a cache and a key of the test's own."""
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TEST_KEY", KEY)
+    with serving(lambda handler, _asked, _attempt: send(handler, completion("$20"))) as endpoint:
+        yield endpoint
+
+
+def model(endpoint: Endpoint, **changes: Any) -> Api:
+    free = {"input_price": 0, "output_price": 0}
+    return Api(**{"name": "m", "base_url": endpoint.url, "key_env": "TEST_KEY", **free, **changes})
+
+
+def ask(endpoint: Endpoint, budget: float = 0.0, items: list[Item] = ITEMS, **changes: Any) -> ExternalPredictions:
+    inquiry = Inquiry(model(endpoint, **changes), items)
+    return inquiry.ask(Budget(budget, inquiry.cost))
+
+
+def prices(guesses: ExternalPredictions) -> list[float | None]:
+    assert guesses.predictions is not None, guesses.reason
+    return [None if np.isnan(price) else float(price) for price in guesses.predictions.price]
+
+
+@pytest.mark.parametrize(
+    ("text", "price"),
+    [
+        ("$1,234.56 or so", 1234.56),
+        ("49.99", 49.99),
+        ("Price is $20.00.", 20.0),
+        ("The price of a single 1.7 litre kettle is $2.00.", 2.0),
+        ("This 4-person tent costs 120 dollars", 120.0),
+        ("I would say around 35", 35.0),
+        ("35 or so", 35.0),
+        ("$10 to $20", 10.0),
+        ("I cannot tell what a 65-inch TV costs", None),
+        ("65-inch TVs vary", None),
+        ("Sorry, I can't help with that.", None),
+        ("", None),
+        ("$", None),
+        ("$" + "9" * 400, None),
+    ],
+)
+def test_a_price_is_found_in_words_and_no_other_number_is_taken_for_one(text: str, price: float | None) -> None:
+    """A currency decides; a bare number counts only where it is the answer."""
+    found = price_in(text)
+    assert found == price if price is not None else np.isnan(found)
+
+
+def test_each_item_is_asked_about_in_the_words_of_the_conf(endpoint: Endpoint) -> None:
+    """System and question, title and text, cut; the parameters as they are; no price; the key as a bearer."""
+    item = Item("1", "Kettle", "Boils " + "x" * 5000, price=77.77)
+    parameters = {"temperature": 0.5, "max_completion_tokens": 9, "top_p": 0.5}
+    row = ask(endpoint, items=[item], model="big", question="How dear?", text_characters=12, parameters=parameters)
+    system = "You estimate prices of items. Reply only with the price, no explanation"
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": "How dear?\n\nKettle\nBoils"}]
+    assert endpoint.requests == [{"model": "big", "messages": messages, **parameters}]
+    assert endpoint.keys == [f"Bearer {KEY}"]
+    assert prices(row) == [20.0] and row.params["served"] == "m-1"
+
+
+def test_a_second_run_asks_nothing(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers are on disk, with their tokens and what they cost; not even the key is needed."""
+    costs = {"input_price": 2.5, "output_price": 10.0}
+    first = ask(endpoint, 1.0, **costs)
+    asked = len(endpoint.requests)
+    monkeypatch.delenv("TEST_KEY")
+    second = ask(endpoint, 0.0, **costs)
+    assert len(endpoint.requests) == asked == len(ITEMS)
+    assert second.figures == first.figures and prices(second) == prices(first)
+    assert first.figures["input_tokens"] == 600 and first.figures["output_tokens"] == 60
+    assert first.figures["cost"] == pytest.approx(6 * (100 * 2.5 + 10 * 10) / 1e6)
+    assert not second.unfinished
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "other"}, {"question": "?"}, {"parameters": {"max_tokens": 5}}, {"system": "Guess."}]
+)
+def test_another_question_is_asked_afresh(endpoint: Endpoint, change: dict[str, Any]) -> None:
+    """An answer stands for its model, prompt and parameters, and for nothing else."""
+    ask(endpoint)
+    ask(endpoint, **change)
+    assert len(endpoint.requests) == 2 * len(ITEMS)
+
+
+def test_a_damaged_answer_is_asked_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Cut, emptied or changed on disk: only those are asked for."""
+    ask(endpoint)
+    files = sorted((tmp_path / "cache" / "answers").rglob("*.json"))
+    assert len(files) == len(ITEMS)
+    files[0].write_bytes(files[0].read_bytes()[:50])
+    files[1].write_text("")
+    files[2].write_text(files[2].read_text().replace("$20", "$90"))
+    files[3].write_text("[]")
+    row = ask(endpoint)
+    assert prices(row) == [20.0] * len(ITEMS)
+    assert len(endpoint.requests) == len(ITEMS) + 4
+
+
+def test_trouble_that_passes_costs_time_and_nothing_else(endpoint: Endpoint) -> None:
+    """429 with Retry-After, 500, an answer cut off in the middle, silence beyond the timeout: tried again."""
+
+    def behave(handler: BaseHTTPRequestHandler, asked: str, attempt: int) -> None:
+        number = int(re.findall(r"Kettle (\d)", asked)[0])
+        if attempt or number > 4:
+            return send(handler, completion(f"${number}"))
+        if number == 1:
+            return send(handler, {"error": {"message": "slow down"}}, 429, retry_after="0.1")
+        if number == 2:
+            return send(handler, {"error": {"message": "oops"}}, 500)
+        if number == 3:
+            handler.send_response(200)
+            handler.send_header("content-length", "5000")
+            handler.end_headers()
+            handler.wfile.write(b'{"choices": [')
+            return None
+        time.sleep(1.5)
+        return None
+
+    endpoint.behave = behave
+    row = ask(endpoint, timeout=1, retries=2)
+    assert prices(row) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert (row.status, row.reason, row.unfinished) == ("ran", None, False)
+    assert len(endpoint.requests) == len(ITEMS) + 4
+
+
+def test_an_item_that_keeps_failing_is_left_out_and_the_others_stand(endpoint: Endpoint) -> None:
+    """The row says how many were answered and why; another run asks only for the missing one."""
+
+    def behave(handler: BaseHTTPRequestHandler, asked: str, _attempt: int) -> None:
+        broken = "Kettle 3" in asked
+        send(handler, {"error": {"message": "oops"}} if broken else completion("5"), 500 if broken else 200)
+
+    endpoint.behave = behave
+    row = ask(endpoint, retries=0)
+    assert prices(row) == [5.0, 5.0, None, 5.0, 5.0, 5.0]
+    assert row.unfinished and row.reason is not None and "5 of 6 items answered" in row.reason and "oops" in row.reason
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, completion("6"))
+    again = ask(endpoint)
+    assert prices(again) == [5.0, 5.0, 6.0, 5.0, 5.0, 5.0] and not again.unfinished
+    assert len(endpoint.requests) == len(ITEMS) + 1
+
+
+def test_refusals_and_prose_are_counted_and_given_no_number(endpoint: Endpoint) -> None:
+    """Answers without a price are left out, and are not asked for again: the model has spoken."""
+    said = [completion("I cannot say."), completion(None, refusal="No."), completion("$1,234.56 or so")]
+    endpoint.behave = lambda handler, asked, _: send(
+        handler, said[min(int(re.findall(r"Kettle (\d)", asked)[0]), 3) - 1]
+    )
+    row = ask(endpoint)
+    assert prices(row) == [None, None, 1234.56, 1234.56, 1234.56, 1234.56]
+    assert row.figures["unparsable"] == pytest.approx(2 / 6)
+    assert row.predictions is not None and row.predictions.unparsable is not None
+    assert row.predictions.unparsable.tolist() == [True, True, False, False, False, False]
+    assert row.reason == "2 of 6 answers hold no price" and not row.unfinished
+    ask(endpoint)
+    assert len(endpoint.requests) == len(ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (completion("I am a teapot"), "none of 6 answers holds a price, the first is 'I am a teapot'"),
+        ("<html>a login page</html>", "not a chat completion"),
+        ({"choices": []}, "not a chat completion"),
+        ({"choices": [{}], "usage": {}}, "not a chat completion"),
+        ("[1, 2", "not a chat completion"),
+        ({"error": "quota"}, "not a chat completion"),
+    ],
+    ids=["prose", "html", "no choice", "no message", "half", "error"],
+)
+def test_nonsense_for_every_item_is_a_row_that_says_so(endpoint: Endpoint, body: Any, said: str) -> None:
+    """No figure is made up."""
+    kind = "text/html" if str(body).startswith("<") else "application/json"
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, body, content_type=kind)
+    row = ask(endpoint, retries=0)
+    assert (row.status, row.predictions) == ("failed", None)
+    assert row.reason is not None and said in row.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, {"error": {"message": "bad key"}}),
+        (404, {"error": {"message": "no such model"}}),
+        (429, {"error": {"message": "pay first", "code": "insufficient_quota"}}),
+    ],
+)
+def test_what_no_retry_can_mend_stops_at_once(endpoint: Endpoint, status: int, body: dict) -> None:
+    """A wrong key, model or an empty account is not tried out on two thousand items."""
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, body, status)
+    items = [Item(str(number), f"Pan {number}", "") for number in range(200)]
+    row = ask(endpoint, items=items, retries=0, concurrency=2)
+    assert row.status == "failed" and row.reason is not None and body["error"]["message"] in row.reason
+    assert len(endpoint.requests) < 20
+
+
+def test_an_endpoint_that_is_down_is_given_up(endpoint: Endpoint) -> None:
+    """Ten failures in a row are enough; nothing was charged, since nothing was sent."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    items = [Item(str(number), f"Pan {number}", "") for number in range(100)]
+    inquiry = Inquiry(model(endpoint, base_url=url, retries=0, input_price=1, output_price=1), items)
+    budget = Budget(1.0)
+    row = inquiry.ask(budget)
+    assert row.status == "failed" and row.unfinished and row.reason is not None and "Connection error" in row.reason
+    assert (budget.spent, budget.flying) == (0.0, 0)
+
+
+def test_without_key_or_budget_nothing_is_sent(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who happens to have a key is not charged; the row says what is missing."""
+    row = ask(endpoint, 0.0, input_price=1, output_price=1)
+    assert (row.status, row.reason) == ("skipped", "evaluate.budget is 0 dollars")
+    monkeypatch.delenv("TEST_KEY")
+    row = ask(endpoint, 5.0, input_price=1, output_price=1)
+    assert (row.status, row.reason) == ("skipped", "TEST_KEY is not set")
+    assert endpoint.requests == []
+    assert forbidden(model(endpoint, key_env=None), 0.0) is None
+    assert prices(ask(endpoint, key_env=None)) == [20.0] * len(ITEMS)
+    assert endpoint.keys == ["Bearer none"] * len(ITEMS)
+
+
+def test_the_budget_is_never_passed(endpoint: Endpoint) -> None:
+    """Asking stops before a call that could pass it; the row covers what was answered; a higher one goes on."""
+    items = [Item(str(number), f"Kettle {number}", "Boils water.") for number in range(40)]
+    costs = {"input_price": 1000.0, "output_price": 1000.0}  # 0.11 dollars an answer
+    row = ask(endpoint, 2.0, items=items, concurrency=4, **costs)
+    answered = sum(price is not None for price in prices(row))
+    assert len(endpoint.requests) == answered
+    assert 10 <= answered <= 18 and row.figures["cost"] == pytest.approx(0.11 * answered) and row.figures["cost"] <= 2
+    assert row.reason == f"{answered} of 40 items answered: evaluate.budget of $2 is spent" and not row.unfinished
+    ask(endpoint, 2.0, items=items, **costs)
+    assert len(endpoint.requests) == answered
+    assert None not in prices(ask(endpoint, 10.0, items=items, **costs))
+    assert len(endpoint.requests) == 40
+
+
+def test_tokens_that_nobody_counted_are_called_so(endpoint: Endpoint) -> None:
+    """Without usage in the response the most that can have been charged is taken, and the row says so."""
+    body = completion("$3")
+    del body["usage"]
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, body)
+    row = ask(endpoint, 5.0, items=ITEMS[:1], input_price=1.0, output_price=1.0)
+    assert row.reason is not None and "does not count tokens" in row.reason
+    assert row.figures["output_tokens"] == 32 and 0 < row.figures["cost"] < 5
+
+
+def test_an_attempt_whose_answer_was_lost_counts_against_the_budget(endpoint: Endpoint) -> None:
+    """The endpoint may charge for what it sent and nobody received; an error it does not charge for."""
+
+    def behave(handler: BaseHTTPRequestHandler, _asked: str, attempt: int) -> None:
+        if attempt == 0:
+            return send(handler, {"error": {"message": "busy"}}, 503, retry_after="0.01")
+        handler.send_response(200)
+        handler.send_header("content-length", "5000")
+        handler.end_headers()
+        return None
+
+    endpoint.behave = behave
+    inquiry = Inquiry(model(endpoint, retries=5, input_price=1000.0, output_price=0.0), ITEMS[:1])
+    budget = Budget(
+        0.45
+    )  # an attempt can cost a little under 0.2: some 120 bytes at a dollar a thousand, and 64 tokens
+    row = inquiry.ask(budget)
+    assert row.status == "failed" and row.reason == "evaluate.budget of $0.45 is spent"
+    assert 0.3 < budget.spent <= 0.45
+    assert len(endpoint.requests) == 3
+
+
+def test_calls_that_wait_for_money_wait_for_each_other_to_settle() -> None:
+    """A call starts as soon as another turned out cheaper than it might have been, and never if none can."""
+    budget = Budget(1.0)
+    budget.hold(0.8)
+    waiting = threading.Thread(target=budget.hold, args=(0.8,))
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    budget.settle(0.8, 0.1)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    with pytest.raises(BudgetError):
+        budget.extend(0.2)
+    budget.settle(0.8, 0.8)
+    with pytest.raises(BudgetError):
+        budget.hold(0.2)
+    budget.hold(0.05)
+
+
+def test_the_key_is_written_nowhere(
+    endpoint: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
+) -> None:
+    """Not on disk, in logs, in the row or in what is printed, even if the endpoint repeats it in errors and answers."""
+    caplog.set_level(logging.DEBUG)
+
+    def behave(handler: BaseHTTPRequestHandler, asked: str, _attempt: int) -> None:
+        broken = "Kettle 1" in asked
+        said = handler.headers["authorization"]
+        send(
+            handler, {"error": {"message": f"bad {said}"}} if broken else completion(f"{said}?"), 400 if broken else 200
+        )
+
+    endpoint.behave = behave
+    row = ask(endpoint)
+    assert "***" in str(row.reason)
+    captured = capsys.readouterr()
+    assert KEY not in repr(row) + captured.out + captured.err + caplog.text
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) == 5 and not any(KEY.encode() in file.read_bytes() for file in files)
+
+
+def test_a_killed_run_goes_on_where_it_was(endpoint: Endpoint) -> None:
+    """Every answer is kept as it comes: after a kill only the others are asked for, and no half file counts."""
+    items = [Item(str(number), f"Kettle {number}", "") for number in range(60)]
+
+    def slowly(handler: BaseHTTPRequestHandler, _asked: str, _attempt: int) -> None:
+        time.sleep(0.05)
+        send(handler, completion("7"))
+
+    endpoint.behave = slowly
+    code = (
+        "from tasks.config.experiment import Api; from tasks.data.items import Item\n"
+        "from tasks.models.api import Inquiry; from tasks.models.api_calls import Budget\n"
+        f"model = Api(name='m', base_url='{endpoint.url}', key_env='TEST_KEY', input_price=0, output_price=0,"
+        " concurrency=2)\n"
+        "Inquiry(model, [Item(str(n), f'Kettle {n}', '') for n in range(60)]).ask(Budget(0))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, env=dict(os.environ))
+    deadline = time.monotonic() + 120
+    while len(endpoint.requests) < 15 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait(60)
+    before = len(endpoint.requests)
+    assert 15 <= before < 60
+    assert prices(ask(endpoint, items=items)) == [7.0] * 60
+    assert len(endpoint.requests) <= 60 + 2  # at most the two that were in flight are asked twice

@@ -1,0 +1,142 @@
+"""Every classic model fits, answers sensibly, and is the same after saving and loading."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from sklearn.neighbors import KNeighborsRegressor
+
+from tasks.data.catalogue import generate
+from tasks.data.items import Item, from_row
+from tasks.models.classic import BASELINES, Classic
+from tasks.models.features import Neighbours, OutOfFold, basic_features, table, weights
+from tasks.models.loading import load_predictor
+from tasks.models.network import Network
+
+
+@pytest.fixture(scope="module")
+def splits() -> tuple[list[Item], list[Item], list[Item]]:
+    """Train, validation and test of another catalogue than the default one."""
+    rows = [from_row(row) for row in generate(1200, seed=11)]
+    return rows[:700], rows[700:950], rows[950:]
+
+
+@pytest.fixture(scope="module")
+def fitted(splits: tuple) -> Callable[[str], Classic]:
+    """A model fitted on them, once for all tests."""
+    return functools.cache(lambda name: Classic.fit(name, splits[0], splits[1], seed=1))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_rung_survives_saving_and_answers_within_the_prices_it_saw(
+    name: str, splits: tuple, fitted: Callable[[str], Classic], tmp_path: Path
+) -> None:
+    """Loaded again it gives the same answers; they are prices, with the interval around them."""
+    train, _, test = splits
+    entry = fitted(name)
+    entry.save(tmp_path)
+    answer, again = entry.predict(test), load_predictor(tmp_path).predict(test)
+    np.testing.assert_array_equal(answer.price, again.price)
+    np.testing.assert_array_equal(answer.high, again.high)
+    assert answer.price.shape == (len(test),)
+    assert answer.price.dtype == answer.low.dtype == answer.high.dtype == float  # one table holds those of all models
+    assert (answer.price > 0).all() and (answer.low <= answer.high).all() and (answer.low >= 0).all()
+    if name != "random":
+        prices = [item.price for item in train]
+        assert answer.price.min() >= min(prices) and answer.price.max() <= max(prices)
+
+
+def test_the_interval_of_a_rung_holds_about_four_truths_in_five(
+    splits: tuple, fitted: Callable[[str], Classic]
+) -> None:
+    """It is learned from validation, and holds on test."""
+    test = splits[2]
+    answer = fitted("tfidf_ridge").predict(test)
+    truth = np.array([item.price for item in test])
+    assert 0.7 < np.mean((answer.low <= truth) & (truth <= answer.high)) < 0.9
+
+
+def test_reading_the_words_beats_a_guess_and_the_right_constant_is_the_median(
+    splits: tuple, fitted: Callable[[str], Classic]
+) -> None:
+    """The order of the ladder: random, constants, words, and what reads more than words."""
+    test = splits[2]
+    truth = np.array([item.price for item in test])
+    mae = {name: np.abs(fitted(name).predict(test).price - truth).mean() for name in BASELINES}
+    assert mae["tfidf_ridge"] < mae["constant_median"] < mae["random"]
+    assert mae["tfidf_ridge"] < 0.8 * mae["constant"]
+    assert min(mae["network"], mae["boosting"]) < mae["tfidf_ridge"] < mae["word2vec_linear"]
+
+
+def test_basic_features_are_read_from_details_as_amazon_writes_them() -> None:
+    """Weight in pounds, mean rank, length, top brand; NaN where the details do not say."""
+    details = {"Item Weight": "8 ounces", "Best Sellers Rank": "#1,000 in Tools #3 in Saws", "Brand": "Sony"}
+    rows = basic_features([Item("1", "ab", "cde", details=details), Item("2", "a", "")])
+    np.testing.assert_allclose(rows, [[0.5, 501.5, 5, 1], [np.nan, np.nan, 1, 0]])
+
+
+def test_the_table_reads_sizes_packs_and_weights_from_the_text() -> None:
+    """The first and the largest weight in pounds, the volume, the pack; NaN where the text does not say."""
+    text = "Weighs 8 ounces, shipped 2.5 pounds, 10 x 4 x 2 inches, pack of 6, item 999999999999999999999 pieces"
+    row, bare = table([Item("1", "Nut 7 and 12", text), Item("2", "Nut", "")]).to_dict("records")
+    np.testing.assert_allclose(np.exp([row["weight"], row["heaviest"], row["pack"]]), [0.501, 2.501, 6])
+    np.testing.assert_allclose(np.expm1([row["volume"], row["largest_number"]]), [80, 12])
+    assert row["numbers"] == 2
+    assert np.isnan([bare[key] for key in ("weight", "heaviest", "volume", "pack", "largest_number")]).all()
+    assert weights("7 hundredths pounds, 1,000 grams, 1.2.3 lb") == pytest.approx([0.07, 2.20462])
+
+
+def test_training_items_are_not_their_own_neighbours() -> None:
+    """Figures of training items leave out the item itself; the answer is the weighted median of the others."""
+    rows = csr_matrix(np.eye(3)[[0, 0, 1, 1, 1]])
+    target = np.array([1.0, 3.0, 10.0, 20.0, 90.0])
+    neighbours = Neighbours(count=2)
+    figures = neighbours.fit_transform(rows, target)
+    assert figures[0, 2] == 3.0 and figures[1, 2] == 1.0
+    assert set(figures[2:, 2]) <= {10.0, 20.0, 90.0} and (figures[2:, 2] != target[2:]).all()
+    np.testing.assert_allclose(figures[:, 3], 1, atol=1e-6)
+    assert Neighbours(count=3).fit(rows, target).predict(rows[2:3]) == [20.0]
+    with pytest.raises(ValueError, match="at least two"):
+        neighbours.fit(rows[:1], target[:1])
+
+
+def test_a_prediction_used_as_a_feature_has_not_seen_its_own_target() -> None:
+    """A model that repeats what it was shown learns nothing about the rows it is a feature of."""
+    random = np.random.default_rng(0)
+    rows, target = random.normal(size=(200, 3)), random.normal(size=200)
+    feature = OutOfFold(KNeighborsRegressor(1))
+    inside = np.corrcoef(feature.fit_transform(rows, target)[:, 0], target)[0, 1]
+    assert abs(inside) < 0.25
+    np.testing.assert_array_equal(feature.transform(rows)[:, 0], target)
+
+
+def test_networks_repeat_themselves_and_refuse_what_is_not_finite() -> None:
+    """The same seed gives the same weights, another one others; a diverged training is an error, not a model."""
+    random = np.random.default_rng(0)
+    rows = csr_matrix(random.random((64, 10), dtype=np.float32))
+    target = rows.toarray() @ np.arange(10.0)
+
+    def answers(**settings: float) -> np.ndarray:
+        return Network(networks=2, **settings).fit(rows, target).predict(rows)
+
+    np.testing.assert_array_equal(answers(), answers())
+    assert (answers() != answers(random_state=1)).any()
+    with pytest.raises(ValueError, match="did not converge"):
+        answers(learning_rate=1e38)
+
+
+def test_a_model_file_that_asks_for_other_types_is_refused(fitted: Callable[[str], Classic], tmp_path: Path) -> None:
+    """A model is data: loading one never runs what somebody put into it."""
+    import skops.io
+
+    fitted("constant").save(tmp_path)
+    skops.io.dump(Classic("constant", None, 0.0, 1.0), tmp_path / "estimator.skops")
+    assert json.loads((tmp_path / "predictor.json").read_text())["name"] == "constant"
+    with pytest.raises(ValueError, match="expected types of scikit-learn"):
+        load_predictor(tmp_path)

@@ -1,0 +1,139 @@
+"""MLflow is the only ledger: when a stage counts as done, and when it is done again."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+
+from tasks.config.experiment import Experiment
+from tasks.errors import UserError
+from tasks.tracking.runs import slug, stage
+from tasks.tracking.store import connect, experiment_id, local_path
+
+
+def work(experiment: Experiment, digest: str = "d1", fail: BaseException | None = None, **options) -> tuple[bool, str]:
+    """Whether a stage had been done, and the id of its run."""
+    with stage(experiment, "curate", digest, command="pricewright curate", **options) as run:
+        if not run.done:
+            run.log_json({"digest": digest}, "result.json")
+            if fail is not None:
+                raise fail
+        return run.done, run.id
+
+
+def test_a_stage_is_done_once_for_one_digest(experiment: Experiment) -> None:
+    """The same digest is done, another is not, and `again` does it all the same."""
+    done, first = work(experiment)
+    assert not done
+    assert work(experiment) == (True, first)
+    assert not work(experiment, "d2")[0]
+    done, again = work(experiment, mode="again")
+    assert not done and again != first
+    assert work(experiment) == (True, again)
+
+
+def test_what_was_done_last_counts_whatever_the_clock_said(experiment: Experiment) -> None:
+    """A result of `again` takes the place of one that was dated later; damaged, it gives the place back."""
+    import sqlite3
+
+    _, first = work(experiment)
+    with sqlite3.connect(experiment.tracking.uri.removeprefix("sqlite:///")) as database:
+        database.execute("update runs set start_time = start_time + 10000000, end_time = end_time + 10000000")
+    _, again = work(experiment, mode="again")
+    assert again != first and work(experiment) == (True, again)
+    folder = local_path(connect(experiment).get_run(again).info.artifact_uri)
+    (folder / "result.json").write_text("{}")
+    assert work(experiment) == (True, first)
+
+
+def test_a_stage_that_failed_is_not_done(experiment: Experiment) -> None:
+    """Its run is FAILED, or KILLED when it was interrupted, and the next call does the work."""
+    for error, status in ((ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")):
+        with pytest.raises(type(error)):
+            work(experiment, status, fail=error)
+        runs = connect(experiment).search_runs([experiment_id(experiment)], f"attributes.status = '{status}'")
+        assert len(runs) == 1
+        assert not work(experiment, status)[0]
+
+
+def test_an_interrupted_run_is_opened_again_where_it_can_resume(experiment: Experiment) -> None:
+    """What it logged is still there; without `resume` a new run is made."""
+    with pytest.raises(ValueError, match="x"):
+        work(experiment, fail=ValueError("x"))
+    client, where = connect(experiment), experiment_id(experiment)
+    first = client.search_runs([where])[0].info.run_id
+    assert work(experiment, resume=True) == (False, first)
+    with pytest.raises(ValueError, match="x"):
+        work(experiment, "d2", fail=ValueError("x"))
+    assert work(experiment, "d2")[1] not in {run.info.run_id for run in client.search_runs([where])[1:]}
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "manifest"])
+def test_a_finished_run_whose_files_changed_is_not_done(experiment: Experiment, damage: str) -> None:
+    """Nothing half-written or damaged is trusted."""
+    _, run_id = work(experiment)
+    client = connect(experiment)
+    folder = local_path(client.get_run(run_id).info.artifact_uri)
+    assert folder is not None
+    match damage:
+        case "changed":
+            (folder / "result.json").write_text("{}")
+        case "removed":
+            (folder / "result.json").unlink()
+        case "manifest":
+            (folder / "manifest.json").unlink()
+    assert not work(experiment)[0]
+
+
+def test_recalling_what_is_not_there_says_which_command_makes_it(experiment: Experiment) -> None:
+    """A stage run before its inputs exist is told what to do."""
+    with pytest.raises(UserError, match="Run `pricewright curate`"):
+        work(experiment, mode="recall")
+    work(experiment)
+    assert work(experiment, mode="recall")[0]
+
+
+def _hold(experiment: Experiment, started, leave) -> None:
+    with stage(experiment, "curate", "d1", command="", mode="reuse"):
+        started.set()
+        leave.wait(60)
+
+
+def test_two_processes_never_do_the_same_stage_twice(experiment: Experiment) -> None:
+    """The second waits for the first, and finds its work done."""
+    experiment_id(experiment)
+    context = multiprocessing.get_context("spawn")
+    started, leave = context.Event(), context.Event()
+    first = context.Process(target=_hold, args=(experiment, started, leave))
+    first.start()
+    assert started.wait(120)
+    threading.Timer(1.0, leave.set).start()
+    assert work(experiment)[0]
+    first.join(60)
+    assert first.exitcode == 0
+
+
+def test_metrics_without_a_value_are_left_out(experiment: Experiment) -> None:
+    """MLflow would take NaN and then refuse the model."""
+    with stage(experiment, "curate", "d1", command="") as run:
+        run.log_metrics({"a": 1.0, "b": math.nan, "c": None})
+        assert connect(experiment).get_run(run.id).data.metrics == {"a": 1.0}
+
+
+def test_any_display_name_becomes_one_that_a_logged_model_accepts() -> None:
+    """LoggedModels refuse / : . % and quotes."""
+    assert slug("recorded/gpt-4.1: 'x'") == "recorded-gpt-4-1-x"
+
+
+def test_a_read_only_store_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mlruns that cannot be written is said before any work."""
+    from tasks.tracking import store
+
+    (tmp_path / "mlruns").write_text("a file where a folder should be")
+    monkeypatch.setattr(store, "PROJECT", tmp_path)
+    with pytest.raises(UserError, match="cannot be written"):
+        connect(Experiment())

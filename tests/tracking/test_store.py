@@ -1,0 +1,237 @@
+"""Any MLflow server and artifact store by one line of conf: the pipeline against a real `mlflow server` on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from flows.cli.main import main
+from tasks.config.loading import load
+from tasks.tracking.runs import STAGE, stage
+from tasks.tracking.store import connect, experiment_id, fetch, listing
+from tests.endpoint import KEY, completion, send, serving
+
+SMOKE = "conf/smoke.yaml"
+PASSWORD, TOKEN = "pw-5up3r53cr3t", "hf_5up3r53cr3t5up3r53cr3t"
+SMALL = ["data.rows=240", "baselines.models=[constant,tfidf_ridge]", "evaluate.api=[]", "evaluate.resamples=200"]
+SMALL += ["finetune.checkpoints=2", "finetune.train_items=16", "finetune.score_items=8", "finetune.quantization=null"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the server keeps its things, and a cache of the tests' own."""
+    folder = tmp_path_factory.mktemp("server")
+    before = os.environ.get("PRICEWRIGHT_CACHE")
+    os.environ["PRICEWRIGHT_CACHE"] = str(folder / "cache")
+    yield folder
+    os.environ.pop("PRICEWRIGHT_CACHE")
+    if before is not None:
+        os.environ["PRICEWRIGHT_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    """The address of an MLflow server that hands artifacts through, so that nobody else sees its files."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files"]
+    quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(words, env=quiet, cwd=folder, stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            assert process.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def command(*words: str) -> str:
+    """The standard output of a command that ends well."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert main([*words]) == 0
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def overrides(server: str) -> list[str]:
+    """The smoke experiment at the server, run once."""
+    overrides = [f"tracking.uri={server}", *SMALL]
+    report = Path(command("run", "-c", SMOKE, *overrides).splitlines()[-1])
+    assert report.suffix == ".html" and "<html" in report.read_text()
+    return overrides
+
+
+def stages(overrides: list[str]) -> list[str]:
+    experiment = load(SMOKE, overrides)
+    runs = connect(experiment).search_runs([experiment_id(experiment)])
+    assert all(run.info.artifact_uri.startswith("mlflow-artifacts:") for run in runs)
+    return sorted(run.data.tags[STAGE] for run in runs if STAGE in run.data.tags)
+
+
+def test_a_second_run_at_a_server_does_nothing_again(overrides: list[str], folder: Path) -> None:
+    """What was fetched once is not fetched again, and nothing lies in temporary folders."""
+    assert stages(overrides) == ["baselines", "curate", "evaluate", "finetune"]
+    splits = Path(command("curate", "-c", SMOKE, *overrides).splitlines()[-1])
+    assert {file.name for file in splits.glob("*.parquet")} == {"train.parquet", "validation.parquet", "test.parquet"}
+    before = {file: file.stat().st_mtime_ns for file in splits.iterdir()}
+    command("run", "-c", SMOKE, *overrides)
+    assert stages(overrides) == ["baselines", "curate", "evaluate", "finetune"]
+    assert {file: file.stat().st_mtime_ns for file in splits.iterdir()} == before
+    assert not list((folder / "cache").rglob(".part-*"))
+
+
+def test_another_machine_reads_what_the_server_has(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an empty cache the leaderboard, the decision and the export are the same."""
+    here = command("leaderboard", "-c", SMOKE, *overrides, "--json")
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "cache"))
+    assert command("leaderboard", "-c", SMOKE, *overrides, "--json") == here
+    assert "still the challenger" in command("promote", "-c", SMOKE, *overrides)
+    folder = command("export", str(tmp_path / "taken"), "-c", SMOKE, *overrides).splitlines()[-1]
+    assert "mean absolute error" in (Path(folder) / "README.md").read_text()
+
+
+def test_a_damaged_copy_is_fetched_again_and_a_damaged_original_is_made_again(overrides: list[str]) -> None:
+    """Each is known by its digest."""
+    experiment = load(SMOKE, [*overrides, "tracking.experiment=damage"])
+
+    def work() -> tuple[bool, str]:
+        with stage(experiment, "curate", "damage", command="") as run:
+            if not run.done:
+                run.log_json({"a": 1}, "deep/result.json")
+            return run.done, run.run.info.artifact_uri
+
+    _, place = work()
+    copy = fetch(f"{place}/deep/result.json")
+    copy.write_text(copy.read_text().replace("1", "2"))
+    assert work() == (True, place) and json.loads(copy.read_text()) == {"a": 1}
+    assert listing(place).keys() == {"deep/result.json", "candidates.json", "manifest.json"}
+    client, run_id = connect(experiment), place.split("/")[-2]
+    client.log_text(run_id, json.dumps({"a": 12345}), "deep/result.json")
+    assert not work()[0]
+    with pytest.raises(FileNotFoundError):
+        fetch(f"{place}/deep/nothing.json")
+
+
+def test_the_champion_is_loaded_from_the_server(overrides: list[str]) -> None:
+    """By its alias, with nothing but MLflow."""
+    import mlflow
+
+    connect(load(SMOKE, overrides))
+    (row,) = mlflow.pyfunc.load_model("models:/pricewright@champion").predict(["Steel kettle"]).to_dict("records")
+    assert 0 < row["low"] <= row["price"] <= row["high"]
+
+
+def talkative(handler: BaseHTTPRequestHandler, asked: str, attempt: int) -> None:
+    """An endpoint that fails for some items, and repeats the key whatever it says."""
+    kind = len(asked) % 4
+    if kind == 0 and attempt == 0:
+        return send(
+            handler, {"error": {"message": f"the key {handler.headers['authorization']} made me fall over"}}, 500
+        )
+    if kind == 1:
+        return send(handler, {"error": {"message": f"{KEY} may not ask this"}}, 422)
+    return send(handler, completion(f"$20, says {KEY}"))
+
+
+def refusing(handler: BaseHTTPRequestHandler, _asked: str, _attempt: int) -> None:
+    """An endpoint that does not know the key, and repeats it."""
+    send(handler, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, 401)
+
+
+def test_keys_stay_in_the_environment(server: str, folder: Path, tmp_path: Path) -> None:
+    """An API's key, the hub's token and the server's password are in no file, no database, no log and no message, with
+    --debug and with calls that fail."""
+    conf = ["-c", SMOKE, "--debug", f"tracking.uri={server.replace('//', '//somebody:$STORE_PASSWORD@')}", *SMALL[:2]]
+    conf += ["tracking.experiment=keys", "promote.name=keys", "finetune.enabled=false", "evaluate.resamples=200"]
+    asked = "input_price: 0, output_price: 0, retries: 1"
+    secrets = {"OPENAI_API_KEY": KEY, "HF_TOKEN": TOKEN, "STORE_PASSWORD": PASSWORD}
+    home = {"PREFECT_HOME": str(tmp_path / "prefect"), "PRICEWRIGHT_CACHE": str(tmp_path / "cache")}
+    with serving(talkative) as one, serving(refusing) as other:
+        models = f"[{{name: m, base_url: '{one.url}', {asked}}}, {{name: n, base_url: '{other.url}', {asked}}}]"
+        words = [sys.executable, "-m", "flows.cli", "run", *conf, f"evaluate.api={models}"]
+        said = subprocess.run(words, env=os.environ | secrets | home, cwd=tmp_path, capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        assert f"Bearer {KEY}" in one.keys and f"Bearer {KEY}" in other.keys
+    assert "AuthenticationError" in said.stdout + said.stderr + Path(said.stdout.splitlines()[-1]).read_text()
+    for secret in secrets.values():
+        assert secret not in said.stdout + said.stderr
+        for place in (folder, tmp_path):
+            files = [file for file in place.rglob("*") if file.is_file()]
+            assert len(files) > 20
+            assert not [file for file in files if secret.encode() in file.read_bytes()]
+
+
+def test_the_pages_of_a_server_are_its_own(overrides: list[str], server: str) -> None:
+    """`ui` starts no second MLflow server for a tracking server, and names its pages."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = ["ui", "-c", SMOKE, *overrides, "--prefect-port", port]
+    ui = subprocess.Popen([sys.executable, "-m", "flows.cli", *words], stdout=subprocess.PIPE, text=True)
+    try:
+        assert ui.stdout.readline().split()[1].startswith(f"{server}/#/experiments/")
+    finally:
+        ui.terminate()
+        ui.wait(60)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"tracking.uri=postgresql://user:{PASSWORD}@host/db",
+        f"tracking.uri=http://user:{PASSWORD}@127.0.0.1",
+        f"tracking.uri=mysql://host/db?user=u&password={PASSWORD}",
+        f"tracking.uri=other://user:$STORE_PASSWORD@host/{PASSWORD}",
+        f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, base_url: 'http://u:{PASSWORD}@host'}}]",
+        f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, key_env: {PASSWORD}}}]",
+        f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, parameters: {{extra: {{api-key: {PASSWORD}}}}}}}]",
+        f"finetune.sft.hub_token={PASSWORD}",
+    ],
+)
+def test_a_key_in_a_conf_is_refused_and_not_repeated(override: str, capsys: pytest.CaptureFixture) -> None:
+    """The message names the key of the conf and says where keys belong, or what was expected."""
+    assert main(["leaderboard", "-c", SMOKE, override]) == 2
+    said = capsys.readouterr().err
+    assert PASSWORD not in said and re.search(r"environment|Expected", said)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://user:$STORE_PASSWORD@127.0.0.1:1", "postgresql://user:${STORE_PASSWORD}@127.0.0.1:1/db"]
+)
+def test_a_server_that_is_not_there_is_one_message(
+    uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """With what to do, and without the password; so is a variable that is not set."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    assert main(["leaderboard", "-c", SMOKE, f"tracking.uri={uri}"]) == 2
+    assert "STORE_PASSWORD is not set" in capsys.readouterr().err
+    monkeypatch.setenv("STORE_PASSWORD", PASSWORD)
+    assert main(["leaderboard", "-c", SMOKE, f"tracking.uri={uri}"]) == 2
+    said = capsys.readouterr().err
+    assert PASSWORD not in said and ("cannot be reached" in said or "not installed" in said)

@@ -1,0 +1,299 @@
+"""Fine-tuning learns the price and nothing else, and loses nothing when it is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tasks import finetuning
+from tasks.config.experiment import Experiment
+from tasks.config.loading import load
+from tasks.curation import curate
+from tasks.data.splits import read_split
+from tasks.errors import UserError
+from tasks.models.language.base_model import TINY, load_tokenizer
+from tasks.models.language.prompts import render
+from tasks.paths import PROJECT
+from tasks.tracking.runs import STEP, StageRun
+from tasks.tracking.store import connect, experiment_id, model_folder
+from tasks.training.checkpoints import Interruption, last_whole_checkpoint, mark_whole
+
+# Twelve steps, four checkpoints, and dropout, so that the random state matters.
+LONGER = ["finetune.sft.num_train_epochs=3", "finetune.lora.lora_dropout=0.2", "finetune.train_items=32"]
+STEPS = [3, 6, 9, 12]
+FORKS = multiprocessing.get_context("forkserver")  # one process imports the libraries, for all that are to be killed
+FORKS.set_forkserver_preload(["mlflow", "tasks.finetuning", "tasks.training.trainer"])
+
+
+def train(overrides: list[str]) -> None:
+    """What a child process does: the stage without a Prefect server of its own."""
+    finetuning.train_checkpoints = finetuning.train_checkpoints.fn
+    experiment = load("conf/smoke.yaml", overrides)
+    finetuning.finetune(experiment, curate(experiment))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> Experiment:
+    """A training that was left alone."""
+    experiment = load("conf/smoke.yaml", [*at(tmp_path_factory.mktemp("undisturbed")), *LONGER])
+    finetuning.finetune(experiment, curate(experiment))
+    return experiment
+
+
+def adapters(experiment: Experiment) -> dict[int, dict[str, np.ndarray]]:
+    """The adapter weights of every checkpoint, by step."""
+    client = connect(experiment)
+    runs = client.search_runs([experiment_id(experiment)], "tags.`pricewright.stage` = 'finetune'")
+    assert len(runs) == 1 and runs[0].info.status == "FINISHED"
+    models = StageRun(client, runs[0], "finetune", done=True).candidates()
+    return {
+        model.step: load_file(model_folder(client, model.model_id) / "adapter" / "adapter_model.safetensors")
+        for model in models
+    }
+
+
+def fit_seconds(experiment: Experiment) -> list[float]:
+    """The seconds of training that each checkpoint took, by step."""
+    client = connect(experiment)
+    models = client.search_logged_models([experiment_id(experiment)], "tags.`pricewright.kind` = 'finetuned'")
+    return [float(model.params["fit_seconds"]) for model in sorted(models, key=lambda model: int(model.tags[STEP]))]
+
+
+def assert_same_weights(one: Experiment, other: Experiment) -> None:
+    """Every checkpoint is there once in both, with the same weights."""
+    whole, resumed = adapters(one), adapters(other)
+    assert sorted(whole) == sorted(resumed) == STEPS
+    for step, weights in whole.items():
+        for name, values in weights.items():
+            assert values.dtype == np.float32  # TRL would make them bfloat16, which loses small steps
+            np.testing.assert_array_equal(values, resumed[step][name], err_msg=f"step {step}, {name}")
+
+
+def work_of(experiment: Experiment) -> Path:
+    """The work folder of the only training there is."""
+    client = connect(experiment)
+    (run,) = client.search_runs([experiment_id(experiment)], "tags.`pricewright.stage` = 'finetune'")
+    return PROJECT / "mlruns" / "work" / run.info.run_id
+
+
+def saved(work: Path) -> list[int]:
+    """The steps of the whole checkpoints in a work folder."""
+    return sorted(int(whole.parent.name.rpartition("-")[2]) for whole in work.glob("checkpoint-*/whole.json"))
+
+
+def when_saved(experiment: Experiment, step: int, process: multiprocessing.Process) -> int:
+    """The step of the first whole checkpoint after `step`, as soon as the process has written it."""
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline and process.is_alive():
+        with contextlib.suppress(ValueError):  # the run is not there yet
+            if (last := max(saved(work_of(experiment)), default=0)) > step:
+                return last
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint after step {step}: exit status {process.exitcode}")
+
+
+def test_killed_and_resumed_equals_never_killed(undisturbed: Experiment, tmp_path: Path, at: Callable) -> None:
+    """SIGKILL at three moments drawn at random, each some time after a further checkpoint, and the same command again
+    each time: every checkpoint's weights are those of a training that was left alone, and each is there once."""
+    overrides = [*at(tmp_path), *LONGER]
+    killed = load("conf/smoke.yaml", overrides)
+    dataset = curate(killed)
+    random, step = np.random.default_rng(5), 0
+    for _ in range(3):
+        process = FORKS.Process(target=train, args=(overrides,))
+        process.start()
+        step = when_saved(killed, step, process)
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+        process.join(30)
+    work = work_of(killed)
+    assert work.is_dir()
+    finetuning.finetune(killed, dataset)
+    assert_same_weights(undisturbed, killed)
+    assert not work.exists()
+    seconds = fit_seconds(killed)
+    assert seconds == sorted(seconds) and min(seconds) > 0  # the time before the kills is not forgotten
+
+
+class Terminated(Exception):  # noqa: N818 - what a signal becomes is no error
+    """What the process would die of."""
+
+
+def test_a_training_told_to_leave_saves_first(
+    undisturbed: Experiment, tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in the middle of a step, in a Prefect flow: the step is finished and saved, and only then does the flow
+    end; what was saved is no candidate, and the training that goes on from it ends with the same weights."""
+    from flows.finetuning import finetuning as flow
+    from tasks.training.trainer import Watch
+
+    def die(*_: object) -> None:
+        raise Terminated
+
+    def tell(*arguments: Any, **_: Any) -> None:
+        if arguments[2].global_step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    overrides = [*at(tmp_path), *LONGER]
+    told = load("conf/smoke.yaml", overrides)
+    dataset = curate(told)
+    monkeypatch.setattr(Watch, "on_step_begin", tell)
+    before = signal.signal(signal.SIGTERM, die)
+    try:
+        with pytest.raises(Terminated):
+            flow("conf/smoke.yaml", overrides)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert saved(work_of(told)) == [3, 5]
+    monkeypatch.undo()
+    finetuning.finetune(told, dataset)
+    assert_same_weights(undisturbed, told)
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_waits_for_what_is_unsaved_and_for_nothing_else(number: int, raised: type[BaseException]) -> None:
+    """It is obeyed once a checkpoint is whole, at once where nothing is unsaved or when it comes again, and by whoever
+    listened before; afterwards it is theirs again. One that was ignored stays so."""
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # whoever started the tests may have it ignored
+    try:
+        for unsaved, again in ((True, False), (True, True), (False, False)):
+            interruption = Interruption()
+            with pytest.raises(raised) as caught, interruption.postponed():
+                interruption.unsaved = unsaved
+                signal.raise_signal(number)
+                assert unsaved and interruption.asked == number
+                if again:
+                    signal.raise_signal(number)
+                interruption.saved()
+                raise AssertionError("not obeyed")
+            assert getattr(caught.value, "code", 143) == 143
+            assert signal.getsignal(number) is usual
+        signal.signal(number, signal.SIG_IGN)
+        with Interruption().postponed():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
+    """The one before it is resumed from; none is made up where none is whole."""
+    for step in (5, 10, 15):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "adapter.bin").write_bytes(bytes(100))
+        if step < 15:
+            mark_whole(folder)
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-10"
+    mark_whole(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "adapter.bin").write_bytes(bytes(99))
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-5"
+    (tmp_path / "checkpoint-5" / "whole.json").write_text("{")
+    assert last_whole_checkpoint(tmp_path) is None
+    assert last_whole_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_labels_that_are_not_the_price_are_refused() -> None:
+    """What the loss is taken on is decoded before the first step: masks have been wrong after upgrades."""
+    from tasks.training.trainer import check_labels
+
+    tokenizer = load_tokenizer(TINY)
+    good = tokenizer("Price is $12.00")["input_ids"]
+    masked = [-100] * (len(good) - 5) + good[-5:]
+
+    def trainer(labels: list[int]) -> SimpleNamespace:
+        return SimpleNamespace(processing_class=tokenizer, train_dataset=[{"input_ids": good, "labels": labels}])
+
+    check_labels(trainer(masked), ["12.00"])
+    with pytest.raises(UserError, match=r"say 'Price is \$12\.00', but its price is '12\.00'"):
+        check_labels(trainer(good), ["12.00"])
+
+
+def test_a_loss_that_is_no_number_stops_the_training_at_its_step(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the step and the items of the batch, and nothing of that step is kept."""
+    from tasks.training.trainer import PriceTrainer
+
+    plain, seen = PriceTrainer.compute_loss, []
+
+    def broken(self: PriceTrainer, model: Any, inputs: dict[str, Any], *arguments: Any, **named: Any) -> Any:
+        loss = plain(self, model, inputs, *arguments, **named)
+        seen.append(
+            [ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+        )
+        return loss * (float("nan") if len(seen) == 3 else 1)
+
+    monkeypatch.setattr(PriceTrainer, "compute_loss", broken)
+    dataset = curate(experiment)
+    with pytest.raises(UserError) as caught:
+        finetuning.finetune(experiment, dataset)
+    said = str(caught.value)
+    assert len(seen) == 3 and "The training loss is nan at step 3, of the items " in said
+    tokenizer = load_tokenizer(TINY)
+    by_id = {item.id: item for item in read_split(dataset, "train")}
+    named = [by_id[name] for name in said.partition("items ")[2].partition(".")[0].split(", ")]
+    assert len(named) == len(seen[2]) == 8
+    prompts = tokenizer(render(named, experiment.finetune.prompt, tokenizer))["input_ids"]
+    assert {tuple(ids) for ids in prompts} == {
+        next(tuple(row[: len(ids)]) for ids in prompts if row[: len(ids)] == ids) for row in seen[2]
+    }
+    assert saved(work_of(experiment)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.sft.learning_rat=1", "finetune.sft.learning_rat: there is no such key. Did you mean learning_rate?"),
+        ("finetune.lora.rank=8", "finetune.lora.rank"),
+        ("finetune.quantization.load_in_4bits=true", "Did you mean load_in_4bit?"),
+        ("finetune.sft.output_dir=x", "not for the conf"),
+        ("finetune.answer.estimate=mode", "Expected one of"),
+    ],
+)
+def test_upstream_keys_are_checked_before_anything_runs(override: str, message: str) -> None:
+    """A key that the library does not have, or that the stage sets itself, is refused by name."""
+    with pytest.raises(UserError) as caught:
+        finetuning.check(load("conf/smoke.yaml", [override]))
+    assert message in str(caught.value)
+
+
+def test_upstream_values_are_refused_in_upstream_words(experiment: Experiment) -> None:
+    """A value that SFTConfig will not have is a message about the conf, not a traceback."""
+    bad = experiment.model_copy(
+        update={"finetune": experiment.finetune.model_copy(update={"sft": {"optim": "no-such-optimizer"}})}
+    )
+    with pytest.raises(UserError, match=r"finetune\.sft"):
+        finetuning.finetune(bad, curate(bad))
+
+
+def test_training_goes_on_after_a_checkpoint_is_scored_in_4_bits() -> None:
+    """On CPUs that pack 4-bit weights for inference, a scored model would lose its gradients without a word."""
+    import torch
+
+    from tasks.models.language.base_model import load_model
+
+    conf = load("conf/smoke.yaml").finetune
+    model = load_model(TINY, conf.quantization)
+    ids = torch.tensor([[5, 6, 7, 8]])
+
+    def gradient() -> torch.Tensor:
+        embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+        model.train()(inputs_embeds=embedded).logits.logsumexp(-1).sum().backward()
+        return embedded.grad
+
+    before = gradient()
+    with torch.inference_mode():
+        model.eval()(ids)
+    torch.testing.assert_close(gradient(), before)
+    assert before.abs().sum() > 0
