@@ -87,7 +87,7 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
             if empty:
                 raise UserError(f"No items for {', '.join(empty)}: {tally.summary()} Give more data or wider rules.")
             digests = {split: joint_digest(splitter.digests(split)) for split in SPLITS}
-            content, name = digest(digests), data.name or data.source
+            content, name = digest(digests), data.dataset_name
             card = {
                 "name": name,
                 "digest": content,

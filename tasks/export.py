@@ -22,7 +22,7 @@ from tasks.models.predictor import Predictions
 from tasks.report.board import dataset_of
 from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import absolute_error, is_hit, measure
-from tasks.scoring.predictions import kept_as, recall
+from tasks.scoring.predictions import recall
 from tasks.tracking.registry import expected
 from tasks.tracking.runs import MODEL_ID, Candidate, StageRun, candidate
 from tasks.tracking.store import connect, model_folder
@@ -95,7 +95,7 @@ def _find(experiment: Experiment, alias: str) -> Exported:
     board = run.read_json("leaderboard.json")
     dataset = dataset_of(experiment, board)
     items = read_split(dataset, "test")
-    answers = recall(run, model_id, kept_as("test", items))
+    answers = recall(run, model_id, "test", items)
     if answers is None:
         raise UserError(f"The predictions of {model_id} are gone. Run `pricewright evaluate --again` first.")
     model = candidate(client.get_logged_model(model_id))

@@ -60,8 +60,8 @@ def print_leaderboard(experiment: Experiment, report: Report) -> None:
 
     board = read_leaderboard(experiment, report.run_id)
     print_table(board)
-    if not any(row["champion"] for row in board.rows):
-        print(f"The champion of {experiment.promote.name} comes from an earlier run, and none of these beat it.")
+    if not any(row.champion for row in board.rows):
+        print(f"The champion of {experiment.registered_model} comes from an earlier run, and none of these beat it.")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
     print(f"Compare the models in MLflow and the runs in Prefect: {program} ui")
     print("The report:")
@@ -82,7 +82,7 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
     if arguments.html:
         say(f"The report: {write_report(Path(arguments.html), board)}")
     if arguments.json:
-        print(json.dumps(board.rows, indent=1, ensure_ascii=False))
+        print(json.dumps([row.to_json() for row in board.rows], indent=1, ensure_ascii=False))
     elif arguments.csv:
         print(as_csv(board.rows), end="")
     elif arguments.markdown:

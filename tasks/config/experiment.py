@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import zoneinfo
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -92,6 +93,12 @@ class Data(Section):
     validation_items: Count | None = Field(None, description="at most this many, the first by hash")
     test_items: Count | None = Field(None, description="at most this many, the first by hash")
     runner: str = Field("processes", description="processes, threads, dask, or the address of a Dask scheduler")
+
+    @property
+    def dataset_name(self) -> str:
+        """What the dataset is called: the conf's name for it, that of its file, or that of its source."""
+        file = re.sub(r"\..*", "", Path(self.path).name) if self.source == "files" and self.path else ""
+        return self.name or re.sub(r"[^\w-]+", "-", file).strip("-") or self.source
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
@@ -234,7 +241,7 @@ class Evaluate(Section):
     """Who else is on the leaderboard, and how figures get their uncertainty."""
 
     blend_items: int = Field(128, ge=0, description="validation items that the blend of all models is fitted on")
-    resamples: Count = Field(10_000, description="bootstrap and permutation resamples")
+    resamples: Annotated[int, Field(ge=100)] = Field(10_000, description="bootstrap and permutation resamples")
     machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
     human: str | None = Field(None, description="a sheet of `pricewright human`, filled in")
     recorded: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
@@ -254,8 +261,10 @@ class Evaluate(Section):
 class Promote(Section):
     """Who becomes champion."""
 
-    name: str = Field("pricewright", pattern="^[^/:'\"]+$", description="the registered model, without / : and quotes")
-    alpha: float = Field(0.05, gt=0, lt=1, description="a challenger must beat the champion at this level")
+    name: str | None = Field(
+        None, pattern="^[^/:'\"]+$", description="the registered model; pricewright-<name of the dataset> by default"
+    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="spent over all looks at one test set")
 
 
 class Tracking(Section):
@@ -349,3 +358,8 @@ class Experiment(Section):
     tracking: Tracking = Tracking()
     schedule: Schedule = Schedule()
     gc: Retention = Retention()
+
+    @property
+    def registered_model(self) -> str:
+        """The registered model whose champion this experiment may replace: each dataset has its own."""
+        return self.promote.name or f"pricewright-{re.sub('[^A-Za-z0-9_-]+', '-', self.data.dataset_name)}"

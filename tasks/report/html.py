@@ -18,9 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tasks.report import figures
 from tasks.report.board import Leaderboard
-from tasks.report.tables import GENERATED, Row, amount, columns, headline, in_order, label, leader_of, marks, outcome
+from tasks.report.headline import headline
+from tasks.report.tables import GENERATED, columns, in_order, leader_of, marks, outcome
 from tasks.scoring.checkpoint_choice import choice
 from tasks.scoring.metrics import HIT_DOLLARS, HIT_SHARE
+from tasks.scoring.rows import Row
+from tasks.scoring.wording import amount
 
 MAX_TEXT = 1_500  # characters of an item's text on the page, when it is opened
 NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # HTML bears it, XML does not
@@ -51,7 +54,7 @@ def write_figures(folder: Path, board: Leaderboard) -> list[Path]:
 def picture(board: Leaderboard) -> dict[str, Any]:
     """What the templates draw: the conclusion, the rows, and the numbers behind every picture there is data for."""
     rows = in_order(board.rows)
-    models = [row["model"] for row in rows if row["mae"] is not None and board.predictions.get(row["model"])]
+    models = [row.model for row in rows if row.mae is not None and board.predictions.get(row.model)]
     first, sentences = headline(rows, board.unit)
     page: dict[str, Any] = {"board": board, "rows": rows, "columns": columns(rows), "leader": leader_of(rows)}
     page |= {"headline": first, "sentences": sentences, "bars": figures.bars(rows), "models": models}
@@ -81,8 +84,8 @@ def _a_few(rows: list[Row], models: list[str], most: int = 4) -> list[str]:
     """The leader and the best of each other kind: what a reader wants to see side by side."""
     best: dict[str, str] = {}
     for row in rows:
-        if row["model"] in models and row["kind"] != "floor":
-            best.setdefault(row["kind"], row["model"])
+        if row.model in models and row.kind != "floor":
+            best.setdefault(row.kind, row.model)
     return list(best.values())[:most] or models[:most]
 
 
@@ -92,7 +95,7 @@ def _environment(unit: str) -> Environment:
         {"trim_blocks": True, "lstrip_blocks": True},
     )
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
-    environment.filters |= {"label": label, "marks": marks, "outcome": outcome}
+    environment.filters |= {"marks": marks, "outcome": outcome}
     environment.filters["amount"] = lambda value, digits=None: amount(value, unit, digits)
     environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     hit = f"less than {amount(HIT_DOLLARS, unit, 'g')} or {HIT_SHARE:.0%} of the price off"

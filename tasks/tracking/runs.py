@@ -406,3 +406,10 @@ def latest_evaluation(experiment: Experiment) -> str | None:
     where = [experiment_id(experiment)]
     runs = connect(experiment).search_runs(where, query, order_by=["attributes.start_time DESC"], max_results=1)
     return runs[0].info.run_id if runs else None
+
+
+def trained_on(experiment: Experiment, model_id: str) -> str | None:
+    """The digest of the dataset that a LoggedModel was made from; None where its run does not say."""
+    client = connect(experiment)
+    source = client.get_logged_model(model_id).source_run_id
+    return client.get_run(source).data.params.get("dataset") if source else None
