@@ -15,8 +15,7 @@ from flows.cli.main import environment
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.data.items import Item
-
-SMOKE = "conf/smoke.yaml"
+from tests.smoke import SMOKE, Finished, command, own_conf
 
 # Before anything imports Prefect: it reads its settings once. Nothing of the user's is read or written.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
@@ -47,6 +46,22 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
 def experiment(tmp_path: Path, at: Callable[[Path], list[str]]) -> Experiment:
     """The smoke experiment with an empty store."""
     return load(SMOKE, at(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, at: Callable[[Path], list[str]]) -> Finished:
+    """A pipeline that was run once for all the tests of a worker."""
+    folder = tmp_path_factory.mktemp("finished")
+    overrides = at(folder)
+    status, output = command("run", "-c", SMOKE, *overrides)
+    assert status == 0, output
+    return Finished(folder, overrides, output, Finished(folder, overrides, output, []).stages())
+
+
+@pytest.fixture(scope="session")
+def conf(finished: Finished) -> str:
+    """A conf of its own whose pipeline was run once: the finished one's."""
+    return own_conf(finished.folder, finished.overrides)
 
 
 @pytest.fixture(scope="session")

@@ -183,7 +183,7 @@ def test_what_is_imported_from_the_project_is_there() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("flows.cli.main", ["prefect", "mlflow", "pandas", "numpy", "torch"]),
+        ("flows.cli.main", ["prefect", "mlflow", "pandas", "numpy", "torch", "croniter"]),
         ("flows.curation", ["torch", "transformers", "trl"]),
         ("tasks.models.classic", ["torch", "transformers", "mlflow", "prefect"]),
     ],

@@ -298,6 +298,28 @@ class Retention(Section):
     keep_best: int = Field(5, ge=0, description="so many evaluations of each dataset, by the error of their best model")
 
 
+CRON = ("minute", "hour", "day", "month", "weekday")
+
+
+def _trouble_with_cron(value: str) -> str | None:
+    """What is wrong with a cron, by the library that Prefect reads it with (Prefect has a copy of it inside)."""
+    from croniter import CroniterBadDateError, croniter  # imported here: most confs have no schedule
+
+    fields = value.split()
+    if len(fields) != len(CRON):  # croniter would also take @daily, and seconds and years as further fields
+        return f"It has {len(fields)} field{'s' * (len(fields) != 1)} and not {len(CRON)}"
+    for place, (name, field) in enumerate(zip(CRON, fields, strict=True)):
+        alone = " ".join(field if place == other else "*" for other in range(len(CRON)))
+        # Prefect takes no random and no hashed times, which croniter writes as R and H.
+        if re.search(r"\b[rh]\b", field, re.IGNORECASE) or not croniter.is_valid(alone):
+            return f"The {name} cannot be {field!r}"
+    try:
+        croniter(value).get_next()
+    except CroniterBadDateError:
+        return "This day never comes"
+    return None
+
+
 class Schedule(Section):
     """When the deployed pipeline runs by itself."""
 
@@ -309,14 +331,9 @@ class Schedule(Section):
 
     @field_validator("cron")
     @classmethod
-    def _five_fields(cls, value: str | None) -> str | None:
-        fields = value.split() if value is not None else []
-        if value is not None and len(fields) != len(CRON):
-            raise ValueError("Expected minute hour day month weekday, such as '0 2 * * *' for two o'clock every night")
-        for field, (name, lowest, highest, names) in zip(fields, CRON, strict=False):
-            if not all(_is_time(part, lowest, highest, names.split()) for part in field.split(",")):
-                also = f" or {names.replace(' ', ', ')}" if names else ""
-                raise ValueError(f"{name}: expected {lowest} to {highest}{also}, *, a-b, a,b or */n, not {field!r}")
+    def _comes_again(cls, value: str | None) -> str | None:
+        if value is not None and (trouble := _trouble_with_cron(value)):
+            raise ValueError(f"{trouble}. Expected {' '.join(CRON)}, such as '0 2 * * *' for two o'clock every night")
         return value
 
     @field_validator("timezone")
@@ -327,23 +344,6 @@ class Schedule(Section):
             near = difflib.get_close_matches(value, known, n=1) or ["Europe/Berlin"]
             raise ValueError(f"Expected a name of the time zone database, such as {near[0]}")
         return value
-
-
-CRON = (
-    ("minute", 0, 59, ""),
-    ("hour", 0, 23, ""),
-    ("day", 1, 31, ""),
-    ("month", 1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
-    ("weekday", 0, 7, "sun mon tue wed thu fri sat"),
-)
-
-
-def _is_time(part: str, lowest: int, highest: int, names: list[str]) -> bool:
-    """Whether a part of a field of a cron is *, a value or a range of values, every one or every nth."""
-    found = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/([1-9]\d*))?", part.lower())
-    values = [value for value in found.groups()[:2] if value is not None] if found else []
-    numbers = [names.index(value) + lowest if value in names else value for value in values]
-    return bool(found) and all(str(n).isdecimal() and lowest <= int(n) <= highest for n in numbers)
 
 
 class Experiment(Section):

@@ -61,6 +61,15 @@ def read_yaml(text: str) -> Any:
         loader.dispose()
 
 
+def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a YAML text, in a sentence."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if mark is None:
+        return f"{error}."
+    hint = " Put a text that begins with *, @, % or ` into quotes." if "cannot start" in str(error) else ""
+    return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1}).{hint}"
+
+
 def load(conf: str | Path = DEFAULT_CONF, overrides: Sequence[str] | None = None) -> Experiment:
     """Read an experiment: model defaults < YAML < `key=value` overrides, whose values parse as YAML.
 
@@ -73,7 +82,7 @@ def load(conf: str | Path = DEFAULT_CONF, overrides: Sequence[str] | None = None
     try:
         tree = read_yaml(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as YAML: {error}") from error
+        raise UserError(f"{path} is not readable as YAML: {_problem(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} should hold sections such as `data:`, but it holds {type(tree).__name__}.")
     _anchor(tree, PROJECT)
@@ -128,9 +137,9 @@ def _apply(tree: dict, override: str) -> None:
     if not equals or not key.strip():
         raise UserError(f"{override!r} is not an override. Expected key=value, such as data.rows=500.")
     try:
-        parsed = value if key.strip() == "schedule.cron" and value.startswith("*") else read_yaml(value)
+        parsed = value if key.strip() == "schedule.cron" and value.startswith(("*", "@")) else read_yaml(value)
     except yaml.YAMLError as error:
-        raise UserError(f"The value of {override!r} is not readable as YAML: {error}") from error
+        raise UserError(f"The value of {override!r} is not readable as YAML: {_problem(error)}") from error
     names = key.strip().split(".")
     if tuple(names) in PATH_KEYS:
         parsed = _placed(parsed, Path.cwd())

@@ -45,11 +45,17 @@ def test_overrides_go_over_the_yaml_and_the_yaml_over_the_defaults() -> None:
         ("rows", "Expected key=value"),
         ("=5", "Expected key=value"),
         ("data.rows=[1", "not readable as YAML"),
-        ("schedule.cron=0 2 * *", "schedule.cron: got '0 2 * *'. Expected minute hour day month weekday"),
-        ("schedule.cron=0 25 * * *", "hour: expected 0 to 23"),
-        ("schedule.cron=0 2 * foo *", "month: expected 1 to 12 or jan, feb"),
-        ("schedule.cron=*/0 * * * *", "minute: expected 0 to 59"),
-        ("schedule.cron=0 2 1- * *", "day: expected 1 to 31"),
+        ("schedule.cron=0 2 * *", "schedule.cron: got '0 2 * *'. It has 4 fields and not 5. Expected minute"),
+        ("schedule.cron=0 25 * * *", "schedule.cron: got '0 25 * * *'. The hour cannot be '25'. Expected"),
+        ("schedule.cron=0 2 * foo *", "The month cannot be 'foo'"),
+        ("schedule.cron=*/0 * * * *", "The minute cannot be '*/0'"),
+        ("schedule.cron=0 2 1- * *", "The day cannot be '1-'"),
+        ("schedule.cron=0 2 * * funday", "The weekday cannot be 'funday'"),
+        ("schedule.cron=@daily", "schedule.cron: got '@daily'. It has 1 field and not 5"),
+        ("schedule.cron=0 0 2 * * *", "It has 6 fields and not 5"),
+        ("schedule.cron=31 2 31 2 *", "This day never comes"),
+        ("schedule.cron=0 2 30 2,2 *", "This day never comes"),
+        ("schedule.cron=R 2 * * *", "The minute cannot be 'R'"),
         ("schedule.timezone=Europe/Berln", "such as Europe/Berlin"),
         ("schedule.busy=cancel", "'wait' or 'skip'"),
     ],
@@ -61,14 +67,22 @@ def test_a_bad_override_is_refused_by_name(override: str, expected: str) -> None
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 * * * *", "5,35 8-18/2 1 jan-mar MON", "0 0 * * 7"])
+@pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 * * * *", "5,35 8-18/2 1 jan-mar MON", "0 0 29 2 *", "0 0 * * 7"])
 def test_a_cron_is_taken_as_it_is_typed(cron: str) -> None:
-    """Also one that starts with a star, which is no YAML by itself."""
-    assert load("conf/smoke.yaml", [f"schedule.cron={cron}"]).schedule.cron == cron
+    """Also one that starts with a star, which is no YAML by itself; and Prefect takes what is taken here."""
+    from prefect.client.schemas.schedules import CronSchedule
+
+    assert load("conf/smoke.yaml", [f"schedule.cron={cron}"]).schedule.cron == CronSchedule(cron=cron).cron == cron
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("data: [", "not readable as YAML"), ("- 1", "should hold sections"), ("\xff", "YAML")]
+    ("text", "expected"),
+    [
+        ("data: [", r"not readable as YAML: .* \(line 1, column 8\)"),
+        ("schedule:\n  cron: @daily", r"\(line 2, column 9\)\. Put a text that begins with .* into quotes"),
+        ("- 1", "should hold sections"),
+        ("\xff", "YAML"),
+    ],
 )
 def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     """A broken file is one message, not a traceback."""

@@ -282,7 +282,7 @@ def test_without_a_server_the_remedy_is_said(capsys: pytest.CaptureFixture) -> N
     assert main(["deploy", "-c", SMOKE, "--prefect-port", port]) == 2
     assert "pricewright ui" in capsys.readouterr().err
     assert main(["deploy", "-c", SMOKE, "--prefect-port", port, "schedule.cron=0 25 * * *"]) == 2
-    assert "hour: expected 0 to 23" in capsys.readouterr().err
+    assert "The hour cannot be '25'" in capsys.readouterr().err
 
 
 def test_a_killed_command_takes_its_temporary_server_along(tmp_path: Path, at: Callable) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.report.html import write_figures, write_report
 from tests.browser import Browser, find
-from tests.report.test_html import full_board
+from tests.report.boards import full_board
 
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium on this machine")
 EVIL = "</script><script>window.ran = 1</script><img src=x onerror='window.ran = 2'><svg onload='window.ran = 3'>"

@@ -1,0 +1,154 @@
+"""What is done again after a change of conf, code or data, and what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import digests
+from tasks.config.experiment import Experiment
+from tasks.config.loading import load
+from tasks.paths import PROJECT
+from tests.smoke import SMOKE, Finished, command
+
+
+def still(experiment: Experiment) -> set[str]:
+    """The stages whose results are there for a conf, data and code, as they are now."""
+    from tasks.baselines import fit_baselines
+    from tasks.curation import curate
+    from tasks.errors import UserError
+    from tasks.evaluation import evaluate
+    from tasks.finetuning import finetune
+
+    results = {}
+    for name, recall in {
+        "curate": lambda: curate(experiment, "recall"),
+        "baselines": lambda: fit_baselines(experiment, results["curate"], "recall"),
+        "finetune": lambda: finetune(experiment, results["curate"], "recall") if experiment.finetune.enabled else [],
+        "evaluate": lambda: evaluate(
+            experiment, results["curate"], [*results["baselines"], *results["finetune"]], "recall"
+        ),
+    }.items():
+        with contextlib.suppress(UserError, KeyError):
+            results[name] = recall()
+    return set(results) if experiment.finetune.enabled else set(results) - {"finetune"}
+
+
+def test_nothing_is_done_twice(finished: Finished) -> None:
+    """A second run, and a stage by itself, add no run when nothing has changed."""
+    before, runs = finished.stages(), finished.runs()
+    status, output = finished.command("run")
+    assert status == 0 and output.splitlines()[-1] == finished.output.splitlines()[-1]
+    for stage in ("curate", "evaluate", "promote"):
+        assert finished.command(stage)[0] == 0
+    assert finished.stages() == before and finished.runs() == runs
+
+
+@pytest.mark.parametrize(
+    ("override", "still_done"),
+    [
+        ("promote.name=other", {"curate", "baselines", "finetune", "evaluate"}),
+        ("finetune.answer.batch_tokens=512", {"curate", "baselines", "finetune", "evaluate"}),
+        ("evaluate.resamples=400", {"curate", "baselines", "finetune"}),
+        ("evaluate.api=[]", {"curate", "baselines", "finetune"}),
+        ("finetune.lora.r=2", {"curate", "baselines"}),
+        ("finetune.train_items=8", {"curate", "baselines"}),
+        ("baselines.models=[constant]", {"curate", "finetune"}),
+        ("data.rows=299", set()),
+        ("seed=43", set()),
+    ],
+)
+def test_a_change_of_conf_undoes_what_depends_on_it_and_nothing_else(
+    finished: Finished, override: str, still_done: set[str]
+) -> None:
+    """Each stage depends on its slice of the conf and on the stages before it."""
+    assert still(load(SMOKE, [*finished.overrides, override])) == still_done
+
+
+@pytest.mark.parametrize(
+    ("module", "still_done"),
+    [
+        ("data/cleaning", set()),
+        ("data/splits", set()),
+        ("scoring/metrics", {"curate"}),
+        ("models/classic", {"curate", "finetune"}),
+        ("training/trainer", {"curate", "baselines"}),
+        ("evaluation", {"curate", "baselines", "finetune"}),
+        ("promotion", {"curate", "baselines", "finetune", "evaluate"}),
+        ("report/html", {"curate", "baselines", "finetune", "evaluate"}),
+    ],
+)
+def test_a_change_of_code_undoes_what_runs_it_and_nothing_else(
+    finished: Finished, module: str, still_done: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stage depends on the modules it runs, and on the stages before it."""
+    shutil.copytree(PROJECT / "tasks", tmp_path / "tasks")
+    with (tmp_path / "tasks" / f"{module}.py").open("a") as code:
+        code.write("\nNEW = 1\n")
+    digests.code_digest.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "PROJECT", tmp_path)
+        assert still(finished.experiment) == still_done
+    digests.code_digest.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def from_file(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> tuple[Path, list[str]]:
+    """A run on a file, without the language model; and what it was run with."""
+    from tasks.data.catalogue import generate
+
+    folder = tmp_path_factory.mktemp("file")
+    file = folder / "products.jsonl"
+    file.write_text("\n".join(map(json.dumps, generate(200, seed=3))))
+    overrides = [*at(folder), "data.source=files", f"data.path={file}"]
+    overrides += ["baselines.models=[constant]", "finetune.enabled=false"]
+    assert command("run", "-c", SMOKE, *overrides)[0] == 0
+    return file, overrides
+
+
+@pytest.mark.parametrize(
+    ("change", "still_done"),
+    [
+        (lambda rows: rows, {"curate", "baselines", "evaluate"}),
+        (lambda rows: rows[::-1], {"baselines", "evaluate"}),
+        (lambda rows: [*rows, {"title": "Without a price"}], {"baselines", "evaluate"}),
+        (lambda rows: [*rows[1:], {**rows[0], "price": rows[0]["price"] + 1}], set()),
+    ],
+    ids=["nothing", "order", "a row that is rejected", "a price"],
+)
+def test_a_change_of_data_undoes_what_is_made_from_it(
+    from_file: tuple[Path, list[str]], change: Callable, still_done: set[str]
+) -> None:
+    """The content of a file counts for curation, and for all others the content of its splits."""
+    file, overrides = from_file
+    before = file.read_text()
+    rows = change([json.loads(line) for line in before.splitlines()])
+    try:
+        file.write_text("\n".join(map(json.dumps, rows)))
+        experiment = load(SMOKE, overrides)
+        done = still(experiment)
+        if "curate" not in done:
+            from tasks.curation import curate
+
+            curate(experiment)
+            done = still(experiment) - {"curate"}
+        assert done == still_done
+    finally:
+        file.write_text(before)
+
+
+def test_an_untuned_model_is_not_asked_again_for_other_statistics(finished: Finished) -> None:
+    """A new evaluation of the same models takes the predictions they made: no model is loaded for it."""
+
+    def models(*words: str) -> dict[str, str]:
+        rows = json.loads(finished.command("leaderboard", "--json", *words)[1])
+        return {row["model"]: row["model_id"] for row in rows if row["status"] == "ran" and row["kind"] != "floor"}
+
+    before = models()
+    assert finished.command("evaluate", "evaluate.resamples=300")[0] == 0
+    assert models("evaluate.resamples=300") == before

@@ -1,0 +1,173 @@
+"""The champion asked for prices: on the command line, and over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.config.loading import load
+from tasks.tracking.registry import CHAMPION
+from tasks.tracking.store import connect
+from tests.smoke import command, own_conf
+
+
+def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path) -> None:
+    """Texts and a file alike, in their order; what is empty or no product is refused with its place."""
+    (tmp_path / "items.jsonl").write_text('{"title": "Kettle", "price": 3}\n{"text": "A red bicycle"}\n')
+    status, said = command(
+        "predict", "-c", conf, "Steel kettle, pack of 2", "--file", f"{tmp_path}/items.jsonl", "--json"
+    )
+    rows = json.loads(said)
+    assert status == 0 and [row["title"] for row in rows] == ["Steel kettle, pack of 2", "Kettle", ""]
+    assert all(0 <= row["low"] <= row["price"] <= row["high"] for row in rows)
+    assert "80%" in command("predict", "-c", conf, "Steel kettle")[1]
+    (tmp_path / "bad.jsonl").write_text('{"title": "Kettle"}\n{"price": 3}\n')
+    for words, expected in (
+        ([" "], "nothing to price"),
+        (["--file", f"{tmp_path}/bad.jsonl"], "row 2"),
+        (["--file", f"{tmp_path}/none.jsonl"], "No data at"),
+    ):
+        status, said = command("predict", "-c", conf, *words)
+        assert status == 2 and expected in said
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_without_a_champion_it_is_said_how_to_make_one(tmp_path: Path, at: Callable) -> None:
+    """For each command that needs one."""
+    conf = own_conf(tmp_path, at(tmp_path))
+    for words in (["predict", "Kettle"], ["serve", "--port", str(free_port())], ["export", str(tmp_path / "taken")]):
+        status, said = command(*words, "-c", conf)
+        assert status == 2 and "no champion yet. Run: pricewright run" in said
+
+
+@pytest.fixture(scope="module")
+def server(conf: str) -> Iterator[str]:
+    """The address of `pricewright serve`, with small limits."""
+    port = free_port()
+    limits = ["--max-body", "5000", "--max-texts", "3", "--max-characters", "100"]
+    words = [sys.executable, "-m", "flows.cli", "serve", "-c", conf, "--port", str(port), *limits]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    address = process.stdout.readline().split()[-1]
+    assert address == f"http://127.0.0.1:{port}/invocations"
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            assert urllib.request.urlopen(address.replace("invocations", "ping"), timeout=10).status == 200
+            break
+        assert process.poll() is None
+        time.sleep(0.1)
+    yield address
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+def ask(address: str, body: bytes | Iterator[bytes], content_type: str | None = "application/json") -> tuple[int, str]:
+    request = urllib.request.Request(address, body, {"Content-Type": content_type} if content_type else {})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_the_server_gives_what_predict_gives(conf: str, server: str) -> None:
+    """The documented request, answered with price and interval; characters of any script are fine."""
+    texts = ["Steel kettle, pack of 2", "Bouilloire \u00e9lectrique \u2615\nAcier"]
+    status, body = ask(server, json.dumps({"inputs": texts}).encode())
+    rows = json.loads(body)["predictions"]
+    assert status == 200
+    told = json.loads(command("predict", "-c", conf, *texts, "--json")[1])
+    for row, one in zip(rows, told, strict=True):
+        assert [row[key] for key in ("price", "low", "high")] == pytest.approx(
+            [one[key] for key in ("price", "low", "high")], abs=0.01
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "expected"),
+    [
+        (b"", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b"[" * 4900, 400, "not JSON"),
+        (b'["kettle"]', 400, "a JSON list"),
+        (b'{"texts": ["kettle"]}', 400, "'texts'"),
+        (b'{"inputs": ["kettle"], "params": {}}', 400, "'params'"),
+        (b'{"dataframe_split": {"columns": ["a"], "data": [[1]]}}', 400, "the one key inputs"),
+        (b'{"inputs": "kettle"}', 400, "a list of one text or more"),
+        (b'{"inputs": []}', 400, "a list of one text or more"),
+        (b'{"inputs": ["kettle", 5]}', 400, "inputs[1] is a int"),
+        (b'{"inputs": ["kettle", " \\n"]}', 400, "inputs[1] is empty"),
+        (b'{"inputs": ["\\ud800"]}', 400, "surrogate"),
+        (b'{"inputs": ["a", "b", "c", "d"]}', 413, "at most 3"),
+        (b'{"inputs": ["' + b"x" * 101 + b'"]}', 413, "at most 100"),
+        (b'{"inputs": ["' + b"x" * 6000 + b'"]}', 413, "longer than 5,000 bytes"),
+    ],
+)
+def test_a_bad_request_gets_a_4xx_that_says_what_is_wrong(server: str, body: bytes, status: int, expected: str) -> None:
+    """And the server goes on answering."""
+    got, said = ask(server, body)
+    assert got == status and expected in json.loads(said)["message"], said
+    assert ask(server, b'{"inputs": ["kettle"]}')[0] == 200
+
+
+def test_a_body_of_unknown_length_is_read_no_further_than_the_limit(server: str) -> None:
+    """Sent in chunks it is refused like any other that is too long, and taken when it is not."""
+    chunk = b'{"inputs": ["' + b"x" * 90
+    assert ask(server, iter([chunk, b'"]}']))[0] == 200
+    refused = None
+    for _ in range(20):  # a server that answers early may hang up on whoever is still sending
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            refused = refused or ask(server, iter([chunk, *[b"x" * 1_000] * 6, b'"]}']))[0]
+    assert refused == 413
+
+
+@pytest.mark.parametrize("content_type", ["text/csv", "application/x-www-form-urlencoded", "text/plain"])
+def test_what_is_not_called_json_is_refused(server: str, content_type: str) -> None:
+    """With the type that was expected."""
+    status, said = ask(server, b'{"inputs": ["kettle"]}', content_type)
+    assert status == 415 and "Expected application/json" in json.loads(said)["message"]
+
+
+def test_a_model_that_fails_inside_is_a_500_in_one_sentence(conf: str, capsys: pytest.CaptureFixture) -> None:
+    """Its stack trace is in the log of the server and not in the answer, and the next request is answered."""
+    import asyncio
+
+    import httpx
+    from mlflow import pyfunc
+    from mlflow.pyfunc import scoring_server
+
+    from flows.cli.serving import Guard, Limits
+
+    connect(load(conf))
+    model = pyfunc.load_model(f"models:/{load(conf).registered_model}@{CHAMPION}")
+    inside = model.unwrap_python_model()
+    whole, inside.predictor = inside.predictor, None
+    guard = Guard(scoring_server.init(model), Limits())
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://127.0.0.1") as client:
+            return await client.post("/invocations", json={"inputs": ["Kettle"]})
+
+    answer = asyncio.run(post())
+    assert answer.status_code == 500 and answer.json()["error_code"] == "INTERNAL_ERROR"
+    assert "Traceback" not in answer.text and "AttributeError" not in answer.text
+    assert "AttributeError" in capsys.readouterr().err
+    inside.predictor = whole
+    guard.turn = asyncio.Lock()
+    assert asyncio.run(post()).status_code == 200

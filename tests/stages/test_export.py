@@ -1,0 +1,144 @@
+"""A registered model taken away as a folder, with its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tasks.config.loading import load
+from tasks.data.items import Item
+from tasks.models.loading import load_predictor
+from tasks.tracking.registry import BEST_CHECKPOINT, version_of
+from tasks.tracking.store import connect, model_folder
+from tests.smoke import command
+
+
+def front_matter(folder: Path) -> dict:
+    return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+
+
+def test_a_model_that_is_told_what_similar_products_cost_goes_through_the_whole_pipeline(
+    conf: str, tmp_path: Path
+) -> None:
+    """Base model and checkpoints are asked with the prices of training items, which each of them takes along."""
+    words = ("-c", conf, "promote.name=told", "baselines.models=[random]", "finetune.prompt.comparables=3")
+    assert command("run", *words)[0] == 0
+    status, said = command("export", str(tmp_path / "told"), *words, "--best-checkpoint", "-n", "8")
+    assert status == 0 and "scored again on 8 test items" in said
+    assert "Similar products cost" in (tmp_path / "told" / "README.md").read_text()
+    rows = {row["model"]: row for row in json.loads(command("leaderboard", "--json", *words)[1])}
+    for name in ("base", "finetuned"):
+        assert (model_folder(connect(load(conf)), rows[name]["model_id"]) / "comparables.skops").is_file()
+
+
+def test_a_merged_checkpoint_is_a_whole_model_with_its_card(conf: str, tmp_path: Path) -> None:
+    """Sixteen-bit weights that transformers loads, that price like the tuned model, and a card of where it is from."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "deep" / "best"
+    status, said = command("export", str(folder), "-c", conf, "--best-checkpoint", "-n", "8")
+    assert status == 0 and "scored again on 8 test items" in said
+    assert said.splitlines()[-1] == str(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.dtype == torch.bfloat16 and AutoTokenizer.from_pretrained(folder).eos_token == "</s>"
+    experiment = load(conf)
+    version = version_of(experiment, BEST_CHECKPOINT)
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    answer = load_predictor(folder).predict([Item.from_text("Steel kettle")])
+    assert answer.low[0] <= answer.price[0] <= answer.high[0]
+    card, text = front_matter(folder), (folder / "README.md").read_text()
+    assert card["license"] == "mit" and card["base_model"] == "tiny-random"
+    results = card["model-index"][0]["results"][0]
+    assert {metric["type"] for metric in results["metrics"]} >= {"mae", "hits", "coverage", "crps"}
+    for expected in (results["dataset"]["revision"], "mean absolute error", " to $", "scored again", "seed"):
+        assert expected in text
+    assert version.tags["dataset"] == results["dataset"]["revision"]
+    assert not [path for path in folder.parent.iterdir() if path != folder]
+
+
+def test_an_adapter_is_taken_away_alone(conf: str, tmp_path: Path) -> None:
+    """It prices as the checkpoint did when it was evaluated, and names no path of this machine."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    assert command("export", str(folder), "-c", conf, "--best-checkpoint", "--adapter")[0] == 0
+    assert {path.name for path in folder.iterdir()} == {"README.md", "adapter", "predictor.json"}
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny-random"
+    assert front_matter(folder)["library_name"] == "peft"
+    experiment = load(conf)
+    client = connect(experiment)
+    from tasks.data.splits import Dataset, read_split
+    from tasks.tracking.runs import StageRun
+
+    version = version_of(experiment, BEST_CHECKPOINT)
+    run = StageRun(client, client.get_run(version.tags["evaluation"]), "evaluate", done=True)
+    board = run.read_json("leaderboard.json")
+    dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
+    item = read_split(dataset, "test")[0]
+    import pyarrow.parquet as pq
+
+    kept = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
+    (price,) = kept[(kept["model"] == "finetuned") & (kept["id"] == item.id)]["price"]
+    np.testing.assert_allclose(load_predictor(folder).predict([item]).price, price, atol=1.0)
+
+
+def test_a_classic_champion_is_its_files(conf: str, tmp_path: Path) -> None:
+    """It loads from the folder, and has no adapter to take away."""
+    words = ("-c", conf, "promote.name=classic", "finetune.enabled=false", "baselines.models=[tfidf_ridge]")
+    assert command("run", *words)[0] == 0
+    status, said = command("export", str(tmp_path / "none"), *words, "--adapter")
+    assert status == 2 and "tfidf_ridge, has no adapter" in said
+    assert command("export", str(tmp_path / "classic"), *words)[0] == 0
+    assert load_predictor(tmp_path / "classic").predict([Item.from_text("Kettle")]).price[0] > 0
+    card = front_matter(tmp_path / "classic")
+    assert card["model-index"][0]["name"] == "classic" and "license" not in card
+
+
+def test_the_card_of_a_blend_names_the_base_model_of_its_members(tmp_path: Path, items: list[Item]) -> None:
+    """With its licence, once, however many members are language models; no path of this machine goes along."""
+    from types import SimpleNamespace
+
+    from tasks.data.splits import Dataset
+    from tasks.export import Exported, _write_card
+    from tasks.models.language.model import ModelSpec
+    from tasks.models.predictor import Predictions
+    from tasks.tracking.runs import Candidate
+
+    (tmp_path / "predictor.json").write_text('{"predictor": "blend"}')
+    for place in ("0", "1", "2"):
+        (tmp_path / "members" / place / "adapter").mkdir(parents=True)
+        ModelSpec.of(load("conf/smoke.yaml").finetune).save(tmp_path / "members" / place)
+        config = tmp_path / "members" / place / "adapter" / "adapter_config.json"
+        config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    (tmp_path / "members" / "2" / "predictor.json").write_text('{"predictor": "classic"}')
+    price = np.array([item.price for item in items])
+    version = SimpleNamespace(name="pricewright", version="1", tags={})
+    data = Dataset("sample", "d1", "", {})
+    answers = Predictions(price, price, price)
+    found = Exported(version, Candidate("m-1", "blend", "blend"), tmp_path, data, items, answers, {"seed": "1"})
+    _write_card(found, tmp_path, "saved", "")
+    card = front_matter(tmp_path)
+    assert card["base_model"] == "tiny-random" and card["license"] == "mit"
+    assert "| licence of the base model | mit |" in (tmp_path / "README.md").read_text()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and str(tmp_path) in file.read_text()]
+
+
+def test_export_never_overwrites_and_leaves_nothing_half_done(
+    conf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that holds something, or a file, is refused; a failure leaves no folder."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for place in ("full", "full/mine.txt"):
+        status, said = command("export", str(tmp_path / place), "-c", conf)
+        assert status == 2 and "is not empty" in said
+    from tasks import export
+
+    monkeypatch.setattr(export, "_write_card", lambda *_: 1 / 0)
+    assert command("export", str(tmp_path / "half"), "-c", conf)[0] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
