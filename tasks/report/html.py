@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from tasks.report.board import Leaderboard
 from tasks.report.headline import headline
 from tasks.report.tables import GENERATED, columns, in_order, leader_of, marks, outcome
 from tasks.scoring.checkpoint_choice import choice
+from tasks.scoring.comparisons import FLOOR
 from tasks.scoring.metrics import HIT_DOLLARS, HIT_SHARE
 from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount
 
+SHOWN = 10  # rows of a leaderboard too long to be read at once
 MAX_TEXT = 1_500  # characters of an item's text on the page, when it is opened
 NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # HTML bears it, XML does not
 PICTURES = ("models", "guesses", "running", "checkpoints", "price", "category", "calibration", "quantiles")
@@ -58,6 +61,7 @@ def picture(board: Leaderboard) -> dict[str, Any]:
     first, sentences = headline(rows, board.unit)
     page: dict[str, Any] = {"board": board, "rows": rows, "columns": columns(rows), "leader": leader_of(rows)}
     page |= {"headline": first, "sentences": sentences, "bars": figures.bars(rows), "models": models}
+    page["folded"] = folded(rows)
     page["curve"] = figures.curve_points(board.curve) if board.curve else None
     page["choice"] = choice(board.curve, board.unit) if board.curve else None
     page |= dict.fromkeys(("scatter", "running", "groups", "calibration", "quantiles", "items"))
@@ -78,6 +82,13 @@ def picture(board: Leaderboard) -> dict[str, Any]:
             "items": figures.extremes(board, models[0]),
         }
     return page
+
+
+def folded(rows: Sequence[Row]) -> set[str]:
+    """The models that a long leaderboard shows only when it is asked for all: not the first, not ours, not marked."""
+    if len(rows) <= SHOWN + 2:
+        return set()
+    return {row.model for row in rows[SHOWN:] if not (row.ours or row.kind in ("human", FLOOR) or marks(row))}
 
 
 def _a_few(rows: list[Row], models: list[str], most: int = 4) -> list[str]:

@@ -73,8 +73,8 @@ class ModelSpec:
         """
         if self.answer.temperature == "fit" and len(items) < MIN_FIT:
             raise UserError(
-                f"finetune.answer.temperature: fit needs {MIN_FIT} validation items beside the finetune.score_items "
-                f"that models are chosen on; there are {len(items)}. Lower score_items, or give a number."
+                f"finetune.answer.temperature: fit needs {MIN_FIT} validation items that serve for nothing else; there "
+                f"are {len(items)}, a quarter of all. Give more data, a larger data.validation_share, or a number."
             )
 
     def check_adapter(self, adapter: Path) -> None:
