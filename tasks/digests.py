@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ PLUMBING = (
     *("tasks.progress", "tasks.scoring.wording"),
     *("tasks.training.checkpoints", "tasks.training.launch", "tasks.training.memory"),
 )
+COMPLETE = "complete.json"  # the digests of a whole folder's files
 ATTEMPTS = 5  # to parse a source
 CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
@@ -37,6 +39,28 @@ def folder_digests(folder: Path) -> dict[str, str]:
     """The sha256 of every file below a folder, by its path inside it, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+
+
+def mark_whole(folder: Path) -> None:
+    """Note the digests of a folder's files in it, last of all and by a rename, so that one cut short is recognised."""
+    noted = {name: value for name, value in folder_digests(folder).items() if name != COMPLETE}
+    temporary = folder.with_name(f"{folder.name}.part")
+    temporary.write_text(json.dumps(noted), encoding="utf-8")
+    temporary.rename(folder / COMPLETE)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that `mark_whole` noted is still as it was."""
+    try:
+        noted = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return as_noted(folder_digests(folder), noted)
+
+
+def as_noted(found: Mapping[str, str], noted: Mapping[str, str]) -> bool:
+    """Whether every noted file was found with the noted digest; other files may have come since."""
+    return noted.items() <= found.items()
 
 
 def fraction(seed: int, text: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks import digests
-from tasks.digests import code, code_digest, digest, fraction
+from tasks.digests import COMPLETE, code, code_digest, digest, fraction, is_whole, mark_whole
 
 
 @pytest.fixture
@@ -98,3 +98,22 @@ def test_a_source_that_python_refuses_for_another_thread_is_parsed_again(
     refusals += [SystemError("refused")] * 9
     with pytest.raises(SystemError):
         code("tasks.once")
+
+
+def test_a_folder_is_whole_while_every_noted_file_is_as_it_was(tmp_path: Path) -> None:
+    """Changed, missing or never noted files are told; a file that came later does no harm."""
+    folder = tmp_path / "kept"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "a.bin").write_bytes(b"a")
+    assert not is_whole(folder)
+    mark_whole(folder)
+    mark_whole(folder)
+    assert is_whole(folder) and [path.name for path in tmp_path.iterdir()] == ["kept"]
+    (folder / "later.bin").write_bytes(b"b")
+    assert is_whole(folder)
+    (folder / "inner" / "a.bin").write_bytes(b"b")
+    assert not is_whole(folder)
+    (folder / "inner" / "a.bin").unlink()
+    assert not is_whole(folder)
+    (folder / COMPLETE).write_text("{")
+    assert not is_whole(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.addresses import address_of, reached
 from tasks.config.experiment import Api, Experiment
+from tasks.digests import COMPLETE
 from tasks.errors import UserError
 from tasks.models.api import forbidden
 from tasks.models.language.base_model import EMBEDDED, TINY, cached_as
@@ -97,7 +98,7 @@ def _training(experiment: Experiment, hardware: Hardware) -> list[str]:
 def _at_hand(base: str) -> bool:
     """Whether a model's config can be read without fetching or converting anything."""
     if base in EMBEDDED:
-        return (cached_as(base) / "complete.json").is_file()
+        return (cached_as(base) / COMPLETE).is_file()
     from huggingface_hub import try_to_load_from_cache
 
     return base == TINY or Path(base).is_dir() or isinstance(try_to_load_from_cache(base, "config.json"), str)

@@ -29,7 +29,7 @@ from tasks.progress import Progress
 from tasks.tracking.runs import StageRun
 from tasks.training.batching import LikeLengths, pays
 from tasks.training.candidates import Candidates
-from tasks.training.checkpoints import Interruption, last_whole_checkpoint, mark_whole
+from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
 
 
 class PriceTrainer(SFTTrainer):
@@ -105,7 +105,7 @@ class PriceTrainer(SFTTrainer):
         step = self.state.global_step
         self.accelerator.wait_for_everyone()  # each process has saved its random state
         if self.is_world_process_zero():
-            mark_whole(Path(self.args.output_dir) / f"checkpoint-{step}")
+            finish_checkpoint(Path(self.args.output_dir) / f"checkpoint-{step}")
         self.interruption.saved()
         self.on_checkpoint(step)
 

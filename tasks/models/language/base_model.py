@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.digests import code_digest, digest, folder_digests
+from tasks.digests import code_digest, digest, is_whole, mark_whole
 from tasks.errors import UserError
 from tasks.locks import locked
 from tasks.models.language.hardware import Hardware, settings
@@ -100,7 +99,7 @@ def _cached(target: Path, make: Callable[[Path], None]) -> Path:
                 temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
                 try:
                     make(temporary)
-                    (temporary / "complete.json").write_text(json.dumps(folder_digests(temporary)))
+                    mark_whole(temporary)
                     shutil.rmtree(target, ignore_errors=True)
                     temporary.rename(target)
                 finally:
@@ -110,16 +109,9 @@ def _cached(target: Path, make: Callable[[Path], None]) -> Path:
 
 def _is_whole(target: Path) -> bool:
     """Whether every file of a cached model is as it was made; read in full once a process, since it is large."""
-    if target not in _known_whole:
-        try:
-            noted = json.loads((target / "complete.json").read_text())
-        except (OSError, ValueError):
-            return False
-        found = folder_digests(target)
-        if {name: value for name, value in found.items() if name != "complete.json"} != noted:
-            return False
+    if target not in _known_whole and is_whole(target):
         _known_whole.add(target)
-    return True
+    return target in _known_whole
 
 
 _known_whole: set[Path] = set()
