@@ -79,7 +79,7 @@ def _training(experiment: Experiment, hardware: Hardware) -> list[str]:
     if not conf.enabled:
         return ["finetune.enabled is false"]
     try:
-        plan = settings(hardware, conf.quantization, conf.sft, conf.dtype)
+        resolved = settings(hardware, conf.quantization, conf.sft, conf.dtype)
     except UserError as error:
         return [f"NOT POSSIBLE: {error}"]
     if not _at_hand(conf.base):
@@ -87,12 +87,12 @@ def _training(experiment: Experiment, hardware: Hardware) -> list[str]:
     from tasks.training.memory import TrainingCost
 
     try:
-        size = TrainingCost.foreseen(conf, plan)
+        size = TrainingCost.foreseen(conf, resolved)
     except UserError as error:
         return [f"NOT POSSIBLE: {error}"]
     free = free_memory(hardware.device)
     fits = "" if size.estimate.total <= free else f" TOO LITTLE: change {size.estimate.remedies()}"
-    return [str(size), f"{size.estimate}; {free / GIB:.1f} GiB are free.{fits}", *plan.notes]
+    return [str(size), f"{size.estimate}; {free / GIB:.1f} GiB are free.{fits}", *resolved.notes]
 
 
 def _at_hand(base: str) -> bool:

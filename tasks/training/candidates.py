@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.config.experiment import Experiment
-from tasks.data.splits import Dataset, calibration_sample, read_split, sample
+from tasks.data.splits import calibration_sample, read_split, sample
 from tasks.models.language.model import LanguageModel
 from tasks.models.predictor import Predictions
 from tasks.progress import say
@@ -24,6 +23,7 @@ from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import kept_as, recall, score
 from tasks.tracking.runs import REASON, StageRun
 from tasks.tracking.store import model_folder
+from tasks.training.plan import TrainingPlan
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -31,13 +31,13 @@ ADAPTER = "adapter_model.safetensors"
 class Candidates:
     """The checkpoints of one training, by step, as far as they are scored."""
 
-    def __init__(self, run: StageRun, dataset: Dataset, experiment: Experiment, n_train: int) -> None:
-        self.run, self.dataset, self.experiment, self.conf = run, dataset, experiment, experiment.finetune
-        validation, count = read_split(dataset, "validation"), self.conf.score_items
-        self.validation = sample(validation, count, experiment.seed)
-        self.calibration = calibration_sample(validation, count, experiment.seed)
+    def __init__(self, run: StageRun, plan: TrainingPlan) -> None:
+        self.run, self.dataset, self.conf = run, plan.dataset, plan.conf
+        self.seed, self.n_train = plan.experiment.seed, len(plan.items)
+        validation, count = read_split(self.dataset, "validation"), self.conf.score_items
+        self.validation = sample(validation, count, self.seed)
+        self.calibration = calibration_sample(validation, count, self.seed)
         self.truth = np.array([item.price for item in self.validation])
-        self.n_train = n_train
         self.models = {model.step: model.model_id for model in run.candidates() if model.step is not None}
         self.name = kept_as("validation", self.validation)
         kept = {step: recall(run, model_id, self.name) for step, model_id in self.models.items()}
@@ -120,7 +120,7 @@ class Candidates:
         self._drop(max(self.answers), self.conf.keep or 0)
         candidates = self.run.candidates()
         answers = {model.model_id: recall(self.run, model.model_id, self.name) for model in candidates}
-        rows = curve(candidates, answers, self.truth, seed=self.experiment.seed)
+        rows = curve(candidates, answers, self.truth, seed=self.seed)
         chosen, following = next(row for row in rows if row["chosen"]), runner_up(rows)
         figures = {f"chosen_{key}": chosen[key] for key in ("step", "mae", "mae_low", "mae_high")}
         if following:

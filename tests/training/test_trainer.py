@@ -282,9 +282,10 @@ def test_training_goes_on_after_a_checkpoint_is_scored_in_4_bits() -> None:
     import torch
 
     from tasks.models.language.base_model import load_model
+    from tasks.models.language.model import ModelSpec
 
     conf = load("conf/smoke.yaml").finetune
-    model = load_model(TINY, conf.quantization)
+    model = load_model(TINY, ModelSpec.of(conf).settings())
     ids = torch.tensor([[5, 6, 7, 8]])
 
     def gradient() -> torch.Tensor:

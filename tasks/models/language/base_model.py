@@ -15,14 +15,14 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.digests import code_digest, digest, is_whole, mark_whole
 from tasks.errors import UserError
 from tasks.locks import locked
-from tasks.models.language.hardware import Hardware, settings
+from tasks.models.language.hardware import Settings
 from tasks.paths import cache_folder
 from tasks.progress import say
 
@@ -217,9 +217,7 @@ def load_config(base: str) -> PreTrainedConfig:
     return _from_hub(base, AutoConfig.from_pretrained, locate(base))
 
 
-def load_model(
-    base: str, quantization: Mapping[str, Any] | None, device: str = "auto", dtype: str = "auto"
-) -> PreTrainedModel:
+def load_model(base: str, settings: Settings) -> PreTrainedModel:
     """The base model on its device, in the dtype it computes in there, quantized by bitsandbytes if asked to.
 
     Raises:
@@ -229,26 +227,25 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    hardware = Hardware.here(device)
-    device, plan = hardware.device, settings(hardware, quantization, {}, dtype)
-    computing, quantization, config = getattr(torch, plan.dtype), plan.quantization, None
-    if quantization:
+    computing, config = getattr(torch, settings.dtype), None
+    if settings.quantization:
         try:
-            config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **quantization})
+            config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **settings.quantization})
         except (TypeError, ValueError) as error:
             raise UserError(f"finetune.quantization: {error}") from error
     # Weights are quantized from float32 whatever the model computes in. Rounded to bfloat16 before, some of them get
     # other 4-bit values: another base model, and an adapter trained on the one answers dollars off on the other.
     loading = torch.float32 if config is not None else computing
-    # Of several processes each has a GPU of its own, which accelerate has made the current one.
-    place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+    device = torch.device(settings.device)
+    if settings.device == "cuda":  # of several processes each has made its own GPU the current one
+        device = torch.device("cuda", torch.cuda.current_device())
     model = _from_hub(
         base,
         AutoModelForCausalLM.from_pretrained,
         locate(base),
         dtype=loading,
         quantization_config=config,
-        device_map={"": place} if config is not None or device != "cpu" else None,
+        device_map={"": device} if config is not None or settings.device != "cpu" else None,
     )
     if config is not None:
         _keep_trainable(model)
@@ -280,9 +277,9 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def _from_hub(base: str, call: Any, place: str, **options: Any) -> Any:
+def _from_hub(base: str, call: Any, address: str, **options: Any) -> Any:
     try:
-        return call(place, **options)
+        return call(address, **options)
     except (OSError, ValueError) as error:
         known = ", ".join([*EMBEDDED, TINY])
         raise UserError(

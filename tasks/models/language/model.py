@@ -16,6 +16,7 @@ from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.estimators import ESTIMATORS, fit_temperature, quantile, temper
+from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.models.language.price_trie import batches, build_trie, evaluating, price_distribution
 from tasks.models.language.prompts import parse, render
 from tasks.models.predictor import Distribution, Predictions
@@ -64,6 +65,10 @@ class ModelSpec:
             comparables = Comparables.fit(train)
         where = {"device": finetune.device, "dtype": finetune.dtype}
         return cls(finetune.base, finetune.quantization, prompt, finetune.answer, **where, comparables=comparables)
+
+    def settings(self) -> Settings:
+        """How the model is loaded on this machine."""
+        return settings(Hardware.here(self.device), self.quantization, {}, self.dtype)
 
     def check_fit(self, items: Sequence[Item]) -> None:
         """Refuse to fit a temperature on too few items.
@@ -226,8 +231,8 @@ class LanguageModel:
         return cls.of(ModelSpec.load(folder), folder / "adapter" if (folder / "adapter").is_dir() else None)
 
     @classmethod
-    def of(cls, spec: ModelSpec, adapter: Path | None = None) -> Self:
-        """Load the base model of a spec, with an adapter if given.
+    def of(cls, spec: ModelSpec, adapter: Path | None = None, settings: Settings | None = None) -> Self:
+        """Load the base model of a spec, with an adapter if given; `settings` are worked out here unless they are.
 
         Raises:
             UserError: the adapter belongs to another base model, or this one has changed since.
@@ -235,7 +240,7 @@ class LanguageModel:
         if adapter is not None:
             spec.check_adapter(adapter)
         tokenizer = base_model.load_tokenizer(spec.base)
-        model = base_model.load_model(spec.base, spec.quantization, spec.device, spec.dtype)
+        model = base_model.load_model(spec.base, settings or spec.settings())
         if adapter is not None:
             from peft import PeftModel
 
