@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
 from tasks.data.splits import Dataset, read_split, sample
-from tasks.digests import code_digest, digest
+from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.classic import BASELINES, Classic
 from tasks.progress import Progress
@@ -37,6 +37,7 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
             "choice": experiment.finetune.score_items,
             "seed": experiment.seed,
             "dataset": dataset.digest,
+            "libraries": versions("gensim", "numpy", "scikit-learn", "scipy", "torch"),
             "code": code_digest("tasks.baselines"),
         }
     )

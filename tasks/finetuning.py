@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
 from tasks.data.splits import Dataset
-from tasks.digests import code_digest, digest
+from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.hardware import Hardware, Settings, lock_gpus, settings, use_own_gpu
@@ -58,7 +58,8 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
         {
             "stage": "finetune",
             "conf": conf.model_dump(mode="json", exclude=INDIFFERENT),
-            "base": base_model.identity(conf.base),
+            "base": base_model.base_model_digest_parts(conf),
+            "libraries": versions("trl", "peft", "accelerate"),
             "seed": experiment.seed,
             "dataset": dataset.digest,
             "code": code_digest("tasks.finetuning"),

@@ -42,7 +42,7 @@ class ModelSpec:
     answer: Answer
     device: str = "auto"
     dtype: str = "auto"
-    identity: Any = None  # of the base model when this was saved
+    identity: str | None = None  # of the base model when this was saved
     comparables: Comparables | None = None
 
     @classmethod
@@ -86,15 +86,13 @@ class ModelSpec:
         """Refuse an adapter that was trained on another base model: it would load, and answer nonsense.
 
         Raises:
-            UserError: it notes another base, or the base's files are no longer those it was trained on.
+            UserError: the base model is not the one that it was trained on, by content.
         """
-        noted = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if noted and not base_model.same_base(noted, self.base):
-            raise UserError(f"The adapter in {adapter} belongs to {noted}, not to {self.base}. Give it its own base.")
-        if self.identity is not None and self.identity != base_model.identity(self.base):
+        found = base_model.identity(self.base)
+        if self.identity != found:
             raise UserError(
-                f"The base model {self.base} has other files than when the adapter in {adapter} was trained on it. Put "
-                "them back, or fine-tune again."
+                f"The adapter in {adapter} was trained on the base model {self.identity}, and {self.base} is {found} "
+                "now. Put that one back, or fine-tune again."
             )
 
     def save(self, folder: Path) -> None:
