@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
 from tasks.data.splits import Dataset, read_split
-from tasks.digests import code_digest, digest
+from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.classic import BASELINES, Classic
 from tasks.progress import Progress
@@ -36,6 +36,7 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
             "models": names,
             "seed": experiment.seed,
             "dataset": dataset.digest,
+            "libraries": versions("gensim", "numpy", "scikit-learn", "scipy", "torch"),
             "code": code_digest("tasks.baselines"),
         }
     )

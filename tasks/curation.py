@@ -22,7 +22,7 @@ from tasks.data.sources import Source, list_files, read_files, source_of
 from tasks.data.splits import SPLITS, Dataset, Split, joint_digest, write_split
 from tasks.data.splitting import Splitter
 from tasks.data.summary import summarise
-from tasks.digests import code_digest, digest, file_digest
+from tasks.digests import code_digest, digest, file_digest, versions
 from tasks.errors import UserError
 from tasks.models.language.base_model import find_tokenizer
 from tasks.progress import Progress, say
@@ -61,6 +61,7 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
             "tokenizer": file_digest(tokenizer) if tokenizer else None,
             "test": [file_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
             "seed": experiment.seed,
+            "libraries": versions("duckdb", "numpy", "orjson", "pyarrow", "rensa", "tokenizers"),
             "code": code_digest("tasks.curation", BY_CONTENT),
         }
     )

@@ -18,14 +18,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
-from tasks.data.splits import Dataset, read_split, sample
-from tasks.digests import code_digest, digest
+from tasks.data.splits import Dataset
+from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.language import base_model
-from tasks.models.language.hardware import Hardware, lock_gpus, settings
+from tasks.models.language.hardware import Hardware, Settings, lock_gpus, settings, use_own_gpu
 from tasks.models.language.model import ModelSpec
-from tasks.models.language.prompts import check_prices
-from tasks.paths import PROJECT
+from tasks.paths import PROJECT, cache_folder
 from tasks.progress import say
 from tasks.tracking.runs import Candidate, Mode, StageRun, stage
 from tasks.training.launch import train_in_processes
@@ -54,11 +53,13 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
         UserError: the conf asks for what the libraries or this machine do not have.
     """
     conf = experiment.finetune
+    resolved = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
     key = digest(
         {
             "stage": "finetune",
             "conf": conf.model_dump(mode="json", exclude=INDIFFERENT),
-            "base": base_model.identity(conf.base),
+            "base": base_model.base_model_digest_parts(conf),
+            "libraries": versions("trl", "peft", "accelerate"),
             "seed": experiment.seed,
             "dataset": dataset.digest,
             "code": code_digest("tasks.finetuning"),
@@ -67,44 +68,40 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     with stage(experiment, "finetune", key, command="pricewright finetune", mode=mode, resume=True) as run:
         if not run.done:
             work = PROJECT / "mlruns" / "work" / run.id
-            train_checkpoints(run, experiment, dataset, work)
+            train_checkpoints(run, experiment, dataset, resolved, work)
             shutil.rmtree(work, ignore_errors=True)
         return run.candidates()
 
 
 @task(name="train", cache_policy=NO_CACHE)
-def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, work: Path) -> None:
+def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, resolved: Settings, work: Path) -> None:
     """Train from the last whole checkpoint in `work`, or from the base model.
 
     Raises:
         UserError: the items do not fit the conf, or the training does not fit this machine.
     """
-    from tasks.training.trainer import lora_config, sft_config, train_here
+    from tasks.training.plan import TrainingPlan
+    from tasks.training.trainer import train
 
-    check(experiment)
-    conf, seed = experiment.finetune, experiment.seed
-    run.log_params({"dataset": dataset.digest, "seed": seed, "finetune": conf.model_dump(mode="json")})
-    items = sample(read_split(dataset, "train"), conf.train_items, seed)
-    check_prices(items, conf.prompt)
-    hardware = Hardware.here(conf.device)
-    plan = settings(hardware, conf.quantization, conf.sft, conf.dtype)
-    run.log_params({"device": hardware.device, "dtype": plan.dtype})
-    for note in plan.notes:
+    conf, device = experiment.finetune, resolved.device
+    params = {"dataset": dataset.digest, "seed": experiment.seed, "device": device, "dtype": resolved.dtype}
+    run.log_params({**params, "finetune": conf.model_dump(mode="json")})
+    for note in resolved.notes:
         say(note)
-    lora_config(conf)
-    sft_config(conf, plan, seed, len(items), work)
-    size = TrainingCost.of(conf, plan, items)
-    with lock_gpus(hardware.device, conf.processes, base_model.cache_folder() / "locks", conf.busy):
-        size.check(hardware.device, conf)
+    plan = TrainingPlan.of(experiment, dataset, resolved, work)
+    cost = TrainingCost.of(conf, resolved, plan.items)
+    with lock_gpus(device, conf.processes, cache_folder() / "locks", conf.busy):
+        cost.check(device, conf)
         try:
             if conf.processes > 1:
-                train_in_processes(run, experiment, dataset, work)
+                train_in_processes(run, plan)
             else:
-                train_here(run, experiment, dataset, work)
+                use_own_gpu(device)
+                train(run, plan)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            raise UserError(size.exceeded(hardware.device, str(error))) from error
+            raise UserError(cost.exceeded(device, str(error))) from error
 
 
 def check(experiment: Experiment) -> None:

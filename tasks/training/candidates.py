@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.config.experiment import Experiment
-from tasks.data.splits import Dataset
 from tasks.models.language.model import LanguageModel
 from tasks.models.predictor import Predictions
 from tasks.progress import say
@@ -25,6 +23,7 @@ from tasks.scoring.predictions import recall, score
 from tasks.scoring.roles import Roles
 from tasks.tracking.runs import REASON, StageRun
 from tasks.tracking.store import model_folder
+from tasks.training.plan import TrainingPlan
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -32,12 +31,12 @@ ADAPTER = "adapter_model.safetensors"
 class Candidates:
     """The checkpoints of one training, by step, as far as they are scored."""
 
-    def __init__(self, run: StageRun, dataset: Dataset, experiment: Experiment, n_train: int) -> None:
-        self.run, self.dataset, self.experiment, self.conf = run, dataset, experiment, experiment.finetune
-        roles = Roles.of(experiment, dataset)
+    def __init__(self, run: StageRun, plan: TrainingPlan) -> None:
+        self.run, self.dataset, self.conf = run, plan.dataset, plan.conf
+        self.seed, self.n_train = plan.experiment.seed, len(plan.items)
+        roles = Roles.of(plan.experiment, plan.dataset)
         self.validation, self.calibration = roles.first, roles.temperature
         self.truth = np.array([item.price for item in self.validation])
-        self.n_train = n_train
         self.models = {model.step: model.model_id for model in run.candidates() if model.step is not None}
         kept = {step: self.recall(model_id) for step, model_id in self.models.items()}
         self.answers = {step: answer for step, answer in kept.items() if answer is not None}
@@ -123,7 +122,7 @@ class Candidates:
         self._drop(max(self.answers), self.conf.keep or 0)
         candidates = self.run.candidates()
         answers = {model.model_id: self.recall(model.model_id) for model in candidates}
-        checkpoints = curve(candidates, answers, self.truth, seed=self.experiment.seed)
+        checkpoints = curve(candidates, answers, self.truth, seed=self.seed)
         best, following = chosen(checkpoints), runner_up(checkpoints)
         figures = {f"chosen_{key}": getattr(best, key) for key in ("step", "mae", "mae_low", "mae_high")}
         if following:

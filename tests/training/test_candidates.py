@@ -162,26 +162,24 @@ def test_a_mean_may_be_chosen() -> None:
 
 
 def test_an_adapter_of_another_base_model_is_refused(whole: Experiment, tmp_path: Path) -> None:
-    """One that notes another base, or whose base has other files by now; where its base lies makes no difference."""
+    """It names its base by content: another one of the same size is refused, and where it lies makes no difference."""
     run = training(whole)
     chosen = next(m for m in run.models() if m.tags.get(CHOSEN) == "true")
     folder = Path(shutil.copytree(model_folder(run.client, chosen.model_id), tmp_path / "model"))
-    spec, config = folder / "predictor.json", folder / "adapter" / "adapter_config.json"
-    noted = json.loads(config.read_text(encoding="utf-8"))
-    elsewhere = noted | {"base_model_name_or_path": "/another/cache/" + Path(noted["base_model_name_or_path"]).name}
-    config.write_text(json.dumps(elsewhere), encoding="utf-8")
+    spec = folder / "predictor.json"
+    fields = json.loads(spec.read_text(encoding="utf-8"))
     assert LanguageModel.load(folder).spec.base == "tiny-random"
-    config.write_text(json.dumps(noted | {"base_model_name_or_path": "some/other-model"}), encoding="utf-8")
-    with pytest.raises(UserError, match="belongs to some/other-model, not to tiny-random"):
+    base = Path(shutil.copytree(base_model.locate("tiny-random"), tmp_path / "mine"))
+    spec.write_text(json.dumps(fields | {"base": str(base)}), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"trained on the base model tiny-random-\w+, and {base} is \w+ now"):
         LanguageModel.load(folder)
-    config.write_text(json.dumps(noted | {"base_model_name_or_path": str(tmp_path / "mine")}), encoding="utf-8")
-    base = shutil.copytree(base_model.locate("tiny-random"), tmp_path / "mine")
-    fields = json.loads(spec.read_text(encoding="utf-8")) | {
-        "base": str(base),
-        "identity": base_model.identity(str(base)),
-    }
-    spec.write_text(json.dumps(fields), encoding="utf-8")
+    spec.write_text(json.dumps(fields | {"base": str(base), "identity": base_model.identity(str(base))}))
     LanguageModel.load(folder)
-    (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes() + b" ")
-    with pytest.raises(UserError, match="has other files than when the adapter"):
+    moved = base.rename(tmp_path / "moved")
+    spec.write_text(json.dumps(json.loads(spec.read_text()) | {"base": str(moved)}))
+    LanguageModel.load(folder)
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match="Put that one back, or fine-tune again"):
         LanguageModel.load(folder)
