@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 import zoneinfo
@@ -69,7 +70,10 @@ class Data(Section):
     columns: dict[Column, str | tuple[str, ...]] = Field(default_factory=dict, description="our field: their column")
 
     currency: tuple[str, ...] = Field(("$", "US$", "USD"), description="signs that may stand beside a price")
-    decimal: Literal[".", ","] = Field(".", description="the mark before the cents in prices that are text")
+    decimal: Literal[".", ","] | None = Field(
+        None, description="the mark before the cents in prices that are text; null: as the whole column shows"
+    )
+    encoding: str | None = Field(None, description="of text files, such as cp1251; null: found out, and said")
     price_min: float = Field(0.5, gt=0, description="lowest price kept")
     price_max: float = Field(999.49, gt=0, description="highest price kept")
     text_min: int = Field(20, ge=0, description="fewest characters of title and text kept")
@@ -99,6 +103,14 @@ class Data(Section):
         """What the dataset is called: the conf's name for it, that of its file, or that of its source."""
         file = re.sub(r"\..*", "", Path(self.path).name) if self.source == "files" and self.path else ""
         return self.name or re.sub(r"[^\w-]+", "-", file).strip("-") or self.source
+
+    @field_validator("encoding")
+    @classmethod
+    def _an_encoding(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else codecs.lookup(value).name
+        except LookupError:
+            raise ValueError("Expected the name of an encoding that Python knows, such as utf-8 or cp1251") from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:

@@ -85,11 +85,11 @@ def read_split(dataset: Dataset, split: Split) -> list[Item]:
 
 
 @functools.lru_cache(maxsize=len(SPLITS))
-def _read(place: str) -> tuple[Item, ...]:
+def _read(address: str) -> tuple[Item, ...]:
     try:
-        rows = pq.read_table(fetch(place)).to_pylist()
+        rows = pq.read_table(fetch(address)).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{place} cannot be read ({error}). Make it again with `pricewright curate`.") from error
+        raise UserError(f"{address} cannot be read ({error}). Make it again with `pricewright curate`.") from error
     return tuple(Item(**{**row, "details": json.loads(row["details"])}) for row in rows)
 
 
