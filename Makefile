@@ -31,9 +31,10 @@ test: setup ## the test suite, on up to four cores (one file of it: .venv/bin/py
 ui: setup ## the MLflow UI and the Prefect dashboard
 	$(BIN)/pricewright ui -c $(CONF)
 
-lint: setup ## ruff
+lint: setup ## style by ruff, types by ty
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python .venv
 
 bench: setup ## speed and memory, each with its table
 	$(BIN)/python -m benchmarks.metrics_speed

@@ -6,7 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -51,7 +51,7 @@ def command(conf: str, overrides: Sequence[str] | None) -> str:
     )
 
 
-def watch_progress(*_: Any) -> None:
+def watch_progress(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - Prefect names the arguments
     """A hook for flows that start running: from now on, whatever takes long has a progress artifact."""
     if show_progress not in Progress.watchers:
         Progress.watchers.append(show_progress)
@@ -70,7 +70,7 @@ def show_progress(progress: Progress) -> None:
     try:
         if artifact is None:
             key = re.sub(r"[^a-z0-9]+", "-", progress.what.lower()).strip("-")
-            artifact = create_progress_artifact(share, key=key, description=progress.what)
+            artifact = cast(UUID, create_progress_artifact(share, key=key, description=progress.what))
         else:
             update_progress_artifact(artifact, share)
         _shown[progress] = (artifact, now)

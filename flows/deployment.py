@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +52,7 @@ def deploy(conf: str, overrides: list[str], port: int | None, *, work: bool) -> 
 
 
 @contextmanager
-def server(port: int | None) -> Iterator[str]:
+def server(port: int | None) -> Generator[str]:
     """The address of Prefect's API, which everything inside talks to: that of `pricewright ui`, or PREFECT_API_URL.
 
     Raises:
@@ -82,9 +82,11 @@ def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedul
     parameters = {"conf": str(path.relative_to(PROJECT) if inside else path), "overrides": anchored(overrides)}
     here = {"prefect.deployments.steps.set_working_directory": {"directory": str(PROJECT)}}
     lines = []
-    for deployment in yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]:
-        flow, pool = load_flow_from_entrypoint(deployment["entrypoint"]), deployment["work_pool"]["name"]
-        ensure_pool(client, pool)
+    deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    pool = deployments[0]["work_pool"]["name"]  # they share one, so that one run at a time goes on
+    ensure_pool(client, pool)
+    for deployment in deployments:
+        flow = load_flow_from_entrypoint(deployment["entrypoint"])
         schedules = schedules_of(client, f"{flow.name}/{path.stem}", schedule if flow is pipeline else Schedule())
         client.create_deployment(
             flow_id=client.create_flow_from_name(flow.name),
@@ -125,7 +127,8 @@ def schedules_of(client: SyncPrefectClient, name: str, schedule: Schedule) -> li
 def described(schedule: DeploymentScheduleCreate) -> str:
     """A schedule in a few words."""
     when = getattr(schedule.schedule, "cron", None) or "by a schedule added in the dashboard"
-    return f"{when} ({schedule.schedule.timezone})" + ("" if schedule.active else ", paused in the dashboard")
+    timezone = getattr(schedule.schedule, "timezone", None) or "UTC"
+    return f"{when} ({timezone})" + ("" if schedule.active else ", paused in the dashboard")
 
 
 def ensure_pool(client: SyncPrefectClient, name: str) -> None:
@@ -164,6 +167,7 @@ async def _work(client: SyncPrefectClient, pool: str, name: str) -> list[FlowRun
     from prefect.workers.process import ProcessWorker
 
     loop, this, interrupted = asyncio.get_running_loop(), asyncio.current_task(), []
+    assert this is not None
 
     def stop() -> None:
         # Prefect's worker would kill what it runs (PrefectHQ/prefect#16746), before a checkpoint could be written.
@@ -180,7 +184,8 @@ async def _work(client: SyncPrefectClient, pool: str, name: str) -> list[FlowRun
 
 async def _end(runs: list[FlowRun]) -> None:
     for run in runs:
-        os.killpg(int(run.infrastructure_pid), signal.SIGTERM)
+        if run.infrastructure_pid:
+            os.killpg(int(run.infrastructure_pid), signal.SIGTERM)
     until = time.monotonic() + GRACE
     while any(map(alive, runs)) and time.monotonic() < until:
         await asyncio.sleep(0.2)
@@ -214,7 +219,7 @@ def go_on(client: SyncPrefectClient, runs: list[FlowRun]) -> None:
     from prefect.states import Cancelled, Crashed, Scheduled
 
     for run in runs:
-        if run.state.is_cancelling():
+        if run.state is not None and run.state.is_cancelling():
             state = Cancelled(message="It was cancelled, and its process ended.")
         elif run.run_count >= ATTEMPTS:
             state = Crashed(message=f"Its process ended {run.run_count} times without a result.")

@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 
-def drop_late(_flow: Any, run: FlowRun, _state: Any) -> None:
+def drop_late(flow: Any, flow_run: FlowRun, state: Any) -> None:  # noqa: ARG001 - Prefect names the arguments
     """A hook for flows that start running: other runs of the same schedule whose time has come are cancelled.
 
     One run does the work of all that were missed. Prefect by itself runs each of them (PrefectHQ/prefect#15886).
     """
-    if not run.auto_scheduled:
+    if not flow_run.auto_scheduled:
         return
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelled
 
     due = {
-        "deployment_id": {"any_": [str(run.deployment_id)]},
+        "deployment_id": {"any_": [str(flow_run.deployment_id)]},
         "state": {"type": {"any_": ["SCHEDULED"]}},
         "next_scheduled_start_time": {"before_": datetime.now(UTC).isoformat()},
     }
-    reason = f"It came due before {run.name!r} started, which does its work."
+    reason = f"It came due before {flow_run.name!r} started, which does its work."
     with get_client(sync_client=True) as client:
         while late := [other for other in find_runs(client, flow_runs=due) if other.auto_scheduled]:
             for other in late:
@@ -39,8 +39,9 @@ def missed(schedule: Schedule, run: FlowRun | None = None) -> str | None:
     from prefect.client.orchestration import get_client
     from prefect.context import FlowRunContext
 
-    run = run or FlowRunContext.get().flow_run
-    if schedule.busy == "wait" or not run.auto_scheduled:
+    context = FlowRunContext.get()
+    run = run or (context.flow_run if context else None)
+    if schedule.busy == "wait" or run is None or not run.auto_scheduled or run.expected_start_time is None:
         return None
     time = run.expected_start_time.isoformat()
     with get_client(sync_client=True) as client:

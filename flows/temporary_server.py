@@ -1,4 +1,4 @@
-"""Prefect's temporary server ends with the command that started it, however that ends."""
+"""Prefect's temporary server ends with the command that started it, even if that is killed."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import subprocess
 
 
 def end_server_with_process() -> None:
-    """From now on a temporary server has a watch beside it, which ends it when this process is gone.
+    """From now on, a small process watches this one, and ends its temporary server when this one is gone.
 
-    Prefect ends its server when Python exits, which a process that is killed (SIGKILL, out of memory) never does.
+    Prefect ends the server when Python exits. A process that is killed (SIGKILL, out of memory) never gets there.
     """
     from prefect.server.api.server import SubprocessASGIServer
 
-    class TiedServer(SubprocessASGIServer):
+    class WatchedServer(SubprocessASGIServer):
         def _run_uvicorn_command(self) -> subprocess.Popen:
             server = super()._run_uvicorn_command()
-            # The watch reads from a pipe that nobody writes to, and that closes with this process.
+            # The watcher reads from a pipe into which nobody writes. It closes when this process ends, however it ends.
             command = ["sh", "-c", f"read _; kill {server.pid}"]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            self.watch = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+            quiet = subprocess.DEVNULL
+            self.watcher = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+            )
             return server
 
-    TiedServer()  # one instance for each port, and none for any port: this is the one that Prefect will start
+    WatchedServer()  # Prefect keeps one server for each port, and starts this one, which is for any port

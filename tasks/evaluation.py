@@ -85,7 +85,7 @@ def _digest(experiment: Experiment, dataset: Dataset, candidates: Sequence[Candi
             "external": contents(experiment.evaluate),
             "baselines": experiment.baselines.enabled,
             "finetune": language,
-            "base": base_model.identity(experiment.finetune.base),
+            "base": base_model.base_model_digest_parts(experiment.finetune),
             "seed": experiment.seed,
             "dataset": dataset.digest,
             "candidates": sorted(candidate.model_id for candidate in candidates),
@@ -150,7 +150,7 @@ def _base(contest: Contest) -> Candidate:
     made_from = digest(
         {
             "spec": {**fields, "prompt": spec.prompt.model_dump()},
-            "base": base_model.identity(spec.base),
+            "base": base_model.base_model_digest_parts(conf),
             "fitted_on": items_digest(contest.roles.temperature) if fitted else None,
             "code": code_digest("tasks.models.language.model"),
         }

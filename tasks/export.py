@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -111,7 +111,8 @@ def _merge(source: Path, folder: Path) -> None:
     spec = ModelSpec.load(source)
     whole = dataclasses.replace(spec, quantization=None)
     language = LanguageModel.of(whole, source / "adapter" if (source / "adapter").is_dir() else None)
-    merged = language.model.merge_and_unload() if hasattr(language.model, "peft_config") else language.model
+    model: Any = language.model  # with an adapter it is PEFT's, which transformers' type does not know
+    merged = model.merge_and_unload() if hasattr(model, "peft_config") else model
     merged.to(torch.bfloat16).save_pretrained(folder)
     language.tokenizer.save_pretrained(folder)
     dataclasses.replace(whole, base=".").save(folder)
@@ -176,7 +177,7 @@ def _front_matter(
 ) -> ModelCardData:
     from huggingface_hub import EvalResult, ModelCardData
 
-    dataset = {
+    dataset: dict[str, Any] = {
         "dataset_type": found.dataset.name,
         "dataset_name": found.dataset.name,
         "dataset_split": "test",

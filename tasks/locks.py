@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ class LockedError(Exception):
 
 
 @contextmanager
-def locked(file: Path, *, wait: bool = True, notice: str | None = None) -> Iterator[None]:
+def locked(file: Path, *, wait: bool = True, notice: str | None = None) -> Generator[None]:
     """Hold the lock of a file. If another process holds it, `notice` is said, and this one waits.
 
     Raises:

@@ -10,12 +10,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
 from websockets.sync.client import connect
+
+from tests.waiting import PATIENCE, until
 
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
@@ -43,11 +44,8 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def _page(self) -> str:
-        noted, until = Path(self.profile.name) / "DevToolsActivePort", time.monotonic() + 60
-        while not (noted.exists() and noted.read_text().count("\n")):
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError("Chromium did not start")
-            time.sleep(0.05)
+        noted = Path(self.profile.name) / "DevToolsActivePort"
+        until(lambda: noted.exists() and noted.read_text().count("\n"), self.process)
         port = noted.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             return next(page["webSocketDebuggerUrl"] for page in json.load(answer) if page["type"] == "page")
@@ -58,7 +56,7 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
         os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
         self.profile.cleanup()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -66,7 +64,7 @@ class Browser:
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
-            message = json.loads(self.socket.recv(timeout=60))
+            message = json.loads(self.socket.recv(timeout=PATIENCE))
             if message.get("id") == number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']['message']}")
@@ -78,9 +76,8 @@ class Browser:
         self.events.clear()
         if "loaderId" not in self.call("Page.navigate", url=url):
             return  # the same page, another place in it
-        until = time.monotonic() + 60
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(json.loads(self.socket.recv(timeout=until - time.monotonic())))
+            self.events.append(json.loads(self.socket.recv(timeout=PATIENCE)))
 
     def evaluate(self, code: str) -> Any:
         """The value of a JavaScript expression in the page."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flows.cli.main import environment
 from tasks.config.experiment import Experiment
@@ -20,6 +21,18 @@ from tests.smoke import SMOKE, Finished, command, own_conf
 # Before anything imports Prefect: it reads its settings once. Nothing of the user's is read or written.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A machine that does ten other things takes ten times as long: servers wait longer for their databases, clients try
+# again for longer (Prefect's server says 503 where its database is busy).
+os.environ |= {
+    "PREFECT_API_REQUEST_TIMEOUT": "600",
+    "PREFECT_CLIENT_MAX_RETRIES": "30",
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "300",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "300",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "900",
+    "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "600",
+}
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 environment(debug=False)
 

@@ -13,6 +13,7 @@ from tasks.errors import UserError
 from tasks.locks import LockedError, is_free, locked
 from tasks.models.language import hardware
 from tasks.paths import PROJECT
+from tests.waiting import PATIENCE
 
 HOLDER = """
 import sys
@@ -52,7 +53,7 @@ def test_a_lock_has_one_holder_and_is_free_when_that_is_killed(tmp_path: Path, c
         waiting.start()
         assert not got.wait(0.3)
         holder.kill()
-        assert got.wait(60)
+        assert got.wait(PATIENCE)
         waiting.join()
     assert f"Waiting for a GPU. (process {holder.pid})" in capsys.readouterr().err
     assert is_free(file)

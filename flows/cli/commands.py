@@ -21,37 +21,41 @@ if TYPE_CHECKING:
 
 def run_stage(arguments: argparse.Namespace) -> None:
     """Run the flow of a stage, or of all of them."""
-    options = {"conf": arguments.conf, "overrides": arguments.overrides}
-    experiment = load(**options)  # refuse a bad conf before anything starts
+    conf, overrides = arguments.conf, tuple(arguments.overrides)
+    experiment = load(conf, overrides)  # refuse a bad conf before anything starts
     say(f"Starting Prefect for `{arguments.name}` ...")
     from flows.temporary_server import end_server_with_process
 
     end_server_with_process()
     match arguments.name:
         case "run":
+            from prefect import State
+
             from flows.pipeline import pipeline
 
-            print_leaderboard(experiment, pipeline(**options, again=arguments.again))
+            report = pipeline(conf, overrides, again=arguments.again)
+            assert not isinstance(report, State)  # only a scheduled run is skipped
+            print_leaderboard(experiment, report)
         case "curate":
             from flows.curation import curation
 
-            print(curation(**options, again=arguments.again))
+            print(curation(conf, overrides, again=arguments.again))
         case "baselines":
             from flows.baselines import baselines
 
-            print("\n".join(baselines(**options, again=arguments.again)))
+            print("\n".join(baselines(conf, overrides, again=arguments.again)))
         case "finetune":
             from flows.finetuning import finetuning
 
-            print("\n".join(finetuning(**options, again=arguments.again)))
+            print("\n".join(finetuning(conf, overrides, again=arguments.again)))
         case "evaluate":
             from flows.evaluation import evaluation
 
-            print_leaderboard(experiment, evaluation(**options, again=arguments.again))
+            print_leaderboard(experiment, evaluation(conf, overrides, again=arguments.again))
         case "promote":
             from flows.promotion import promotion
 
-            print(promotion(**options, dry_run=arguments.dry_run))
+            print(promotion(conf, overrides, dry_run=arguments.dry_run))
 
 
 def print_leaderboard(experiment: Experiment, report: Report) -> None:

@@ -57,11 +57,13 @@ class Guard:
             await _refuse(error, scope, receive, send)
             return
 
+        unread: bytes | None = body
+
         async def again() -> Message:
-            nonlocal body
-            if body is None:
+            nonlocal unread
+            if unread is None:
                 return await receive()
-            whole, body = body, None
+            whole, unread = unread, None
             return {"type": "http.request", "body": whole, "more_body": False}
 
         said = b""
@@ -82,7 +84,7 @@ class Guard:
             await _refuse(BadRequestError(500, message), scope, receive, send)
 
 
-async def _read(receive: Receive, announced: str, most: int) -> bytes | None:
+async def _read(receive: Receive, announced: str, most: int) -> bytes:
     body = b""
     too_long = BadRequestError(413, f"The body is longer than {most:,} bytes. Send fewer or shorter texts.")
     if int(announced) > most:  # refused before it is sent, where the client waits to be asked for it

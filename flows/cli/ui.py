@@ -34,11 +34,10 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
     api = f"http://{HOST}:{prefect_port}/api"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # The dashboard runs in the browser and asks port 4200, unless it is told another.
-    servers = [subprocess.Popen(prefect, env=os.environ | {"PREFECT_SERVER_UI_API_URL": api}, **quiet)]
+    servers = [_start(prefect, PREFECT_SERVER_UI_API_URL=api)]
     if not served:  # the store's address may hold a password, and every user of the machine sees command lines
-        servers.append(subprocess.Popen(mlflow, env=os.environ | {"MLFLOW_BACKEND_STORE_URI": store}, **quiet))
+        servers.append(_start(mlflow, MLFLOW_BACKEND_STORE_URI=store))
     try:
         for port in ports.values():
             _await(port, servers)
@@ -61,6 +60,11 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
             server.terminate()
         for server in servers:
             server.wait()
+
+
+def _start(command: list[str], **environment: str) -> subprocess.Popen:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, env=os.environ | environment, stdout=quiet, stderr=quiet)
 
 
 def comparison(evaluation: str) -> str:

@@ -63,8 +63,7 @@ def read_yaml(text: str) -> Any:
 
 def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
     """What is wrong with a YAML text, in a sentence."""
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    if mark is None:
+    if not isinstance(error, yaml.MarkedYAMLError) or (mark := error.problem_mark) is None:
         return f"{error}."
     hint = " Put a text that begins with *, @, % or ` into quotes." if "cannot start" in str(error) else ""
     return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1}).{hint}"

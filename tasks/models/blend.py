@@ -71,7 +71,7 @@ class Blend:
 
 def mean(prices: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
     """The weighted mean of prices [n] by name, shape [n]."""
-    return sum(weight * np.asarray(prices[name]) for name, weight in weights.items())
+    return np.sum([weight * np.asarray(prices[name]) for name, weight in weights.items()], axis=0)
 
 
 def least_absolute_weights(truth: np.ndarray, prices: np.ndarray) -> np.ndarray:

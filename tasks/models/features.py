@@ -112,7 +112,7 @@ class _Compact:
     """Keeps a vocabulary as one string: as a dictionary, a saved model would hold it number by number, in minutes."""
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
+        state = dict(super().__getstate__())  # ty: ignore[no-matching-overload] - of the vectorizer beside it
         if "vocabulary_" in state:
             state["vocabulary_"] = "\n".join(sorted(state["vocabulary_"], key=state["vocabulary_"].get))
         return state
@@ -121,7 +121,7 @@ class _Compact:
         if "vocabulary_" in state:
             terms = state["vocabulary_"].split("\n")
             state = {**state, "vocabulary_": {term: column for column, term in enumerate(terms)}}
-        super().__setstate__(state)
+        super().__setstate__(state)  # ty: ignore[missing-attribute]
 
 
 class Counts(_Compact, CountVectorizer):

@@ -9,7 +9,7 @@ import numpy as np
 INTERVAL = (0.1, 0.9)  # the quantiles that bound an 80% interval
 
 
-def conformal(truth: Sequence[float] | np.ndarray, price: np.ndarray) -> tuple[float, float]:
+def conformal(truth: Sequence[float | None] | np.ndarray, price: np.ndarray) -> tuple[float, float]:
     """How far off answers [n] were on items that they were not fitted to: quantiles of log(truth / answer)."""
     ratios = np.log1p(np.asarray(truth, dtype=float)) - np.log1p(price)
     low, high = np.quantile(ratios, INTERVAL)

@@ -77,17 +77,12 @@ class Predictions:
 
 
 class Predictor(Protocol):
-    """A model that can be saved into a folder and loaded again in another process."""
+    """A model that can be saved into a folder; tasks.models.loading reads it again in another process."""
 
     def predict(self, items: Sequence[Item]) -> Predictions:
         """Price the items."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write all that `load` needs into an existing, empty folder."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+        """Write all that loading needs into an existing, empty folder."""
         ...

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,22 +23,12 @@ from tasks.config.loading import load
 from tasks.paths import PROJECT
 from tasks.tracking.runs import STAGE
 from tasks.tracking.store import connect, experiment_id
+from tests.waiting import PATIENCE, free_port, stop, until
 
 SMOKE = "conf/smoke.yaml"
 CRON = "0 2 * * *"  # once a day: the schedule of the conf makes no run while the tests go on
 # A training whose first checkpoint comes soon, and that is not over before it is cancelled.
 LONG = ["finetune.sft.num_train_epochs=80", "finetune.checkpoints=16"]
-PATIENCE = 240  # seconds; a busy machine takes several times as long as an idle one
-
-
-def until(what: Callable[[], Any], process: subprocess.Popen | None = None) -> Any:
-    """Wait for something to be true, and for as long as a process lives; returns it."""
-    end = time.monotonic() + PATIENCE
-    while not (value := what()):
-        assert process is None or process.poll() is None, "the process ended"
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.1)
-    return value
 
 
 class Site:
@@ -49,9 +37,7 @@ class Site:
     def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder = folder
         self.overrides = [*overrides, "baselines.models=[constant,tfidf_ridge]", f"schedule.cron={CRON}"]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}/api"
         soon = {"SCHEDULER_LOOP_SECONDS": "1", "SCHEDULER_RECENT_DEPLOYMENTS_INTERVAL": "1"}
         self.environment = {
@@ -78,8 +64,7 @@ class Site:
 
     def stop(self) -> None:
         for process in reversed(self.processes.values()):  # the server last: the others take their leave of it
-            process.terminate()
-            process.wait(PATIENCE)
+            stop(process)
 
     def run(self, deployment: str, *overrides: str) -> Any:
         """What the form of the dashboard does: a run of a deployment, now."""
@@ -112,7 +97,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> Iterator[Sit
     site = Site(folder, at(folder))
     server = site.start("server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(site.port))
     try:
-        until(lambda: reached(site.address), server)
+        until(lambda: reached(site.address), server, folder / "server.log")
         with temporary_settings({PREFECT_API_URL: site.address}), get_client(sync_client=True) as site.client:
             deploy(SMOKE, site.overrides, site.port, work=False)
             yield site
@@ -121,14 +106,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> Iterator[Sit
 
 
 class Scheduled(NamedTuple):
-    """The runs of a schedule by their time, and the runs of stages in MLflow once two of them had ended."""
+    """The first two runs of a schedule that completed and those that were dropped, each by their time, and the runs of
+    stages in MLflow when they had ended."""
 
-    runs: list[Any]
+    completed: list[Any]
+    dropped: list[Any]
     stages: list[tuple[str, str, str]]
-
-    @property
-    def completed(self) -> list[Any]:
-        return [run for run in self.runs if run.state.is_completed()]
 
 
 @pytest.fixture(scope="module")
@@ -138,24 +121,27 @@ def scheduled(site: Site) -> Scheduled:
     from prefect.client.schemas.schedules import IntervalSchedule
 
     deployment = site.client.read_deployment_by_name("pricewright/smoke")
-    often = IntervalSchedule(interval=timedelta(seconds=2))
+    often = IntervalSchedule(interval=timedelta(seconds=4))
     (added,) = site.client.create_deployment_schedules(deployment.id, [(often, True)])
-    mine = {"deployment_id": {"any_": [str(deployment.id)]}, "expected_start_time": {"before_": None}}
 
-    def due() -> list[Any]:
-        mine["expected_start_time"]["before_"] = datetime.now(UTC).isoformat()
-        return sorted(find_runs(site.client, flow_runs=mine), key=lambda run: run.expected_start_time)
+    def due(state: str) -> list[Any]:
+        filters = {
+            "deployment_id": {"any_": [str(deployment.id)]},
+            "expected_start_time": {"before_": datetime.now(UTC).isoformat()},
+            "state": {"type": {"any_": [state]}},
+        }
+        return sorted(find_runs(site.client, flow_runs=filters), key=lambda run: run.expected_start_time)
 
-    until(lambda: len(due()) > 3)
+    until(lambda: len(due("SCHEDULED")) > 3)
     worker = site.start_worker()
-    until(lambda: sum(run.state.is_completed() for run in due()) > 1, worker)
-    runs = due()
+    completed = until(lambda: len(runs := due("COMPLETED")) > 1 and runs, worker, site.folder / "worker.log")
+    dropped = due("CANCELLED")
     # The worker has registered the deployments again: a schedule that is not the conf's stays, under a new id.
     (kept,) = [s for s in site.client.read_deployment_schedules(deployment.id) if s.schedule == often]
     assert kept.id != added.id
     site.client.delete_deployment_schedule(deployment.id, kept.id)
     until(lambda: not find_runs(site.client, flow_runs={"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}))
-    return Scheduled(runs, site.stages())
+    return Scheduled(completed[:2], dropped, site.stages())
 
 
 def test_the_conf_says_when_and_prefect_yaml_says_what(site: Site) -> None:
@@ -178,9 +164,10 @@ def test_scheduled_runs_end_with_a_leaderboard_and_late_ones_do_not_pile_up(
     site: Site, scheduled: Scheduled, capsys: pytest.CaptureFixture
 ) -> None:
     """The first run does every stage; those that came due meanwhile are one run, which finds everything done."""
-    assert len(scheduled.completed) == 2 and scheduled.runs[0].state.is_completed()
-    dropped = [run for run in scheduled.runs if run.state.is_cancelled()]
-    assert len(dropped) >= 3 and all("does its work" in run.state.message for run in dropped)
+    first, second = scheduled.completed
+    assert first.expected_start_time < min(run.expected_start_time for run in scheduled.dropped)
+    assert first.end_time <= second.start_time
+    assert len(scheduled.dropped) >= 3 and all("does its work" in run.state.message for run in scheduled.dropped)
     assert [stage[:2] for stage in scheduled.stages] == [
         (stage, "FINISHED") for stage in ("baselines", "curate", "evaluate", "finetune")
     ]
@@ -276,9 +263,7 @@ def test_a_scheduled_run_is_skipped_where_the_conf_says_so(scheduled: Scheduled)
 
 def test_without_a_server_the_remedy_is_said(capsys: pytest.CaptureFixture) -> None:
     """Exit status 2, and which command starts one; a cron that is none is refused before anything is asked."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     assert main(["deploy", "-c", SMOKE, "--prefect-port", port]) == 2
     assert "pricewright ui" in capsys.readouterr().err
     assert main(["deploy", "-c", SMOKE, "--prefect-port", port, "schedule.cron=0 25 * * *"]) == 2

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +15,7 @@ from tasks.data.items import Item
 from tasks.models.api import Inquiry, priced
 from tasks.models.api_calls import Budget
 from tasks.models.language.base_model import locate
+from tests.waiting import answers, free_port, stop, until
 
 QUESTION = "What is the price of this in dollars? Answer with a number such as $20."
 
@@ -27,9 +24,7 @@ QUESTION = "What is the price of this in dollars? Answer with a number such as $
 def server(tmp_path: Path) -> Iterator[tuple[str, str, subprocess.Popen]]:
     """The address of a server of the embedded model, the model's name there, and its process."""
     folder = locate("smollm2-135m")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).parent / "transformers"), "serve", folder, "--device", "cpu"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     with (tmp_path / "serve.log").open("w") as log:
@@ -37,18 +32,10 @@ def server(tmp_path: Path) -> Iterator[tuple[str, str, subprocess.Popen]]:
             [*command, "--host", "127.0.0.1", "--port", str(port)], env=environment, stdout=log, stderr=log
         )
     try:
-        for _ in range(480):
-            if process.poll() is not None:
-                pytest.fail((tmp_path / "serve.log").read_text())
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.25)
+        until(lambda: answers(f"http://127.0.0.1:{port}/health"), process, tmp_path / "serve.log")
         yield f"http://127.0.0.1:{port}/v1", folder, process
     finally:
-        process.terminate()
-        process.wait(30)
+        stop(process)
 
 
 @pytest.mark.slow
@@ -70,7 +57,7 @@ def test_a_served_model_is_asked_for_real(
         question=QUESTION,
         parameters={"temperature": 0, "max_tokens": 24},
         concurrency=1,
-        timeout=120,
+        timeout=600,
     )
     inquiry = Inquiry(model, items)
     row = inquiry.ask(Budget(0))
@@ -82,6 +69,5 @@ def test_a_served_model_is_asked_for_real(
         [float("nan") if price is None else price for price in said], nan_ok=True
     )
     assert row.figures["input_tokens"] > 2 * 20 and 2 <= row.figures["output_tokens"] <= 2 * 24
-    process.terminate()
-    process.wait(30)
+    stop(process)
     assert Inquiry(model, items).ask(Budget(0)).figures == row.figures

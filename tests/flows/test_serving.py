@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from tasks.config.loading import load
 from tasks.tracking.registry import CHAMPION
 from tasks.tracking.store import connect
 from tests.smoke import command, own_conf
+from tests.waiting import PATIENCE, answers, free_port, until
 
 
 def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path) -> None:
@@ -42,12 +41,6 @@ def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path) -> N
         assert status == 2 and expected in said
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_without_a_champion_it_is_said_how_to_make_one(tmp_path: Path, at: Callable) -> None:
     """For each command that needs one."""
     conf = own_conf(tmp_path, at(tmp_path))
@@ -65,21 +58,16 @@ def server(conf: str) -> Iterator[str]:
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     address = process.stdout.readline().split()[-1]
     assert address == f"http://127.0.0.1:{port}/invocations"
-    for _ in range(600):
-        with contextlib.suppress(OSError):
-            assert urllib.request.urlopen(address.replace("invocations", "ping"), timeout=10).status == 200
-            break
-        assert process.poll() is None
-        time.sleep(0.1)
+    until(lambda: answers(address.replace("invocations", "ping")), process)
     yield address
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 def ask(address: str, body: bytes | Iterator[bytes], content_type: str | None = "application/json") -> tuple[int, str]:
     request = urllib.request.Request(address, body, {"Content-Type": content_type} if content_type else {})
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

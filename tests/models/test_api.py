@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -26,6 +25,7 @@ from tasks.models.api_calls import Budget, BudgetError
 from tasks.models.external import ExternalPredictions
 from tasks.paths import PROJECT
 from tests.endpoint import KEY, Endpoint, completion, send, serving
+from tests.waiting import PATIENCE, until
 
 ITEMS = [Item(str(number), f"Kettle {number}", "Boils water.", price=10.0 * number) for number in range(1, 7)]
 
@@ -106,6 +106,7 @@ def test_a_damaged_answer_is_asked_for_again(endpoint: Endpoint, tmp_path: Path)
 
 def test_trouble_that_passes_costs_time_and_nothing_else(endpoint: Endpoint) -> None:
     """429 with Retry-After, 500, an answer cut off in the middle, silence beyond the timeout: tried again."""
+    over = threading.Event()
 
     def behave(handler: BaseHTTPRequestHandler, asked: str, attempt: int) -> None:
         number = int(re.findall(r"Kettle (\d)", asked)[0])
@@ -121,11 +122,12 @@ def test_trouble_that_passes_costs_time_and_nothing_else(endpoint: Endpoint) -> 
             handler.end_headers()
             handler.wfile.write(b'{"choices": [')
             return None
-        time.sleep(1.5)
+        over.wait(PATIENCE)
         return None
 
     endpoint.behave = behave
-    row = ask(endpoint, timeout=1, retries=2)
+    row = ask(endpoint, timeout=5, retries=2)  # seconds that no answer takes, however busy the machine
+    over.set()
     assert prices(row) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert (row.status, row.reason, row.unfinished) == ("ran", None, False)
     assert len(endpoint.requests) == len(ITEMS) + 4
@@ -351,11 +353,15 @@ def test_a_killed_run_goes_on_where_it_was(endpoint: Endpoint) -> None:
     """Every answer is kept as it comes: after a kill only the others are asked for, and no half file counts."""
     items = [Item(str(number), f"Kettle {number}", "") for number in range(60)]
 
-    def slowly(handler: BaseHTTPRequestHandler, _asked: str, _attempt: int) -> None:
-        time.sleep(0.05)
-        send(handler, completion("7"))
+    killed = threading.Event()
 
-    endpoint.behave = slowly
+    def at_first(handler: BaseHTTPRequestHandler, _asked: str, _attempt: int) -> None:
+        if len(endpoint.requests) <= 15 or killed.is_set():
+            send(handler, completion("7"))
+        else:
+            killed.wait(PATIENCE)
+
+    endpoint.behave = at_first
     code = (
         "from tasks.config.experiment import Api; from tasks.data.items import Item\n"
         "from tasks.models.api import Inquiry; from tasks.models.api_calls import Budget\n"
@@ -364,12 +370,9 @@ def test_a_killed_run_goes_on_where_it_was(endpoint: Endpoint) -> None:
         "Inquiry(model, [Item(str(n), f'Kettle {n}', '') for n in range(60)]).ask(Budget(0))"
     )
     child = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, env=dict(os.environ))
-    deadline = time.monotonic() + 120
-    while len(endpoint.requests) < 15 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(endpoint.requests) > 15, child)
     child.send_signal(signal.SIGKILL)
-    child.wait(60)
-    before = len(endpoint.requests)
-    assert 15 <= before < 60
+    child.wait(PATIENCE)
+    killed.set()
     assert prices(ask(endpoint, items=items)) == [7.0] * 60
     assert len(endpoint.requests) <= 60 + 2  # at most the two that were in flight are asked twice

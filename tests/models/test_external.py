@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.config.loading import load
@@ -62,7 +62,6 @@ def test_no_cell_begins_a_formula(tmp_path: Path, text: str) -> None:
     assert prices(read_sheet(str(tmp_path / "filled.csv"), items)) == [5.0]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(min_size=1).filter(lambda text: "\0" not in text), min_size=1, unique_by=str.strip))
 def test_any_id_and_text_comes_back(tmp_path_factory: pytest.TempPathFactory, names: Sequence[str]) -> None:
     """Whatever items are called, the guesses of a sheet find their items again."""

@@ -55,7 +55,7 @@ def test_better_predictions_score_better_in_the_direction_each_metric_names():
         assert metric.greater_is_better is None or (gain > 0) == metric.greater_is_better, name
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     weights=st.lists(st.integers(0, 5), min_size=2, max_size=12).filter(any),
     truth=st.floats(-30, 60),

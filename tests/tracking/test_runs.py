@@ -13,6 +13,7 @@ from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.tracking.runs import slug, stage
 from tasks.tracking.store import connect, experiment_id, local_path
+from tests.waiting import PATIENCE
 
 
 def work(experiment: Experiment, digest: str = "d1", fail: BaseException | None = None, **options) -> tuple[bool, str]:
@@ -100,7 +101,7 @@ def test_recalling_what_is_not_there_says_which_command_makes_it(experiment: Exp
 def _hold(experiment: Experiment, started, leave) -> None:
     with stage(experiment, "curate", "d1", command="", mode="reuse"):
         started.set()
-        leave.wait(60)
+        leave.wait(PATIENCE)
 
 
 def test_two_processes_never_do_the_same_stage_twice(experiment: Experiment) -> None:
@@ -110,10 +111,10 @@ def test_two_processes_never_do_the_same_stage_twice(experiment: Experiment) -> 
     started, leave = context.Event(), context.Event()
     first = context.Process(target=_hold, args=(experiment, started, leave))
     first.start()
-    assert started.wait(120)
+    assert started.wait(PATIENCE)
     threading.Timer(1.0, leave.set).start()
     assert work(experiment)[0]
-    first.join(60)
+    first.join(PATIENCE)
     assert first.exitcode == 0
 
 

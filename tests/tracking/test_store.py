@@ -7,11 +7,8 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -23,6 +20,7 @@ from tasks.config.loading import load
 from tasks.tracking.runs import STAGE, stage
 from tasks.tracking.store import connect, experiment_id, fetch, listing
 from tests.endpoint import KEY, completion, send, serving
+from tests.waiting import answers, free_port, stop, until
 
 SMOKE = "conf/smoke.yaml"
 PASSWORD, TOKEN = "pw-5up3r53cr3t", "hf_5up3r53cr3t5up3r53cr3t"
@@ -45,25 +43,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
     """The address of an MLflow server that hands artifacts through, so that nobody else sees its files."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files"]
     quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(words, env=quiet, cwd=folder, stdout=log, stderr=log)
     try:
-        for _ in range(600):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            assert process.poll() is None, (folder / "server.log").read_text()
-            time.sleep(0.1)
+        until(lambda: answers(f"http://127.0.0.1:{port}/health"), process, folder / "server.log")
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait(30)
+        stop(process)
 
 
 def command(*words: str) -> str:
@@ -187,16 +177,13 @@ def test_keys_stay_in_the_environment(server: str, folder: Path, tmp_path: Path)
 
 def test_the_pages_of_a_server_are_its_own(overrides: list[str], server: str) -> None:
     """`ui` starts no second MLflow server for a tracking server, and names its pages."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     words = ["ui", "-c", SMOKE, *overrides, "--prefect-port", port]
     ui = subprocess.Popen([sys.executable, "-m", "flows.cli", *words], stdout=subprocess.PIPE, text=True)
     try:
         assert ui.stdout.readline().split()[1].startswith(f"{server}/#/experiments/")
     finally:
-        ui.terminate()
-        ui.wait(60)
+        stop(ui)
 
 
 @pytest.mark.parametrize(

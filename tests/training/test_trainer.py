@@ -27,6 +27,7 @@ from tasks.paths import PROJECT
 from tasks.tracking.runs import STEP, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
+from tests.waiting import PATIENCE
 
 # Twelve steps, four checkpoints, and dropout, so that the random state matters.
 LONGER = ["finetune.sft.num_train_epochs=3", "finetune.lora.lora_dropout=0.2", "finetune.train_items=32"]
@@ -93,7 +94,7 @@ def saved(work: Path) -> list[int]:
 
 def when_saved(experiment: Experiment, step: int, process: multiprocessing.Process) -> int:
     """The step of the first whole checkpoint after `step`, as soon as the process has written it."""
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.is_alive():
         with contextlib.suppress(ValueError):  # the run is not there yet
             if (last := max(saved(work_of(experiment)), default=0)) > step:
@@ -115,7 +116,7 @@ def test_killed_and_resumed_equals_never_killed(undisturbed: Experiment, tmp_pat
         step = when_saved(killed, step, process)
         time.sleep(random.uniform(0, 0.5))
         process.kill()
-        process.join(30)
+        process.join(PATIENCE)
     work = work_of(killed)
     assert work.is_dir()
     finetuning.finetune(killed, dataset)

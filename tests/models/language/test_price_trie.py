@@ -121,7 +121,7 @@ def test_four_digits_equal_one_by_one_scoring(number, low):
     assert_exact(model_of(number), number, low, 9999, texts=TEXTS[:1])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data(), number=st.sampled_from([DIGITS, NUMBERS]), text=st.text("abcdefgh ", max_size=12))
 def test_any_range_equals_one_by_one_scoring(data, number, text):
     """Whatever the range, up to cents of a thousand dollars: a number has the probability it has by itself."""
@@ -182,7 +182,7 @@ def test_runs_inner_nodes_only(number, nodes, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [DIGITS, NUMBERS])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     texts=st.lists(st.text("abcdefgh ", max_size=9), min_size=1, max_size=6),
     batch_tokens=st.integers(1, 800),
@@ -217,7 +217,7 @@ def test_logits_stay_small(monkeypatch):
     assert len(sizes) > 5
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(prune=st.floats(0, 0.9), high=st.sampled_from([120, 999, 1050]))
 def test_pruning_keeps_its_promise(prune, high):
     """The total variation from the exact answer, and the excess of the mass, are at most `prune`."""
