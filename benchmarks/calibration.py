@@ -2,8 +2,8 @@
 
     python -m benchmarks.calibration [samples]
 
-Prints tables for docs/benchmarks.md. Each figure is a share of simulated samples of test items in which equal models were
-told apart; 5% is right, less is careful. `before` is a sign-flip permutation test of every model against the leader,
+Prints tables for docs/benchmarks.md. Each figure is a share of simulated samples of test items in which equal models
+were told apart; 5% is right, less is careful. `before` is a sign-flip permutation test of every model against the leader,
 with Holm's correction, and the same level every night.
 """
 

@@ -165,7 +165,7 @@ class Duel:
         alpha = spent_alpha(self.experiment.promote.alpha, number)
         truth = np.array([item.price for item in items])
         losses = [absolute_error(truth, prices)[unseen] for prices in (theirs, self.answers(self.challenger, items))]
-        needed = math.ceil(20 / alpha)  # resamples, so that the test can reach so small a level
+        needed = math.ceil(40 / alpha)  # resamples, so that the test can reach so small a level
         result = paired_comparison(
             *losses,
             seed=self.experiment.seed,
