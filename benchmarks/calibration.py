@@ -3,7 +3,7 @@
     python -m benchmarks.calibration [samples]
 
 Prints tables for docs/benchmarks.md. Each figure is a share of simulated samples of test items in which equal models
-were told apart; 5% is right, less is careful. `before` is a sign-flip permutation test of every model against the leader,
+were told apart; 5% is right, less is careful. `before` is a sign-flip permutation test of each model and the leader,
 with Holm's correction, and the same level every night.
 """
 
