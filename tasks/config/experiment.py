@@ -97,6 +97,10 @@ class Data(Section):
     test_items: Count | None = Field(None, description="at most this many, the first by hash")
     runner: str = Field("processes", description="processes, threads, dask, or the address of a Dask scheduler")
 
+    def rules(self) -> str:
+        """What makes items of raw rows, as JSON; where the rows lie is not of it."""
+        return self.model_dump_json(exclude={"path", "test_path", "runner"})
+
     @field_validator("encoding")
     @classmethod
     def _an_encoding(cls, value: str | None) -> str | None:

@@ -120,7 +120,7 @@ def main(order: Path) -> None:
     run = None
     if os.environ["RANK"] == "0":
         client = connect(experiment)
-        run = StageRun(client, client.get_run(given["run"]), "finetune", done=False)
+        run = StageRun(client, client.get_run(given["run"]), "finetune", done=False, rules=experiment.data.rules())
     try:
         train_here(run, experiment, dataset, order.parent)
     except (UserError, MemoryError, RuntimeError) as error:
