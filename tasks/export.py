@@ -24,7 +24,7 @@ from tasks.scoring.metrics import absolute_error, is_hit, measure
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
 from tasks.tracking.registry import expected
-from tasks.tracking.runs import MODEL_ID, Candidate, candidate
+from tasks.tracking.runs import MODEL_ID, RULES, Candidate, candidate
 from tasks.tracking.store import connect, model_folder
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
         if form == "merged":
             part.mkdir()
             _merge(found.source, part)
+            if (found.source / RULES).is_file():
+                shutil.copy(found.source / RULES, part)
             again = _score_again(found, part, sample(found.items, items, experiment.seed))
         else:
             shutil.copytree(found.source, part)

@@ -104,6 +104,10 @@ class Data(Section):
         file = re.sub(r"\..*", "", Path(self.path).name) if self.source == "files" and self.path else ""
         return self.name or re.sub(r"[^\w-]+", "-", file).strip("-") or self.source
 
+    def rules(self) -> str:
+        """What makes items of raw rows, as JSON; where the rows lie is not of it."""
+        return self.model_dump_json(exclude={"path", "test_path", "runner"})
+
     @field_validator("encoding")
     @classmethod
     def _an_encoding(cls, value: str | None) -> str | None:

@@ -241,6 +241,11 @@ def clean_items(items: Sequence[Item], rules: Data) -> tuple[list[tuple[Item, li
     return cleaned, tally
 
 
+def as_trained(items: Sequence[Item], rules: Data | None) -> list[Item]:
+    """Items to be priced, their texts cleaned as those were that a model was trained on; without rules, as they are."""
+    return list(items) if rules is None else [item for item, _ in scrub(items, rules)]
+
+
 def _everything(item: Item) -> str:
     return "\n".join([item.title, item.text, *item.details.values()])
 

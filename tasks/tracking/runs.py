@@ -41,6 +41,7 @@ EXTERNAL = "pricewright.external"
 SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
 CONTENT = "pricewright.content"  # the digest of the splits that a run of curate left
 CANDIDATES = "candidates.json"
+RULES = "cleaning.json"  # beside a saved model
 SERVABLE = ("baseline", "base", "finetuned", "blend")  # kinds that another process can load and price a text with
 SERVED = PROJECT / "tasks" / "models" / "pyfunc.py"
 
@@ -61,8 +62,8 @@ class Candidate:
 class StageRun:
     """One MLflow run of one stage; `done` says that its results are there already."""
 
-    def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool) -> None:
-        self.client, self.run, self.stage, self.done = client, run, stage, done
+    def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool, rules: str | None = None) -> None:
+        self.client, self.run, self.stage, self.done, self.rules = client, run, stage, done, rules
         self._model_runs: dict[str, str] | None = None
 
     @property
@@ -222,6 +223,8 @@ class StageRun:
             folder = Path(temporary) / "predictor"
             folder.mkdir()
             save(folder)
+            if self.rules:  # by which texts were cleaned: they travel with what was trained on them
+                (folder / RULES).write_text(self.rules, encoding="utf-8")
             info = mlflow.pyfunc.log_model(
                 name=slug(name if step is None else f"{name}-step-{step}"),
                 python_model=str(SERVED),
@@ -345,7 +348,7 @@ def stage(
         for stale in interrupted:
             if stale.info.run_id != run.info.run_id and stale.info.status == "RUNNING":
                 client.set_terminated(stale.info.run_id, "KILLED")
-        current = StageRun(client, run, name, done=False)
+        current = StageRun(client, run, name, done=False, rules=experiment.data.rules())
         try:
             yield current
         except BaseException as error:

@@ -131,7 +131,7 @@ def main(order: Path) -> None:
     use_own_gpu(settings.device)
     if os.environ["RANK"] == "0":
         client = connect(experiment)
-        run = StageRun(client, client.get_run(given["run"]), "finetune", done=False)
+        run = StageRun(client, client.get_run(given["run"]), "finetune", done=False, rules=experiment.data.rules())
     try:
         train(run, TrainingPlan.of(experiment, dataset, settings, order.parent))
     except (UserError, MemoryError, RuntimeError) as error:

@@ -34,6 +34,7 @@ NOT_WESTERN = re.compile(r"[^\x00-\x7f\W]{3}|[³¹¾¿¡£¥](?=[a-zß-ÿ])(?<![
 CENTRAL = set("ĄąĆćĘęŁłŃńÓóŚśŹźŻżÁáČčĎďÉéĚěÍíŇňŘřŠšŤťÚúŮůÝýŽžŐőŰűÖöÜüÄäÔôĽľĹĺŔŕÂâÎîŞşŢţĂă„”“’–—…€°§\u00a0×")  # noqa: RUF001
 NOT_CENTRAL = re.compile(r"[^\x00-\x7f\W]{4}|[a-z][ŽŠŚŤŹ]|[b-df-hj-np-tv-xz]ź(?=[b-df-hj-np-tv-xz])")
 HEBREW = re.compile("[\u05d0-\u05ea\u20aa]")
+NOT_HEBREW = re.compile("[\u0591-\u05c7]|[ךםןףץ](?=[א-ת])")  # points, and letters that end words within them
 
 
 def is_gzip(file: Path) -> bool:
@@ -73,6 +74,8 @@ def _encoding_of(file: Path, given: str | None, *_: int) -> str:
         good, bad = _lines_beyond_ascii(head, opened)
     # A few other lines in a file of UTF-8 are read one by one, each in what Windows wrote.
     if sum(map(len, good)) >= sum(map(len, bad)):
+        if bad:
+            say(f"{len(bad):,} lines of {file.name} are not UTF-8 as the others are; they are read as cp1252.")
         return UTF8
     sample = b"\n".join(bad)
     name = _legacy(sample)
@@ -159,7 +162,8 @@ def _strange(text: str, letters: set[str], wrong: re.Pattern[str]) -> float:
 
 def _is_hebrew(text: str) -> bool:
     beyond = [letter for letter in text if not letter.isascii() and letter.isalpha()]
-    return bool(beyond) and sum(map(bool, map(HEBREW.match, beyond))) > 0.95 * len(beyond)
+    hebrew = sum(map(bool, map(HEBREW.match, beyond))) - len(NOT_HEBREW.findall(text))
+    return bool(beyond) and hebrew > 0.95 * len(beyond)
 
 
 def decode(line: bytes) -> str:
@@ -186,9 +190,9 @@ def text_lines(file: Path, encoding: str) -> Iterator[str]:
                     yield decode(line).removesuffix("\n").removesuffix("\r").replace("\0", "")
                 return
             opened.seek(0)
-        reader = codecs.getreader(encoding)(opened)
-        rest, first = "", True
-        while chunk := reader.read(CHUNK, CHUNK):
+        decoder, rest, first = codecs.getincrementaldecoder(encoding)(), "", True
+        while raw := opened.read(CHUNK):
+            chunk = decoder.decode(raw)
             chunk = chunk.removeprefix("\ufeff") if first else chunk
             first = False
             lines = (rest + chunk).replace("\0", "")
@@ -196,5 +200,6 @@ def text_lines(file: Path, encoding: str) -> Iterator[str]:
             lines = lines.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n").split("\n")
             rest = lines.pop() + held
             yield from lines
+        rest += decoder.decode(b"", final=True)
         if rest:
             yield from rest.replace("\r", "\n").removesuffix("\n").split("\n")
