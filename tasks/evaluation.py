@@ -203,8 +203,12 @@ def _from_outside(contest: Contest) -> list[Candidate]:
     for row in rows:
         entry = run.log_absent(row.name, row.kind, row.status, row.reason, external=True, params=row.params)
         figures = {f"test_{key}": value for key, value in row.figures.items()}
-        named = {"dataset_name": f"{contest.dataset.name}-test", "dataset_digest": contest.dataset.digest}
-        run.log_metrics(figures, model_id=entry.model_id, **named)
+        run.log_metrics(
+            figures,
+            model_id=entry.model_id,
+            dataset_name=f"{contest.dataset.name}-test",
+            dataset_digest=contest.dataset.digest,
+        )
         entries.append(entry)
     return entries
 
@@ -228,7 +232,8 @@ def predict(contest: Contest, entry: Candidate) -> None:
     parts: list[tuple[Part, list[Item]]] = [("validation", read_split(contest.dataset, "validation"))]
     if entry.kind in ("base", "finetuned"):
         parts = [("validation", roles.first), ("blend", roles.blend), ("selection", roles.sampled)]
-    for part, items in [*parts, ("test", contest.test_items)]:
+    parts.append(("test", contest.test_items))
+    for part, items in parts:
         if part in ("validation", "test") or contest.promising(entry.name):
             ask = functools.partial(_best_possible, contest, items) if entry.kind == FLOOR else None
             contest.answer(entry, part, items, ask or functools.partial(_ask, load, items))
@@ -276,7 +281,7 @@ def blend(contest: Contest, entries: Sequence[Candidate]) -> Candidate:
     contest.answer(entry, "test", contest.test_items, lambda: fitted.answer(tested), timed=False)
     # It is worked out from its members' answers here; asked by itself it takes as long as all of them.
     models = (run.client.get_logged_model(members[name].model_id) for name in names)
-    took = [metric.value for model in models for metric in model.metrics if metric.key == "test_seconds_per_1000"]
+    took = [metric.value for model in models for metric in model.metrics or [] if metric.key == "test_seconds_per_1000"]
     run.log_metrics({"test_seconds_per_1000": sum(took)}, model_id=entry.model_id)
     return entry
 

@@ -49,7 +49,7 @@ def bars(rows: list[Row]) -> dict[str, Any]:
     def percent(value: float | None) -> float | None:
         return None if value is None else round(min(100.0, 100 * value / top), 2)
 
-    drawn = [
+    drawn: list[dict[str, Any]] = [
         {"row": row, "cut": (row.mae or 0) > top}
         | {key: percent(getattr(row, key)) for key in ("mae", "mae_low", "mae_high")}
         for row in rows
@@ -143,10 +143,10 @@ def curve_points(curve: list[Checkpoint]) -> dict[str, Any]:
 
     A mean of checkpoints has no step, and so no place there.
     """
-    curve = [point for point in curve if point.step is not None]
+    curve = [point for point in curve if point.step is not None and point.mae is not None]
     lows = [point.mae_low if point.mae_low is not None else point.mae or 0.0 for point in curve]
     highs = [point.mae_high if point.mae_high is not None else point.mae or 0.0 for point in curve]
-    steps = [point.step for point in curve]
+    steps = [point.step or 0 for point in curve]
     pad = 0.08 * (max(highs) - min(lows)) or 1.0
     bottom, height = min(lows) - pad, max(highs) - min(lows) + 2 * pad
     start, width = min(steps), (max(steps) - min(steps)) or 1
@@ -158,7 +158,7 @@ def curve_points(curve: list[Checkpoint]) -> dict[str, Any]:
         return round(100 - 100 * (value - bottom) / height, 2)
 
     points = [
-        {"point": point, "x": x(step), "y": y(point.mae), "low": y(low), "high": y(high)}
+        {"point": point, "x": x(step), "y": y(point.mae or 0.0), "low": y(low), "high": y(high)}
         for point, step, low, high in zip(curve, steps, lows, highs, strict=True)
     ]
     band = [(p["x"], p["high"]) for p in points] + [(p["x"], p["low"]) for p in reversed(points)]

@@ -101,14 +101,20 @@ def _a_few(rows: list[Row], models: list[str], most: int = 4) -> list[str]:
 
 
 def _environment(unit: str) -> Environment:
-    loader, options = (
-        FileSystemLoader(Path(__file__).parent / "templates"),
-        {"trim_blocks": True, "lstrip_blocks": True},
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
-    environment.filters |= {"marks": marks, "outcome": outcome}
-    environment.filters["amount"] = lambda value, digits=None: amount(value, unit, digits)
-    environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    environment.filters.update(
+        marks=marks,
+        outcome=outcome,
+        amount=lambda value, digits=None: amount(value, unit, digits),
+        sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+    )
     hit = f"less than {amount(HIT_DOLLARS, unit, 'g')} or {HIT_SHARE:.0%} of the price off"
-    environment.globals |= {"GENERATED": GENERATED, "MAX_TEXT": MAX_TEXT, "HIT": hit, "EXPECTED": figures.EXPECTED}
+    names: dict[str, Any] = {"GENERATED": GENERATED, "MAX_TEXT": MAX_TEXT, "HIT": hit, "EXPECTED": figures.EXPECTED}
+    environment.globals.update(names)
     return environment

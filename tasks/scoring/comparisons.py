@@ -340,7 +340,11 @@ def beside_person(
     adjusted = holm([result.p_value for result in results])
     found = {}
     for name, result, p_value in zip(others, results, adjusted, strict=True):
-        figures = {"vs_human": result.difference, "vs_human_low": result.low, "vs_human_high": result.high}
+        figures: dict[str, float | None] = {
+            "vs_human": result.difference,
+            "vs_human_low": result.low,
+            "vs_human_high": result.high,
+        }
         figures |= {"vs_human_p_value": p_value, "vs_human_n": result.n}
         found[name] = {key: None if value is None or math.isnan(value) else value for key, value in figures.items()}
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -46,9 +45,11 @@ class Record:
         Raises:
             FileNotFoundError: it is gone.
         """
-        kept: Mapping[str, Any] = run.read_json(FILE)
-        rows, curve = map(Row.from_json, kept["rows"]), (Checkpoint(**one) for one in kept["curve"])
-        return cls(**{**kept, "rows": list(rows), "curve": list(curve), "dataset": Dataset(**kept["dataset"])})
+        kept: dict[str, Any] = run.read_json(FILE)
+        kept["rows"] = [Row.from_json(row) for row in kept["rows"]]
+        kept["curve"] = [Checkpoint(**one) for one in kept["curve"]]
+        kept["dataset"] = Dataset(**kept["dataset"])
+        return cls(**kept)
 
     def whole_dataset(self, experiment: Experiment) -> Dataset:
         """The dataset of the evaluation, where it lies now: splits that were damaged and made again lie elsewhere."""
