@@ -136,7 +136,7 @@ def _apply(tree: dict, override: str) -> None:
     if not equals or not key.strip():
         raise UserError(f"{override!r} is not an override. Expected key=value, such as data.rows=500.")
     try:
-        parsed = value if key.strip() == "schedule.cron" and value.startswith(("*", "@")) else read_yaml(value)
+        parsed = value if _is_text(key.strip(), value) else read_yaml(value)
     except yaml.YAMLError as error:
         raise UserError(f"The value of {override!r} is not readable as YAML: {_problem(error)}") from error
     names = key.strip().split(".")
@@ -151,6 +151,11 @@ def _apply(tree: dict, override: str) -> None:
             raise UserError(f"{override!r}: {name} is not a section.")
         node = child
     node[names[-1]] = parsed
+
+
+def _is_text(key: str, value: str) -> bool:
+    """Whether a value is meant as it stands although YAML would read it otherwise: a cron, a comma."""
+    return (key == "schedule.cron" and value.startswith(("*", "@"))) or (key == "data.decimal" and value in (",", "."))
 
 
 def _explain(error: ValidationError, path: Path) -> str:
