@@ -1,4 +1,4 @@
-"""Where servers of this machine listen, and whether one does."""
+"""Where the servers of this machine listen, and whether one answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_free(port: int, option: str) -> None:
 
 
 def address_of(port: int | None = None) -> str:
-    """Where Prefect's API should be: at a port of this machine, as the user's settings say, or where `ui` starts it."""
+    """Prefect's API: at a port of this machine, or else as the user's settings say, or else where `ui` starts it."""
     from prefect.settings import PREFECT_API_URL
 
     configured = PREFECT_API_URL.value() if port is None else None

@@ -18,7 +18,7 @@ def curation(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: b
 
     Args:
         conf: the YAML of the experiment.
-        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
-        again: do it even if it is done.
+        overrides: `key=value` pairs that replace values of the conf, such as `data.rows=500`.
+        again: run it again, even if it is finished.
     """
     return str(fetch(curate(load(conf, overrides), mode_of(again)).path))

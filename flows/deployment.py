@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import FlowRun
 
-OURS = "conf"  # the slug of the schedule that comes from the conf; others were added by a person, and stay
-GRACE = 30  # seconds a run gets to write its checkpoint, as when it is cancelled
-ATTEMPTS = 3  # a run that took its machine along so often is not started again
+OURS = "conf"  # the slug of the schedule that comes from the conf; a person added the others, and they stay
+GRACE = 30  # seconds that a run gets to write its checkpoint, the same as when it is cancelled
+ATTEMPTS = 3  # a run whose process ended so often without a result is not started again
 
 
 def deploy(conf: str, overrides: list[str], port: int | None, *, work: bool) -> None:
@@ -106,7 +106,7 @@ def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedul
 
 
 def schedules_of(client: SyncPrefectClient, name: str, schedule: Schedule) -> list[DeploymentScheduleCreate]:
-    """The schedules a deployment should have: that of the conf, and those that a person added in the dashboard."""
+    """The schedules that a deployment should have: that of the conf, and those that a person added in the dashboard."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.exceptions import ObjectNotFound
@@ -158,7 +158,8 @@ def run_worker(client: SyncPrefectClient, pool: str, address: str) -> None:
             go_on(client, asyncio.run(_work(client, pool, name)))
     except LockedError:
         raise UserError(
-            "A worker of this project is running already, and runs these deployments too. `--no-worker` only registers."
+            "A worker of this project is already running, and runs these deployments too. To only register them, use "
+            "`--no-worker`."
         ) from None
 
 
@@ -176,7 +177,7 @@ async def _work(client: SyncPrefectClient, pool: str, name: str) -> list[FlowRun
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    print("Running what comes due, one at a time. A run that Ctrl-C interrupts goes on at the next start.", flush=True)
+    print("Running what comes due, one run at a time. A run that is interrupted goes on at the next start.", flush=True)
     with suppress(asyncio.CancelledError):
         await ProcessWorker(pool, name=name, create_pool_if_not_found=False).start(printer=lambda _: None)
     return interrupted
@@ -212,9 +213,9 @@ def alive(run: FlowRun) -> bool:
 
 
 def go_on(client: SyncPrefectClient, runs: list[FlowRun]) -> None:
-    """Schedule runs again whose process ended without them: stages that are done stay done, and training goes on.
+    """Schedule runs again whose process ended too early: finished stages are skipped, and a training goes on.
 
-    Left as they are, they would count as running, and hold the only place in the work pool for good.
+    Otherwise they would count as running forever, and hold the only place in the work pool.
     """
     from prefect.states import Cancelled, Crashed, Scheduled
 

@@ -18,8 +18,8 @@ def finetuning(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again:
 
     Args:
         conf: the YAML of the experiment.
-        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
-        again: do it even if it is done.
+        overrides: `key=value` pairs that replace values of the conf, such as `data.rows=500`.
+        again: run it again, even if it is finished.
     """
     experiment = load(conf, overrides)
     check(experiment)

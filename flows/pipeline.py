@@ -24,8 +24,8 @@ def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: b
 
     Args:
         conf: the YAML of the experiment.
-        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
-        again: do every stage, even what is done.
+        overrides: `key=value` pairs that replace values of the conf, such as `data.rows=500`.
+        again: run every stage again, even if it is finished.
     """
     experiment, mode = load(conf, overrides), mode_of(again)
     if reason := missed(experiment.schedule):

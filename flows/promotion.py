@@ -21,7 +21,7 @@ def promotion(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), dry_run
 
     Args:
         conf: the YAML of the experiment.
-        overrides: `key=value` pairs that go over it, such as `data.rows=500`.
+        overrides: `key=value` pairs that replace values of the conf, such as `data.rows=500`.
         dry_run: say what would happen, and change nothing.
     """
     experiment = load(conf, overrides)

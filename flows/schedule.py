@@ -1,4 +1,4 @@
-"""Scheduled runs that come late: at most one of them runs, and the conf says whether it waits for a busy machine."""
+"""Scheduled runs that are late or meet another run: only one of several runs, and the conf says whether it waits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def drop_late(flow: Any, flow_run: FlowRun, state: Any) -> None:  # noqa: ARG001 - Prefect names the arguments
-    """A hook for flows that start running: other runs of the same schedule whose time has come are cancelled.
+    """A hook for flows that start running: it cancels the other runs of the same schedule that are due by now.
 
-    One run does the work of all that were missed. Prefect by itself runs each of them (PrefectHQ/prefect#15886).
+    One run does the work of all of them. Prefect by itself runs each of them (PrefectHQ/prefect#15886).
     """
     if not flow_run.auto_scheduled:
         return
@@ -27,7 +27,7 @@ def drop_late(flow: Any, flow_run: FlowRun, state: Any) -> None:  # noqa: ARG001
         "state": {"type": {"any_": ["SCHEDULED"]}},
         "next_scheduled_start_time": {"before_": datetime.now(UTC).isoformat()},
     }
-    reason = f"It came due before {flow_run.name!r} started, which does its work."
+    reason = f"It was due before {flow_run.name!r} started, and that run does its work."
     with get_client(sync_client=True) as client:
         while late := [other for other in find_runs(client, flow_runs=due) if other.auto_scheduled]:
             for other in late:
@@ -35,7 +35,7 @@ def drop_late(flow: Any, flow_run: FlowRun, state: Any) -> None:  # noqa: ARG001
 
 
 def missed(schedule: Schedule, run: FlowRun | None = None) -> str | None:
-    """Why this run should not start: with `busy: skip`, another one of its work pool was going at its time."""
+    """Why this run should not start: with `busy: skip`, another run of its work pool was active when it was due."""
     from prefect.client.orchestration import get_client
     from prefect.context import FlowRunContext
 
@@ -51,7 +51,7 @@ def missed(schedule: Schedule, run: FlowRun | None = None) -> str | None:
             work_pools={"name": {"any_": [run.work_pool_name]}},
         )
     names = [other.name for other in going if other.id != run.id]
-    return f"Skipped: {names[0]!r} was still going at its time, and schedule.busy is skip." if names else None
+    return f"Skipped: {names[0]!r} was active when this run was due, and schedule.busy is skip." if names else None
 
 
 def find_runs(client: SyncPrefectClient, **filters: Any) -> list[FlowRun]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-PATIENCE = 900  # seconds
+PATIENCE = 1800  # seconds
 Seen = TypeVar("Seen")
 
 

@@ -9,12 +9,12 @@ from flows.cli import commands as does
 from tasks.config.loading import DEFAULT_CONF
 
 STAGES = {
-    "run": "the whole pipeline; ends with the leaderboard and where to look next",
-    "curate": "raw rows into three frozen splits",
+    "run": "run the whole pipeline; the leaderboard comes at the end",
+    "curate": "turn raw rows into three frozen splits",
     "baselines": "fit the classic models",
-    "finetune": "fine-tune the language model, with checkpoints",
+    "finetune": "fine-tune the language model, and score its checkpoints",
     "evaluate": "score every model on the test items",
-    "promote": "let the challenger meet the champion",
+    "promote": "make the challenger champion if it beats the champion",
 }
 
 
@@ -42,13 +42,18 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(command=function, name=name)
         for word, meaning in positional:  # before the overrides, or they would take it for one of theirs
             command.add_argument(word, metavar=word.upper(), help=meaning)
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="goes over the conf: data.rows=500")
+        command.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="key=value",
+            help="replaces a value of the conf: data.rows=500",
+        )
         return command
 
     for name, description in STAGES.items():
         command = add(name, does.run_stage, description)
         if name != "promote":
-            command.add_argument("--again", action="store_true", help="do it even if it is done")
+            command.add_argument("--again", action="store_true", help="do it again, even if it is finished")
         else:
             command.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
     _add_leaderboard(add)
@@ -58,42 +63,48 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_leaderboard(add: Callable) -> None:
-    command = add("leaderboard", does.show_leaderboard, "the leaderboard again, from MLflow alone")
+    command = add("leaderboard", does.show_leaderboard, "show the leaderboard again, from what MLflow keeps")
     form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a list of objects, best first")
-    form.add_argument("--csv", action="store_true", help="every figure, for a spreadsheet")
-    form.add_argument("--markdown", action="store_true", help="a table for a README or a pull request")
-    command.add_argument("--html", metavar="FILE", help="write the report there as well")
-    sheet = ("sheet", "the CSV to write; one that is there is never overwritten")
-    command = add("human", does.write_sheet, "a sheet of test items for a person to price", sheet)
-    command.add_argument("-n", "--items", type=int, default=100, help="how many items (default 100)")
+    form.add_argument("--json", action="store_true", help="print a list of objects, best first")
+    form.add_argument("--csv", action="store_true", help="print every figure, for a spreadsheet")
+    form.add_argument("--markdown", action="store_true", help="print a table for a README or a pull request")
+    command.add_argument("--html", metavar="FILE", help="also write the report to this file")
+    sheet = ("sheet", "the CSV to write; an existing one is never overwritten")
+    command = add("human", does.write_sheet, "write a sheet of test items for a person to price", sheet)
+    command.add_argument("-n", "--items", type=int, default=100, help="the number of items (default 100)")
 
 
 def _add_champion(add: Callable) -> None:
-    command = add("predict", does.predict, "the champion's price of each TEXT, with its 80%% interval")
+    command = add("predict", does.predict, "price each TEXT with the champion, with an 80%% interval")
     command.usage = "pricewright predict [-c CONF] [--file FILE] [--json] [TEXT ...] [key=value ...]"
-    command.add_argument("--file", help="JSONL with a title or text in each line")
-    command.add_argument("--json", action="store_true", help="a list of objects")
-    command = add("serve", does.serve, "the champion over HTTP, until Ctrl-C")
+    command.add_argument("--file", help="a JSONL, CSV or Parquet file with a title or text in each row")
+    command.add_argument("--json", action="store_true", help="print a list of objects")
+    command = add("serve", does.serve, "serve the champion over HTTP, until Ctrl-C")
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1)")
-    command.add_argument("--port", type=int, default=8000)
+    command.add_argument("--port", type=int, default=8000, help="the port to listen on (default 8000)")
     command.add_argument("--max-body", type=int, metavar="BYTES", help="the longest request (default 1 MiB)")
-    command.add_argument("--max-texts", type=int, metavar="N", help="most texts in a request (default 64)")
+    command.add_argument("--max-texts", type=int, metavar="N", help="the most texts in one request (default 64)")
     command.add_argument("--max-characters", type=int, metavar="N", help="the longest text (default 10,000)")
     folder = ("folder", "a new or empty folder")
-    command = add("export", does.export, "the champion as a folder to take away, with a model card", folder)
-    command.add_argument("--adapter", action="store_true", help="the adapter alone, not merged into its base model")
-    command.add_argument("--best-checkpoint", action="store_true", help="not the champion, but the best checkpoint")
-    command.add_argument("-n", "--items", type=int, default=100, help="test items to score a merged model on again")
+    command = add("export", does.export, "write the champion into a folder to take away, with a model card", folder)
+    command.add_argument("--adapter", action="store_true", help="only the adapter, not merged into its base model")
+    command.add_argument("--best-checkpoint", action="store_true", help="the best checkpoint instead of the champion")
+    command.add_argument(
+        "-n",
+        "--items",
+        type=int,
+        default=100,
+        help="test items to score a merged model on again (default 100)",
+    )
 
 
 def _add_service(add: Callable) -> None:
-    command = add("gc", does.collect_garbage, "what old runs and models could be deleted; with --delete, delete them")
-    command.add_argument("--delete", action="store_true", help="really delete, for good")
-    command = add("ui", does.open_ui, "the MLflow UI and the Prefect dashboard, until Ctrl-C")
-    command.add_argument("--mlflow-port", type=int, default=5000)
-    command.add_argument("--prefect-port", type=int, default=4200)
-    command = add("deploy", does.deploy, "register the flows at a Prefect server, and run what comes due, until Ctrl-C")
-    command.add_argument("--no-worker", action="store_true", help="only register")
-    command.add_argument("--prefect-port", type=int, help="of `pricewright ui`, if it is not 4200")
-    add("doctor", does.doctor, "what this machine can run, and what is missing")
+    command = add("gc", does.collect_garbage, "list old runs and models to delete; with --delete, delete them")
+    command.add_argument("--delete", action="store_true", help="delete them for good")
+    command = add("ui", does.open_ui, "start the MLflow UI and the Prefect dashboard, until Ctrl-C")
+    command.add_argument("--mlflow-port", type=int, default=5000, help="the port of the MLflow UI (default 5000)")
+    command.add_argument("--prefect-port", type=int, default=4200, help="the port of the dashboard (default 4200)")
+    command = add("deploy", does.deploy, "register the flows at a Prefect server and run what comes due, until Ctrl-C")
+    command.add_argument("--no-worker", action="store_true", help="only register; another worker does the work")
+    command.add_argument("--prefect-port", type=int, help="the port of Prefect's server (default 4200)")
+    add("doctor", does.doctor, "say what this machine can run, and what is missing")

@@ -158,7 +158,7 @@ def serve(experiment: Experiment, host: str, port: int, limits: Limits) -> None:
     model = pyfunc.load_model(f"models:/{version.name}@{CHAMPION}")
     name = client.get_logged_model(version.tags[MODEL_ID]).tags[MODEL]
     if host not in LOOPBACK:
-        say(f"{host}: whoever reaches this machine can ask; there is no password.")
+        say(f"{host}: whoever reaches this machine can ask for prices. There is no password.")
     print(f"{version.name} version {version.version} ({name}): http://{host}:{port}/invocations", flush=True)
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""Both web interfaces on this machine, for as long as they are wanted."""
+"""Both web interfaces on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
         print("Ctrl-C stops what was started.", flush=True)
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)
-        raise RuntimeError("a server ended by itself; what else was started was stopped with it")
+        raise RuntimeError("one of the servers ended by itself, so the other one was stopped")
     except KeyboardInterrupt:
         pass
     finally:

@@ -287,7 +287,7 @@ class Tracking(Section):
     """Where MLflow keeps its database and artifacts; mlruns/ in the project by default."""
 
     uri: str | None = Field(
-        None, description="a tracking server or database; $NAME in it is taken from the environment"
+        None, description="a tracking server or a database; $NAME in it is taken from the environment"
     )
     artifacts: str | None = Field(None, description="a folder or the address of a store, for a new experiment")
     experiment: str = Field("pricewright", min_length=1)
@@ -298,7 +298,7 @@ class Tracking(Section):
         passwords = re.findall(r"://[^:/@]*:([^@]*)@|[?&](?:password|token)=([^&]*)", value or "")
         if any(not re.fullmatch(FROM_ENVIRONMENT, before or after) for before, after in passwords):
             raise ValueError(
-                "A password is for the environment: write $NAME, of a variable that holds it, in its place"
+                "A password belongs into the environment: write $NAME in its place, where NAME is a variable"
             )
         if value is not None and not re.match(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://", value):
             raise ValueError(
@@ -308,10 +308,12 @@ class Tracking(Section):
 
 
 class Retention(Section):
-    """What `pricewright gc` leaves alone, besides all that the aliases stand on."""
+    """What `pricewright gc` keeps, besides everything that the aliases need."""
 
-    keep_days: float = Field(30, ge=0, description="stage runs of so many days")
-    keep_best: int = Field(5, ge=0, description="so many evaluations of each dataset, by the error of their best model")
+    keep_days: float = Field(30, ge=0, description="stage runs of the last so many days are kept")
+    keep_best: int = Field(
+        5, ge=0, description="so many evaluations of each dataset are kept, those with the best models"
+    )
 
 
 CRON = ("minute", "hour", "day", "month", "weekday")
@@ -339,10 +341,10 @@ def _trouble_with_cron(value: str) -> str | None:
 class Schedule(Section):
     """When the deployed pipeline runs by itself."""
 
-    cron: str | None = Field(None, description="minute hour day month weekday; null: only when somebody asks")
-    timezone: str = Field("UTC", description="of the cron, such as Europe/Berlin")
+    cron: str | None = Field(None, description="minute hour day month weekday; null: it runs only when somebody asks")
+    timezone: str = Field("UTC", description="the time zone of the cron, such as Europe/Berlin")
     busy: Literal["wait", "skip"] = Field(
-        "wait", description="what a run does whose time comes while another is going; of several, one waits"
+        "wait", description="if a run is active, the next one waits or is skipped; if several are due, only one runs"
     )
 
     @field_validator("cron")
