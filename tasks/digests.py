@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,22 +110,22 @@ def fraction(seed: int, text: str) -> float:
 
 
 @functools.cache
-def code_digest(module: str, results: frozenset[str] = frozenset()) -> str:
+def code_digest(module: str, without: frozenset[str] = frozenset()) -> str:
     """The digest of a module of this project and of all it imports from the project, plumbing left out.
 
-    `results` are modules whose results stand in the stage's digest themselves. Comments, docstrings and layout do not
-    count, so that explaining a stage better does not run it again.
+    `without` are modules and rooms that make no difference to what the digest is for, or whose results it holds
+    besides. Comments, docstrings and layout do not count, so that explaining a stage better does not run it again.
     """
-    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module, results).items()})
+    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module, without).items()})
 
 
-def code(module: str, results: frozenset[str] = frozenset()) -> dict[str, ast.Module]:
-    """The syntax trees of a module of this project and of all it imports from the project, plumbing left out."""
+def code(module: str, without: frozenset[str] = frozenset()) -> dict[str, ast.Module]:
+    """The syntax trees of a module of this project and of all it imports from it, plumbing and `without` left out."""
     pending, trees = [module], {}
     while pending:
         name = pending.pop()
         path = _source(name)
-        if name in trees or name in results or _is_plumbing(name) or path is None:
+        if name in trees or path is None or _is_among(name, PLUMBING) or _is_among(name, without):
             continue
         tree = _parse(path.read_text(encoding="utf-8"))
         pending += _imports(tree)
@@ -133,8 +133,8 @@ def code(module: str, results: frozenset[str] = frozenset()) -> dict[str, ast.Mo
     return trees
 
 
-def _is_plumbing(module: str) -> bool:
-    return any(module == room or module.startswith(f"{room}.") for room in PLUMBING)
+def _is_among(module: str, rooms: Iterable[str]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
 def _parse(source: str) -> ast.Module:

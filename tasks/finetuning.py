@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tasks.models.language.hardware import Hardware, Settings, lock_gpus, settin
 from tasks.models.language.model import ModelSpec
 from tasks.paths import PROJECT, cache_folder
 from tasks.progress import say
-from tasks.tracking.runs import Candidate, Mode, StageRun, stage
+from tasks.tracking.runs import WEIGHTS, Candidate, Mode, StageRun, once, stage
 from tasks.training.launch import train_in_processes
 from tasks.training.memory import TrainingCost, out_of_memory
 
@@ -41,8 +41,19 @@ OURS = {
     "push_to_hub": "checkpoints are kept in MLflow",
     "task_type": "it is CAUSAL_LM",
 }
-# What does not change the weights that a training ends with.
+# What changes nothing that a training leaves behind.
 INDIFFERENT: Any = {"enabled": True, "busy": True, "oversize": True, "answer": {"batch_tokens"}}
+# What checkpoints answer by and how they are scored and averaged: their weights are the same whatever it says.
+ASKING: Any = {"answer", "score_items", "average", "patience"}
+ASKING_CODE = frozenset(
+    (
+        *("tasks.training.candidates", "tasks.models.predictor"),
+        *("tasks.models.language.price_trie", "tasks.models.language.estimators"),
+    )
+)
+COMPARABLES_CODE = frozenset(
+    {"tasks.models.language.retrieval", "tasks.models.features", "tasks.models.estimator_files"}
+)
 NOT_AVERAGED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
 
 
@@ -54,32 +65,58 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     """
     conf = experiment.finetune
     resolved = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
-    key = digest(
-        {
-            "stage": "finetune",
-            "conf": conf.model_dump(mode="json", exclude=INDIFFERENT),
-            "base": base_model.base_model_digest_parts(conf),
-            "libraries": versions("trl", "peft", "accelerate"),
-            "seed": experiment.seed,
-            "dataset": dataset.digest,
-            "code": code_digest("tasks.finetuning"),
-        }
-    )
-    with stage(experiment, "finetune", key, command="pricewright finetune", mode=mode, resume=True) as run:
+    weights = weights_digest(experiment, dataset)
+    asking = conf.model_dump(mode="json", include=ASKING, exclude={"answer": INDIFFERENT["answer"]})
+    key = digest({"stage": "finetune", "weights": weights, "conf": asking, "code": code_digest("tasks.finetuning")})
+    opened = {"mode": mode, "resume": True, "tags": {WEIGHTS: weights}}
+    with once(weights), stage(experiment, "finetune", key, command="pricewright finetune", **opened) as run:
         if not run.done:
             work = PROJECT / "mlruns" / "work" / run.id
-            train_checkpoints(run, experiment, dataset, resolved, work)
+            before = [] if mode == "again" else run.others(WEIGHTS)
+            train_checkpoints(run, experiment, dataset, resolved, work, before)
             shutil.rmtree(work, ignore_errors=True)
         return run.candidates()
 
 
+def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
+    """What names the weights of the checkpoints: all that they depend on, and nothing that only asks or scores them.
+
+    With `finetune.patience` the answers decide when the training ends, so they count.
+    """
+    conf = experiment.finetune
+    patient = conf.patience is not None
+    without = {"tasks.scoring"} if patient else {"tasks.scoring", *ASKING_CODE}
+    asking = {"average"} if patient else ASKING
+    return digest(
+        {
+            "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys(asking, True)),
+            "base": base_model.base_model_digest_parts(conf),
+            "libraries": versions("trl", "peft", "accelerate"),
+            "seed": experiment.seed,
+            "dataset": dataset.digest,
+            "code": code_digest(
+                "tasks.training.trainer", frozenset(without if conf.prompt.comparables else without | COMPARABLES_CODE)
+            ),
+        }
+    )
+
+
 @task(name="train", cache_policy=NO_CACHE)
-def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, resolved: Settings, work: Path) -> None:
-    """Train from the last whole checkpoint in `work`, or from the base model.
+def train_checkpoints(
+    run: StageRun,
+    experiment: Experiment,
+    dataset: Dataset,
+    resolved: Settings,
+    work: Path,
+    before: Sequence[StageRun] = (),
+) -> None:
+    """Train from the last whole checkpoint in `work`, or from the base model; what runs `before` this one trained of
+    the same weights is asked and scored again, and not trained.
 
     Raises:
         UserError: the items do not fit the conf, or the training does not fit this machine.
     """
+    from tasks.training.earlier import ask_again, finished, take_over
     from tasks.training.plan import TrainingPlan
     from tasks.training.trainer import train
 
@@ -93,6 +130,11 @@ def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, r
     with lock_gpus(device, conf.processes, cache_folder() / "locks", conf.busy):
         cost.check(device, conf)
         try:
+            if (trained := finished(before)) is not None:
+                use_own_gpu(device)
+                ask_again(run, plan, trained)
+                return
+            take_over(run, plan, before)
             if conf.processes > 1:
                 train_in_processes(run, plan)
             else:

@@ -38,6 +38,8 @@ CHOSEN, DROPPED = "pricewright.chosen", "pricewright.dropped"
 MAX_NOTE = 8_000  # characters that a tag of MLflow holds
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 EXTERNAL = "pricewright.external"
+WEIGHTS = "pricewright.weights"  # the digest of what makes the weights of a training
+TRAINED_IN = "pricewright.trained_in"  # the run whose checkpoints were asked again
 SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
 CONTENT = "pricewright.content"  # the digest of the splits that a run of curate left
 CANDIDATES = "candidates.json"
@@ -279,6 +281,14 @@ class StageRun:
             if not token:
                 return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))
 
+    def others(self, tag: str) -> list[StageRun]:
+        """The other runs of this stage with the same value of a tag, the latest first."""
+        where, value = self.run.info.experiment_id, self.run.data.tags[tag]
+        query = f"tags.`{STAGE}` = '{self.stage}' and tags.`{tag}` = '{value}'"
+        found = self.client.search_runs([where], query, order_by=["attributes.start_time DESC"])
+        runs = [StageRun(self.client, run, self.stage, done=run.info.status == "FINISHED") for run in found]
+        return [run for run in runs if run.id != self.id]
+
     def addresses(self) -> dict[str, str]:
         """Where the artifacts of the run ("") and of its models (by id) lie."""
         return {"": self.run.info.artifact_uri, **{model.model_id: model.artifact_location for model in self.models()}}
@@ -316,7 +326,14 @@ def slug(name: str) -> str:
 
 @contextmanager
 def stage(
-    experiment: Experiment, name: str, digest: str, *, command: str, mode: Mode = "reuse", resume: bool = False
+    experiment: Experiment,
+    name: str,
+    digest: str,
+    *,
+    command: str,
+    mode: Mode = "reuse",
+    resume: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Iterator[StageRun]:
     """The run of a stage: the finished one if it is `done`, or a new one that is FINISHED when the block ends well.
 
@@ -343,7 +360,7 @@ def stage(
             run = interrupted[0]
             client.update_run(run.info.run_id, status="RUNNING")
         else:
-            tags = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`"}
+            tags = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`", **(tags or {})}
             run = client.create_run(where, run_name=f"{name}-{digest[:6]}", tags=tags)
         for stale in interrupted:
             if stale.info.run_id != run.info.run_id and stale.info.status == "RUNNING":

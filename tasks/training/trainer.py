@@ -213,10 +213,8 @@ def train(run: StageRun | None, plan: TrainingPlan) -> None:
     if candidates is None:
         return
     if plan.conf.average:
-        base, spec = trainer.model.unload(), language.spec
-        candidates.average(
-            lambda adapter: LanguageModel(spec, PeftModel.from_pretrained(base, adapter).eval(), language.tokenizer)
-        )
+        language.model = trainer.model.unload()
+        candidates.average(language.with_adapter)
     candidates.conclude()
 
 

@@ -239,14 +239,21 @@ class LanguageModel:
             spec.check_adapter(adapter)
         tokenizer = base_model.load_tokenizer(spec.base)
         model = base_model.load_model(spec.base, settings or spec.settings())
-        if adapter is not None:
-            from peft import PeftModel
+        plain = cls(spec, model, tokenizer)
+        return plain if adapter is None else plain.with_adapter(adapter)
 
-            try:
-                model = PeftModel.from_pretrained(model, adapter).eval()
-            except RuntimeError as error:  # the layers are of other sizes
-                raise UserError(f"The adapter in {adapter} does not fit {spec.base}: {error}") from error
-        return cls(spec, model, tokenizer)
+    def with_adapter(self, adapter: Path) -> Self:
+        """This model, which has none, with an adapter on its layers; `model.unload()` of what is returned takes it off.
+
+        Raises:
+            UserError: its layers are of other sizes.
+        """
+        from peft import PeftModel
+
+        try:
+            return type(self)(self.spec, PeftModel.from_pretrained(self.model, adapter).eval(), self.tokenizer)
+        except RuntimeError as error:
+            raise UserError(f"The adapter in {adapter} does not fit {self.spec.base}: {error}") from error
 
     def _what(self) -> str:
         adapter = " and its adapter" if hasattr(self.model, "peft_config") else ""
