@@ -38,8 +38,9 @@ class Roles:
     def of(cls, experiment: Experiment, dataset: Dataset) -> Roles:
         """Deal out the validation items of a dataset, by the hash of their ids.
 
-        Each role gets what the conf asks for, but at most an equal share, so that few items are shared fairly; what is
-        left is for the selection.
+        Each role gets what the conf asks for, but at most a quarter of all, so that few items are shared fairly; what
+        is left is for the selection. Which items are `first` depends on `finetune.score_items` alone, so that no other
+        change makes checkpoints be scored again.
         """
         conf = experiment.finetune
         items = sample(read_split(dataset, "validation"), None, experiment.seed)
@@ -48,7 +49,7 @@ class Roles:
             "temperature": TEMPERATURE_ITEMS if conf.answer.temperature == "fit" else 0,
             "blend": experiment.evaluate.blend_items,
         }
-        share = len(items) // (1 + sum(count > 0 for count in wanted.values()))
+        share = len(items) // 4
         dealt, start = {}, 0
         for role, count in wanted.items():
             dealt[role] = items[start : start + min(count, share)]

@@ -39,6 +39,8 @@ def test_each_role_gets_what_the_conf_asks_for_where_there_is_enough(monkeypatch
     assert (len(dealt.first), len(dealt.blend), len(dealt.selection), len(dealt.sampled)) == (100, 300, 1_600, 100)
     wider = deal(monkeypatch, 2_000, "finetune.score_items=150")
     assert [item.id for item in wider.first[:100]] == [item.id for item in dealt.first]
+    fitted = deal(monkeypatch, 60, "finetune.answer.temperature=fit", "evaluate.blend_items=0")
+    assert fitted.first == deal(monkeypatch, 60).first and len(fitted.first) == 15
 
 
 def test_a_sample_is_judged_beside_the_model_that_answered_all() -> None:
