@@ -27,6 +27,7 @@ from tasks.models.classic import BASELINES
 from tasks.models.external import ExternalPredictions, check_files, contents, read_recorded, read_sheet
 from tasks.models.language import base_model
 from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.prompts import beyond_range
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions, Predictor
 from tasks.report.board import provenance
@@ -345,10 +346,12 @@ class Evaluation:
         servable = [entry for entry in ran if entry.kind in SERVABLE]
         challenger = min(servable, key=lambda entry: selection_key(figures["validation"][entry.name]))
         hourly = self.experiment.evaluate.machine_per_hour
+        rows = [leaderboard_row(self.run, entry, figures["test"].get(entry.name, {}), hourly) for entry in entries]
+        for row in rows:
+            if row["kind"] in ("base", "finetuned") and row["status"] == "ran" and not row["reason"]:
+                row["reason"] = beyond_range(self.truth["test"], self.experiment.finetune.prompt)
         board = {
-            "rows": [
-                leaderboard_row(self.run, entry, figures["test"].get(entry.name, {}), hourly) for entry in entries
-            ],
+            "rows": rows,
             "validation": {name: {k: f[k] for k in ("mae", "n")} for name, f in figures["validation"].items()},
             "unfinished": [row.name for row in self.outside.values() if row.unfinished],
             "curve": self.curve,
