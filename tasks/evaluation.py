@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from tasks.models.classic import BASELINES
 from tasks.models.external import ExternalPredictions, check_files, contents, read_recorded, read_sheet
 from tasks.models.language import base_model
 from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.prompts import beyond_range
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions, Predictor
 from tasks.report.board import provenance
@@ -312,6 +313,8 @@ def compare_all(contest: Contest, entries: Sequence[Candidate]) -> list[Row]:
     rows = []
     for entry in entries:
         row = row_of(contest.run, entry, figures.get(entry.name), experiment.evaluate.machine_per_hour)
+        if entry.kind in ("base", "finetuned") and entry.status == "ran" and not entry.reason:
+            row = replace(row, reason=beyond_range(truth(contest.test_items), experiment.finetune.prompt))
         rows.append(row.beside(beside.get(entry.name, {})))
     return rows
 

@@ -147,10 +147,7 @@ class Splitter:
         for batch in self._signed(split):
             rows, signatures = np.asarray(batch["row"]), _signatures(batch["signature"])
             bands = minhash.bands(signatures)
-            table = pa.table({"row": np.repeat(rows, bands.shape[1]), "band": bands.ravel()})
-            self.database.register("batch", table)
-            self.run(f"INSERT INTO bands_{split} SELECT row, band FROM batch")
-            self.database.unregister("batch")
+            self._insert(f"bands_{split}", {"row": np.repeat(rows, bands.shape[1]), "band": bands.ravel()})
 
     def _signed(self, split: Split) -> Iterator[pa.RecordBatch]:
         query = f"SELECT row, signature FROM {self.files} JOIN items USING (row) WHERE split = '{split}'"
@@ -158,17 +155,29 @@ class Splitter:
         return self.database.cursor().execute(query).fetch_record_batch(BATCH)
 
     def _compare(self, least: float) -> None:
-        query = (
-            f"SELECT one, a.signature, b.signature AS held FROM pairs JOIN {self.files} a ON a.row = one "
-            f"JOIN {self.files} b ON b.row = other"
+        """Put the pairs that are alike into `near`: signatures say which may be, and the texts which are."""
+        self.run("CREATE OR REPLACE TABLE likely (one BIGINT, other BIGINT)")
+        signed = f"SELECT one, other, a.signature, b.signature AS held FROM pairs {self._both('pairs')}"
+        for batch in self.database.cursor().execute(signed).fetch_record_batch(BATCH):
+            estimate = minhash.likeness(_signatures(batch["signature"]), _signatures(batch["held"]))
+            likely = estimate >= least - minhash.ERROR
+            self._insert("likely", {name: np.asarray(batch[name])[likely] for name in ("one", "other")})
+        words = (
+            f"SELECT one, {minhash_text('a')} AS text, {minhash_text('b')} AS held FROM likely {self._both('likely')}"
         )
-        found = [np.empty(0, np.int64)]
-        for batch in self.run(query).fetch_record_batch(BATCH):
-            alike = minhash.likeness(_signatures(batch["signature"]), _signatures(batch["held"])) >= least
-            found.append(np.unique(np.asarray(batch["one"])[alike]))
-        self.database.register("found", pa.table({"row": np.unique(np.concatenate(found))}))
-        self.run("INSERT INTO near SELECT row FROM found")
-        self.database.unregister("found")
+        for batch in self.database.cursor().execute(words).fetch_record_batch(BATCH):
+            both = zip(batch["text"].to_pylist(), batch["held"].to_pylist(), strict=True)
+            alike = np.array([minhash.jaccard(text, held) >= least for text, held in both], dtype=bool)
+            self._insert("near", {"row": np.unique(np.asarray(batch["one"])[alike])})
+
+    def _both(self, pairs: str) -> str:
+        """The two items of each pair, as `a` and `b`."""
+        return f"JOIN {self.files} a ON a.row = {pairs}.one JOIN {self.files} b ON b.row = {pairs}.other"
+
+    def _insert(self, table: str, columns: dict[str, np.ndarray]) -> None:
+        self.database.register("inserted", pa.table(columns))
+        self.run(f"INSERT INTO {table} SELECT * FROM inserted")
+        self.database.unregister("inserted")
 
     def batches(self, split: Split) -> Iterator[pa.RecordBatch]:
         """The items of a split, sorted by id, as batches of the splits' columns.
@@ -206,6 +215,11 @@ class Splitter:
         query = f"SELECT digest FROM items WHERE split = '{split}' ORDER BY digest"
         for batch in self.run(query).fetch_record_batch(BATCH):
             yield from batch["digest"].to_pylist()
+
+
+def minhash_text(table: str) -> str:
+    """The words of an item of a table, as its signature was made of them."""
+    return f"({table}.title || chr(10) || {table}.text)"
 
 
 def _signatures(column: pa.Array) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from tasks.config.experiment import Data
 from tasks.data.cleaning import Tally
 from tasks.data.items import Item
+from tasks.data.prices import rounded
 from tasks.data.splits import SPLITS
 from tasks.data.splitting import Splitter
 from tasks.data.tokens import count_tokens
@@ -59,7 +60,7 @@ def _histogram(splitter: Splitter) -> list[dict[str, Any]]:
         splitter.run("SELECT floor(4 * log10(price))::INTEGER AS bin, count(*) FROM items GROUP BY bin").fetchall()
     )
     return [
-        {"from": round(10 ** (bin_ / 4), 2), "to": round(10 ** ((bin_ + 1) / 4), 2), "items": counts.get(bin_, 0)}
+        {"from": rounded(10 ** (bin_ / 4)), "to": rounded(10 ** ((bin_ + 1) / 4)), "items": counts.get(bin_, 0)}
         for bin_ in range(min(counts), max(counts) + 1)
     ]
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tasks.data.prices import shown
+
 
 def render_markdown(card: dict[str, Any]) -> str:
     """The data card as Markdown."""
     label = "\n**Generated data**: no product here exists, and no price was ever asked.\n"
     generated = label if card["generated"] else ""
     rows = "\n".join(
-        f"| {split} | {card['rows'][split]:,} | " + " | ".join(f"{value:.2f}" for value in prices.values()) + " |"
+        f"| {split} | {card['rows'][split]:,} | " + " | ".join(shown(value) for value in prices.values()) + " |"
         for split, prices in card["price"].items()
     )
     return f"""# {card["name"]} ({card["digest"]})
@@ -51,7 +53,7 @@ def render_html(card: dict[str, Any]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template("data_card.html.j2").render(card=card, largest=_largest)
+    return environment.get_template("data_card.html.j2").render(card=card, largest=_largest, price=shown)
 
 
 def _largest(bins: list[dict[str, Any]]) -> int:

@@ -7,6 +7,8 @@ import gzip
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from tasks.data.catalogue import generate
 from tasks.data.files import shards
 from tasks.data.splits import SPLITS, Dataset, read_split
 from tasks.errors import UserError
+from tasks.paths import PROJECT
 
 
 def rows(count: int) -> list[dict]:
@@ -262,13 +265,50 @@ def test_many_rejected_rows_are_said(curated: Callable, capsys: pytest.CaptureFi
     assert "6% of the rows were rejected" in message and "8 no price" in message and "card.html" in message
 
 
+def test_what_a_user_must_know_reaches_the_terminal(tmp_path: Path, at: Callable) -> None:
+    """Without --debug, on standard error, in a console that knows ASCII alone, and with the decimal mark as documented:
+    many rejected rows, ids of several texts, near duplicates in the training items, and an exact price in a text."""
+    raw = [{**row, "price": f"{row['price']:.2f}".replace(".", ",")} for row in texts(120)]
+    raw += [{**row, "id": "0001", "title": f"{row['title']} red"} for row in raw]
+    raw += [{**raw[5], "title": "Ein Stück ★ aus dem Lager 4711", "description": "Nr. 4711,50", "price": "4711,50"}]
+    raw += [{"title": f"nothing for number {n}"} for n in range(40)]
+    file = tmp_path / "shop.jsonl"
+    file.write_text("\n".join(map(json.dumps, raw)), encoding="utf-8")
+    options = ["data.source=files", f"data.path={file}", "data.decimal=,", "data.price_max=9999"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "curate", "-c", "conf/smoke.yaml", *at(tmp_path), *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=PROJECT,
+    )
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "14% of the rows were rejected.",
+        "123 items share their id with another text (such as 00",
+        "training items are near duplicates of validation or test items",
+        "1 items still hold their exact price",
+    ):
+        assert said in done.stderr, done.stderr
+
+
 def test_what_leaves_is_guarded() -> None:
-    """A batch that no split may hold stops the stage."""
+    """A batch that no split may hold stops the stage, and so does an id that stands twice, in two batches too."""
     good = {"id": ["a"], "title": ["t"], "text": [""], "category": [""], "details": ["{}"], "price": [1.0]}
-    assert len(list(curation.guarded([pa.RecordBatch.from_pydict(good)]))) == 1
-    for change in ({"price": [0.0]}, {"id": [""]}, {"title": [""]}, {"details": ["x"]}, {"price": [float("inf")]}):
+    other = {**good, "id": ["b"]}
+
+    def leave(*batches: dict) -> int:
+        return len(list(curation.guarded([pa.RecordBatch.from_pydict(batch) for batch in batches])))
+
+    assert leave(good, other) == 2
+    for change in (
+        *({"price": [0.0]}, {"price": [float("inf")]}, {"price": [float("nan")]}, {"price": [None]}, {"price": [1]}),
+        *({"id": [""]}, {"title": [""]}, {"title": [None]}, {"details": ["x"]}, {"more": ["x"]}),
+    ):
         with pytest.raises(AssertionError, match="no split may hold"):
-            list(curation.guarded([pa.RecordBatch.from_pydict({**good, **change})]))
+            leave({**good, **change})
+    with pytest.raises(AssertionError, match="id twice"):
+        leave(good, good)
 
 
 @pytest.mark.parametrize("name", ["amazon_course_like", "retail_mix", "amazon_electronics_short"])

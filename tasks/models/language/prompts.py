@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.config.experiment import Prompt
 from tasks.data.items import Item
 from tasks.data.price_words import leading_price
+from tasks.data.prices import shown
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,11 +62,23 @@ def check_prices(items: Sequence[Item], prompt: Prompt) -> None:
     if not outside:
         return
     worst = sorted(outside, key=lambda item: item.price, reverse=True)[:3]
-    examples = ", ".join(f"${item.price:,.2f} ({item.id})" for item in worst)
+    examples = ", ".join(f"${shown(item.price)} ({item.id})" for item in worst)
     raise UserError(
         f"{len(outside):,} of {len(items):,} training prices are outside {prompt.lowest}..{prompt.highest} of "
         f"finetune.prompt, in units of ${prompt.unit:g}: {examples}. Set data.price_min and data.price_max within it, "
         "or finetune.prompt.lowest and .highest around them."
+    )
+
+
+def beyond_range(prices: Sequence[float] | np.ndarray, prompt: Prompt) -> str | None:
+    """A remark where more than one in a hundred prices is beyond what the model can answer; None where it fits."""
+    lowest, highest = prompt.lowest * prompt.unit, prompt.highest * prompt.unit
+    beyond = [price for price in prices if not lowest - prompt.unit < price < highest + prompt.unit]
+    if len(beyond) <= 0.01 * len(prices):
+        return None
+    return (
+        f"can answer {lowest:,g} to {highest:,g} alone: {len(beyond) / len(prices):.0%} of the prices are beyond, "
+        f"up to {shown(max(beyond))} (finetune.prompt.highest, .unit)"
     )
 
 
