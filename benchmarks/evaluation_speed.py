@@ -33,7 +33,7 @@ from tasks.data.catalogue import generate
 from tasks.data.items import from_row
 from tasks.models.language.estimators import median
 from tasks.models.language.model import LanguageModel, ModelSpec
-from tasks.models.language.price_trie import price_distribution
+from tasks.models.language.price_distribution import price_distribution
 from tasks.models.language.prompts import parse
 
 PRUNE = (0.05, 0.1, 0.2)

@@ -48,7 +48,7 @@ ASKING: Any = {"answer", "score_items", "average", "patience"}
 ASKING_CODE = frozenset(
     (
         *("tasks.training.candidates", "tasks.models.predictor"),
-        *("tasks.models.language.price_trie", "tasks.models.language.estimators"),
+        *("tasks.models.language.price_distribution", "tasks.models.language.price_trie"),
     )
 )
 COMPARABLES_CODE = frozenset(

@@ -61,7 +61,7 @@ def test_a_stage_depends_on_the_code_it_runs_and_not_on_other_rungs() -> None:
     training, classic = set(code("tasks.finetuning")), set(code("tasks.baselines"))
     assert {
         "tasks.training.trainer",
-        "tasks.models.language.price_trie",
+        "tasks.models.language.price_distribution",
         "tasks.models.language.prompts",
         "tasks.models.language.model",
     } <= training
@@ -69,11 +69,11 @@ def test_a_stage_depends_on_the_code_it_runs_and_not_on_other_rungs() -> None:
     assert "tasks.models.classic" not in training
     assert not classic & {
         "tasks.training.trainer",
-        "tasks.models.language.price_trie",
+        "tasks.models.language.price_distribution",
         "tasks.models.language.base_model",
         "tasks.models.language.model",
     }
-    assert {"tasks.models.classic", "tasks.models.language.price_trie", "tasks.scoring.metrics"} <= set(
+    assert {"tasks.models.classic", "tasks.models.language.price_distribution", "tasks.scoring.metrics"} <= set(
         code("tasks.evaluation")
     )
 

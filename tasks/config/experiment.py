@@ -166,6 +166,9 @@ class Answer(Section):
         1.0, description="above 1 widens the distribution; fit: by CRPS, on validation items no model is chosen on"
     )
     prune: Share = Field(0.0, description="probability of unlikely price prefixes that may be left unexpanded")
+    closing: int | None = Field(
+        8, ge=0, description="longest numbers of an item that are asked whether they end there; null: all of them"
+    )
     batch_tokens: Count = Field(8192, description="tokens in one forward pass")
 
 

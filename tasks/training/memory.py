@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOGITS = (
     2 * 256 * 2**20
-)  # bytes, at most, in scoring: see LOGITS_BYTES in tasks.models.language.price_trie, and a copy of them
+)  # bytes, at most, in scoring: see LOGITS_BYTES in tasks.models.language.price_distribution, and a copy of them
 COMPLETION = 6  # tokens of a price; in rows of different lengths they stand in different columns
 PROBE_SECONDS = 0.3
 # On a CPU freed blocks stay in glibc's heap, cut into pieces that the next layer's do not fit into: measured in

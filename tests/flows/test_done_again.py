@@ -78,7 +78,7 @@ def test_a_change_of_conf_undoes_what_depends_on_it_and_nothing_else(
         ("data/splits", set()),
         ("scoring/metrics", {"curate"}),
         ("models/classic", {"curate", "finetune"}),
-        ("models/language/price_trie", {"curate", "baselines"}),
+        ("models/language/price_distribution", {"curate", "baselines"}),
         ("training/trainer", {"curate", "baselines"}),
         ("evaluation", {"curate", "baselines", "finetune"}),
         ("promotion", {"curate", "baselines", "finetune", "evaluate"}),

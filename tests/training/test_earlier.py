@@ -153,9 +153,12 @@ def test_the_weights_depend_on_what_makes_them(override: str, same: bool) -> Non
 @pytest.mark.parametrize(
     ("overrides", "kept"),
     [
-        ([], {"scoring/metrics", "models/features", "models/language/price_trie", "training/candidates"}),
+        ([], {"scoring/metrics", "models/features", "models/language/price_distribution", "training/candidates"}),
         (["finetune.patience=2"], {"scoring/metrics", "models/features"}),
-        (["finetune.prompt.comparables=4"], {"scoring/metrics", "models/language/price_trie", "training/candidates"}),
+        (
+            ["finetune.prompt.comparables=4"],
+            {"scoring/metrics", "models/language/price_distribution", "training/candidates"},
+        ),
     ],
     ids=["alone", "patient", "told of comparables"],
 )
@@ -166,7 +169,7 @@ def test_the_weights_depend_on_the_code_that_makes_them(
     experiment = load(SMOKE, overrides)
     before = weights_digest(experiment, DATASET)
     shutil.copytree(PROJECT / "tasks", tmp_path / "tasks")
-    modules = ("scoring/metrics", "models/features", "models/language/price_trie", "training/candidates")
+    modules = ("scoring/metrics", "models/features", "models/language/price_distribution", "training/candidates")
     monkeypatch.setattr(digests, "PROJECT", tmp_path)
     same = set()
     for module in (*modules, "training/trainer", "models/language/prompts"):

@@ -17,7 +17,8 @@ from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.estimators import ESTIMATORS, fit_temperature, quantile, temper
 from tasks.models.language.hardware import Hardware, Settings, settings
-from tasks.models.language.price_trie import batches, build_trie, evaluating, price_distribution
+from tasks.models.language.price_distribution import batches, evaluating, price_distribution
+from tasks.models.language.price_trie import build_trie
 from tasks.models.language.prompts import parse, render
 from tasks.models.predictor import Distribution, Predictions
 from tasks.progress import Progress
@@ -153,6 +154,7 @@ class LanguageModel:
                 self.prompts(items),
                 batch_tokens=answer.batch_tokens,
                 prune=answer.prune,
+                closing=answer.closing,
                 progress=progress.advance,
             )
 

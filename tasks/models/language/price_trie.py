@@ -1,34 +1,15 @@
-"""The exact distribution of a causal language model over whole-number prices.
-
-    trie = build_trie(tokenizer)
-    probabilities, mass = price_distribution(model, trie, prompts)  # prompts: token ids up to and with "Price is $"
-    guesses = ESTIMATORS["median"](probabilities, trie.prices)  # in the unit of the prompts
-
-The numbers form a trie over their tokens. Only its inner nodes are run through the model: the prompt alone where each
-number is one token, and 99 prefixes of one and two digits more where each digit is. They follow the prompt in one
-cache, under an attention mask that lets each see the prompt, its own ancestors and itself.
-"""
+"""The tokens of whole numbers as a trie: what a causal language model can write where a price is asked for."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-
-LOGITS_BYTES = 256 * 2**20  # float32 logits of one forward pass: nodes beyond it wait for the next pass
-SPLIT_NODES = 256  # a batch of fewer nodes is not worth splitting: a pass takes long however few there are
-SPLIT_SHARE = 0.85  # of the padded places that hold a node
-LSE_ROWS = 16  # float32 logits of so many places fit a CPU's caches
-PRUNE_AIM = 0.8  # aim below the allowed rest, since it must also hold once the next nodes turn out to lose some mass
-LIKES = 4  # nodes that say how one like them shares its probability
-TINY = 1e-300
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,21 +18,26 @@ class PriceTrie:
 
     Every number and every inner node but the first is the outcome of exactly one token at one inner node, and has a
     slot: number j slot j, node i slot k + i, and slot k + m is where padding goes.
+
+    Of o numbers no other one continues: they are `open` until the token that begins the suffix follows. What the model
+    makes of them is read at o further nodes, m to m + o, which have no outcomes among the numbers.
     """
 
     prices: np.ndarray  # [k] the numbers, ascending
-    token: np.ndarray  # [m] the token that leads to the node
-    depth: np.ndarray  # [m] tokens between the end of the prompt and the node
-    path: np.ndarray  # [m, deepest] the nodes from the first token to the node itself, padded with node 0
+    token: np.ndarray  # [m + o] the token that leads to the node
+    depth: np.ndarray  # [m + o] tokens between the end of the prompt and the node
+    path: np.ndarray  # [m + o, deepest] the nodes from the first token to the node itself, padded with node 0
     fan: np.ndarray  # [m] number of outcomes
     outcome_token: np.ndarray  # [m, widest] tokens, padded with 0
     outcome_slot: np.ndarray  # [m, widest] where each of them leads, padded with k + m
     size: np.ndarray  # [k + m + 1] numbers at or below the slot
+    open: np.ndarray  # [o] the numbers that no other one continues
+    stop: np.ndarray  # [o] the token that begins the suffix behind each of them
 
     @property
     def nodes(self) -> int:
-        """Number of inner nodes, the end of the prompt included: positions a model must score for the exact answer."""
-        return len(self.token)
+        """Number of inner nodes, the end of the prompt included: positions a model must score at least."""
+        return len(self.fan)
 
 
 def build_trie(
@@ -60,7 +46,7 @@ def build_trie(
     """The trie of the whole numbers low..high as they are tokenized between `prefix` and `suffix`.
 
     A number that another one continues (12 before 129) ends with the token that begins `suffix`; one that no other
-    continues is ended by the range itself. Raises ValueError where tokens span `prefix`, the number and `suffix`.
+    continues is `open`. Raises ValueError where tokens span `prefix`, the number and `suffix`.
     """
     if not 0 <= low <= high:
         raise ValueError(f"A price range needs 0 <= low <= high, got {low}..{high}.")
@@ -87,12 +73,17 @@ def build_trie(
     for i in reversed(range(m)):  # breadth first, so a node's children have their sizes before it
         outcome_token[i, : fan[i]], outcome_slot[i, : fan[i]] = list(outcomes[i]), list(outcomes[i].values())
         size[k + i] = size[outcome_slot[i, : fan[i]]].sum()
-    depth = np.array([len(node) for node in inner])
-    path = np.zeros((m, max(depth.max(), 1)), dtype=np.int64)
-    for i, node in enumerate(inner):
+    opened = [s for s, j in slot_of.items() if s not in node_of and stops[j] is not None]
+    everything = [*inner, *opened]
+    node_of |= {sequence: m + i for i, sequence in enumerate(opened)}
+    depth = np.array([len(node) for node in everything])
+    path = np.zeros((len(everything), max(depth.max(), 1)), dtype=np.int64)
+    for i, node in enumerate(everything):
         path[i, : len(node)] = [node_of[node[: d + 1]] for d in range(len(node))]
-    token = np.array([node[-1] if node else 0 for node in inner])
-    return PriceTrie(np.array(numbers), token, depth, path, fan, outcome_token, outcome_slot, size)
+    token = np.array([node[-1] if node else 0 for node in everything])
+    open_ = np.array([slot_of[sequence] for sequence in opened], dtype=np.int64)
+    stop = np.array([stops[slot_of[sequence]] for sequence in opened], dtype=np.int64)
+    return PriceTrie(np.array(numbers), token, depth, path, fan, outcome_token, outcome_slot, size, open_, stop)
 
 
 def _number_tokens(
@@ -110,277 +101,3 @@ def _number_tokens(
                 "a sign that stays a token of its own."
             )
     return [tuple(alone[len(start) :]) for alone, _ in pairs], [next(iter(c[len(a) :]), None) for a, c in pairs]
-
-
-def price_distribution(
-    model: PreTrainedModel,
-    trie: PriceTrie,
-    prompts: Sequence[Sequence[int]],
-    *,
-    batch_tokens: int = 8192,
-    prune: float = 0.0,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of every price of the trie after each of n prompts (token ids, of any lengths).
-
-    Returns float64 probabilities [n, k], whose rows sum to 1, and the mass [n] they had before that: the probability
-    that the model writes a whole number of the range at all. Plain, 4-bit and PEFT models keep their training mode.
-
-    `batch_tokens` bounds the tokens in one cache: prompts, nodes and padding. `progress` is told how many prompts each
-    batch has answered. With `prune` > 0 the most probable nodes are run until what waits at the others is at most that
-    share of the mass; their numbers share it as those below like nodes do, so that the probabilities of an
-    item are wrong by at most `prune` in total variation, and its mass is too high by at most that share. Raises
-    ValueError with what to do about it.
-    """
-    import torch
-
-    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    if not 0 <= prune < 1:
-        raise ValueError(f"prune is a share of the probability, at least 0 and below 1; got {prune}.")
-    if not lengths.all():
-        raise ValueError(f"Prompt {int(np.argmin(lengths))} has no tokens: each needs at least one.")
-    _check_model(model, trie, int(lengths.max(initial=0)))
-    probabilities, mass = np.zeros((len(prompts), len(trie.prices))), np.zeros(len(prompts))
-    vocabulary = model.config.get_text_config().vocab_size
-    with evaluating(model), torch.inference_mode():
-        for rows in batches(lengths, trie.nodes - 1, batch_tokens, vocabulary):
-            scores = _score_batch(model, trie, [prompts[row] for row in rows], vocabulary, prune)
-            mass[rows] = scores.sum(axis=1)
-            if not (mass[rows] > 0).all():
-                raise ValueError("The model's logits are infinite or not numbers: run it in bfloat16 or float32.")
-            probabilities[rows] = scores / mass[rows, None]
-            if progress:
-                progress(len(rows))
-    return probabilities, mass
-
-
-def _check_model(model: PreTrainedModel, trie: PriceTrie, longest: int) -> None:
-    """Refuses models that would take the tree's mask for something else; without a tree every model will do."""
-    config = model.config.get_text_config()
-    if trie.nodes == 1:
-        return
-    if (attention := config._attn_implementation) not in ("sdpa", "eager"):
-        raise ValueError(f"{attention} takes no tree mask: load the model with attn_implementation='sdpa' or 'eager'.")
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if foreign := kinds - {"full_attention", "sliding_attention"}:
-        raise ValueError(f"The tree needs a cache of keys and values in every layer; this model has {sorted(foreign)}.")
-    # Transformers hands a 4-D mask to every layer as it is, so a layer's own window would be ignored.
-    window = getattr(config, "sliding_window", None) if not kinds or "sliding_attention" in kinds else None
-    if window is not None and longest + trie.path.shape[1] > window:
-        raise ValueError(f"A prompt of {longest} tokens and its price do not fit the attention window of {window}.")
-
-
-@contextlib.contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode inside, and each module's own mode again afterwards (a frozen part may differ from the rest)."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def batches(lengths: np.ndarray, extra: int, batch_tokens: int, vocabulary: int) -> Iterator[np.ndarray]:
-    """Indices of prompts of like length, longest first: if memory is short, that shows at once."""
-    order = np.argsort(-lengths, kind="stable")
-    while len(order):
-        fits = max(1, min(batch_tokens // (lengths[order[0]] + extra), LOGITS_BYTES // (4 * vocabulary)))
-        yield order[:fits]
-        order = order[fits:]
-
-
-@dataclass
-class _Walk:
-    """How far the tries of a batch of prompts have been walked: what is cached, and which nodes were run."""
-
-    real: np.ndarray  # [batch, longest] places of the prompts that hold a token
-    cache: DynamicCache
-    reached: np.ndarray  # [batch, slots] probability of all tokens from the prompt to the slot
-    run: np.ndarray  # [batch, m]
-    column: np.ndarray  # [batch, m] where in the cache a node lies
-
-    def part(self, rows: np.ndarray) -> _Walk:
-        """The same for some of the prompts, with a cache of their own."""
-        import torch
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for i, layer in enumerate(self.cache.layers):
-            kept = torch.from_numpy(rows).to(layer.keys.device)
-            cache.update(layer.keys[kept], layer.values[kept], i)
-        return _Walk(self.real[rows], cache, self.reached[rows], self.run[rows], self.column[rows])
-
-
-def _score_batch(
-    model: PreTrainedModel, trie: PriceTrie, prompts: Sequence[Sequence[int]], vocabulary: int, prune: float
-) -> np.ndarray:
-    """Unnormalised probabilities [batch, k] of the prices after each prompt."""
-    k, batch = len(trie.prices), len(prompts)
-    real, cache, logits = _run_prompts(model, prompts)
-    reached = np.zeros((batch, k + trie.nodes + 1))
-    reached[:, k] = 1.0
-    run = np.tile(np.arange(trie.nodes) == 0, (batch, 1))
-    # Node 0, which also pads the nodes and their paths, is the prompt's last token.
-    column = np.full((batch, trie.nodes), real.shape[1] - 1)
-    _read(trie, reached, np.zeros((batch, 1), dtype=np.int64), run[:, :1], logits)
-    return _walk_on(model, trie, _Walk(real, cache, reached, run, column), vocabulary, prune)
-
-
-def _walk_on(model: PreTrainedModel, trie: PriceTrie, walk: _Walk, vocabulary: int, prune: float) -> np.ndarray:
-    """Runs nodes until what waits at the others may be left out; the probabilities [batch, k] as `_score_batch`.
-
-    The items of a batch are padded to the one with most nodes to run. Where that would waste more than it saves, the
-    batch goes on as two, the items with few nodes apart from those with many.
-    """
-    k, batch = len(trie.prices), len(walk.real)
-    at_once = max(1, LOGITS_BYTES // (4 * vocabulary * batch))
-    while True:
-        waiting = np.where(walk.run, 0.0, walk.reached[:, k:-1])
-        chosen = _choose(waiting, walk.reached[:, :k].sum(axis=1), prune)
-        counts = chosen.sum(axis=1)
-        if not counts.any():
-            return walk.reached[:, :k] + _spread(trie, walk.reached, walk.run)
-        if batch > 1 and counts.sum() > SPLIT_NODES and counts.mean() < SPLIT_SHARE * counts.max():
-            halves = np.array_split(np.argsort(counts, kind="stable"), 2)
-            parts = [_walk_on(model, trie, walk.part(rows), vocabulary, prune) for rows in halves]
-            return np.concatenate(parts)[np.argsort(np.concatenate(halves))]
-        order = np.argsort(~chosen, axis=1, kind="stable")[:, : counts.max()]
-        for start in range(0, order.shape[1], at_once):
-            nodes = order[:, start : start + at_once]
-            valid = np.take_along_axis(chosen, nodes, axis=1)
-            nodes = np.where(valid, nodes, 0)
-            items, columns = np.nonzero(valid)
-            walk.column[items, nodes[items, columns]] = walk.cache.get_seq_length() + columns
-            logits = _run_nodes(model, walk.cache, trie, nodes, walk.column, walk.real)
-            _read(trie, walk.reached, nodes, valid, logits)
-        walk.run |= chosen
-
-
-def _run_prompts(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]]
-) -> tuple[np.ndarray, DynamicCache, torch.Tensor]:
-    """Runs the prompts, padded on the left: which places [batch, longest] hold a token, the cache, the last logits."""
-    from transformers import DynamicCache
-
-    lengths = np.array([len(prompt) for prompt in prompts])
-    real = np.arange(lengths.max()) >= (lengths.max() - lengths)[:, None]
-    ids = np.zeros(real.shape, dtype=np.int64)
-    ids[real] = np.concatenate(prompts)
-    cache = DynamicCache()  # without the config: layers with a window must keep every column the tree's mask counts
-    positions = (real.cumsum(axis=1) - 1).clip(min=0)
-    return real, cache, _forward(model, cache, ids, positions, real, logits_to_keep=1)
-
-
-def _run_nodes(
-    model: PreTrainedModel, past: DynamicCache, trie: PriceTrie, nodes: np.ndarray, column: np.ndarray, real: np.ndarray
-) -> torch.Tensor:
-    """Logits [batch, nodes, vocabulary] at inner nodes [batch, nodes], appended to `past`.
-
-    Each node sees the `real` places of its prompt and the columns of its own path, itself the last of them.
-    """
-    batch, count = nodes.shape
-    sees = np.zeros((batch, 1, count, past.get_seq_length() + count), dtype=bool)
-    sees[..., : real.shape[1]] = real[:, None, None, :]
-    of_path = column[np.arange(batch)[:, None, None], trie.path[nodes]]  # [batch, nodes, deepest]
-    np.put_along_axis(sees, of_path[:, None], True, axis=3)
-    positions = real.sum(axis=1)[:, None] + trie.depth[nodes] - 1
-    return _forward(model, past, trie.token[nodes], positions, sees)
-
-
-def _forward(
-    model: PreTrainedModel, past: DynamicCache, ids: np.ndarray, positions: np.ndarray, sees: np.ndarray, **options: int
-) -> torch.Tensor:
-    """One forward pass over `ids` [batch, length], appended to `past`; `sees` has two axes, or four for a tree."""
-    import torch
-
-    device = model.get_input_embeddings().weight.device
-    mask = torch.from_numpy(sees).to(device)
-    if mask.ndim == 4:  # eager attention adds the mask, sdpa wants it in the dtype of its queries: that of the keys
-        dtype = past.layers[0].keys.dtype
-        mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)
-    return model(
-        input_ids=torch.from_numpy(ids).to(device),
-        attention_mask=mask,
-        position_ids=torch.from_numpy(positions).to(device),
-        past_key_values=past,
-        use_cache=True,
-        **options,
-    ).logits
-
-
-def _read(trie: PriceTrie, reached: np.ndarray, nodes: np.ndarray, valid: np.ndarray, logits: torch.Tensor) -> None:
-    """Writes the probabilities of the outcomes of `nodes` [batch, nodes] into `reached`, from the logits there."""
-    import torch
-
-    fan = trie.fan[nodes[valid]].max()
-    tokens = torch.from_numpy(trie.outcome_token[nodes, :fan]).to(logits.device)
-    logits = logits.float()
-    given = (logits.gather(2, tokens) - _log_sum(logits)[:, :, None]).cpu().numpy().astype(np.float64)
-    items = np.arange(len(nodes))[:, None]
-    before = reached[items, len(trie.prices) + nodes]
-    slots = np.where(valid[:, :, None], trie.outcome_slot[nodes, :fan], reached.shape[1] - 1)
-    reached[items[:, :, None], slots] = before[:, :, None] * np.exp(given)
-
-
-def _log_sum(logits: torch.Tensor) -> torch.Tensor:
-    """log(sum(exp(logits))) over the last axis; on a CPU a few rows at a time, which is twice as fast."""
-    import torch
-
-    if logits.device.type != "cpu":
-        return logits.logsumexp(dim=2)
-    rows = logits.flatten(0, 1).split(LSE_ROWS)
-    return torch.cat([some.logsumexp(dim=1) for some in rows]).unflatten(0, logits.shape[:2])
-
-
-def _choose(waiting: np.ndarray, ended: np.ndarray, prune: float) -> np.ndarray:
-    """Which nodes [batch, m] to run next, given the probability waiting at each and that of the ended numbers [batch].
-
-    The most probable ones, until the rest is at most `prune` of all there is. The waiting probability bounds what the
-    numbers below can hold, and the ended one only grows, so that an item with none to run keeps its promise.
-    """
-    order = np.argsort(waiting, axis=1)
-    rest = np.take_along_axis(waiting, order, axis=1).cumsum(axis=1)  # if this one and all less probable are left out
-    allowed = prune * (ended + rest[:, -1])
-    aim = np.where(rest[:, -1] <= allowed, allowed, PRUNE_AIM * allowed)
-    chosen = np.zeros(waiting.shape, dtype=bool)
-    np.put_along_axis(chosen, order, rest > aim[:, None], axis=1)
-    return chosen
-
-
-def _spread(trie: PriceTrie, reached: np.ndarray, run: np.ndarray) -> np.ndarray:
-    """What waits at the nodes that were not run [batch, m], shared among the numbers [batch, k] below each.
-
-    It is shared as its likes share theirs: the least probable of the nodes under the same parent that were run. An
-    average over all that were run would follow the probable ones, which are of another kind, and moved medians ten
-    times as far. Only where the tokens of the nodes differ, or none was run, is it shared evenly.
-    """
-    k = len(trie.prices)
-    held = np.zeros_like(reached)
-    held[:, k:-1] = np.where(run, 0.0, reached[:, k:-1])
-    for depth in range(1, trie.depth.max() + 1):
-        (nodes,) = np.nonzero(trie.depth == depth)
-        fan = trie.fan[nodes].max()
-        slots, tokens = trie.outcome_slot[nodes, :fan], trie.outcome_token[nodes, :fan]  # [nodes, fan]
-        share = np.tile(trie.size[slots] / trie.size[k + nodes, None], (len(held), 1, 1))
-        if (trie.fan[nodes] == fan).all() and (tokens == tokens[0]).all():
-            parents = trie.path[nodes, depth - 2] if depth > 1 else np.zeros(len(nodes), dtype=int)
-            for item, ran in enumerate(run[:, nodes]):
-                given = reached[item, slots] / np.maximum(reached[item, slots].sum(axis=1, keepdims=True), TINY)
-                _share_alike(share[item], given, reached[item, k + nodes], ran, parents)
-        held[:, slots] += held[:, k + nodes, None] * share
-    return held[:, :k]
-
-
-def _share_alike(
-    share: np.ndarray, given: np.ndarray, reached: np.ndarray, ran: np.ndarray, parents: np.ndarray
-) -> None:
-    """Writes into `share` [nodes, fan], for nodes that were not run, the mean of what their likes have `given`."""
-    order = np.flatnonzero(ran)[np.argsort(reached[ran], kind="stable")]  # the least probable first
-    if not len(order) or ran.all():
-        return
-    for parent in np.unique(parents[~ran]):
-        siblings = order[parents[order] == parent]
-        likes = siblings if len(siblings) > 1 else order
-        share[~ran & (parents == parent)] = given[likes[:LIKES]].mean(axis=0)

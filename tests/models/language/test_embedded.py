@@ -10,7 +10,7 @@ import pytest
 from tasks.config.loading import load
 from tasks.data.items import Item
 from tasks.models.language.model import LanguageModel, ModelSpec
-from tasks.models.language.price_trie import price_distribution
+from tasks.models.language.price_distribution import price_distribution
 from tasks.models.language.prompts import render
 
 

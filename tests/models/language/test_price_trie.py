@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.models.language import price_trie
-from tasks.models.language.price_trie import build_trie, price_distribution
+from tasks.models.language import price_distribution as scoring
+from tasks.models.language.price_distribution import price_distribution
+from tasks.models.language.price_trie import build_trie
 
 DIGITS, NUMBERS = (
     r"\d",
@@ -79,15 +80,18 @@ def encode(number: str, *texts: str) -> list[list[int]]:
 TEXTS = ("ab cab $", "$", "hgfe dcba hh ab cc dd ee $", "fa $")
 
 
-def one_by_one(model, number: str, prompt: list[int], low: int, high: int) -> np.ndarray:
-    """Probability of each number, scored as a text of its own behind the prompt: no tree, cache, mask or padding."""
+def one_by_one(model, number: str, prompt: list[int], low: int, high: int, *, closed: bool = True) -> np.ndarray:
+    """Probability of each number and the point behind it, scored as a text of its own: no tree, cache, mask or padding.
+
+    Unless `closed`, numbers that no other one continues stand without the point.
+    """
     import torch
 
     tokenizer = tokenizer_of(number)
     tokens = {n: tokenizer(str(n), add_special_tokens=False)["input_ids"] for n in range(low, high + 1)}
     stop = tokenizer.convert_tokens_to_ids(".")
     begun = {tuple(t[:i]) for t in tokens.values() for i in range(len(t))}
-    texts = {n: [*t, stop] if tuple(t) in begun else t for n, t in tokens.items()}
+    texts = {n: [*t, stop] if closed or tuple(t) in begun else t for n, t in tokens.items()}
     scores = np.zeros(high - low + 1)
     for length in {len(t) for t in texts.values()}:
         alike = [n for n, t in texts.items() if len(t) == length]
@@ -128,6 +132,29 @@ def test_any_range_equals_one_by_one_scoring(data, number, text):
     low = data.draw(st.integers(0, 99_000))
     high = data.draw(st.integers(low, min(low + 120, 99_999)))
     assert_exact(model_of(number), number, low, high, texts=(f"{text}$",))
+
+
+@pytest.mark.parametrize("number", [DIGITS, NUMBERS])
+def test_without_closing_the_longest_numbers_count_as_ended(number):
+    """The cheaper event of before: "129" counts whatever follows it, so that the mass is too high."""
+    model, (prompt,) = model_of(number), encode(number, TEXTS[0])
+    probabilities, mass = price_distribution(model, trie_of(number), [prompt], closing=0)
+    expected = one_by_one(model, number, prompt, 0, 999, closed=False)
+    np.testing.assert_allclose(probabilities[0] * mass[0], expected, rtol=1e-4, atol=1e-10)
+    assert mass[0] > price_distribution(model, trie_of(number), [prompt])[1][0]
+
+
+@pytest.mark.parametrize("number", [DIGITS, NUMBERS])
+def test_a_few_closed_numbers_stand_for_all(number):
+    """The most probable ones are exact in proportion, at one node each; the others end as often as these on average."""
+    model, prompts = model_of(number), encode(number, *TEXTS)
+    whole, all_mass = price_distribution(model, trie_of(number), prompts)
+    few, mass = price_distribution(model, trie_of(number), prompts, closing=8)
+    for row in range(len(prompts)):
+        longest = np.argsort(-price_distribution(model, trie_of(number), prompts, closing=0)[0][row][100:])[:6] + 100
+        chosen = longest if number == DIGITS else longest[:0]
+        np.testing.assert_allclose(few[row][chosen] * mass[row], whole[row][chosen] * all_mass[row], rtol=1e-4)
+        assert mass[row] == pytest.approx(all_mass[row], rel=0.6)
 
 
 def test_eager_attention_is_exact_too():
@@ -176,7 +203,7 @@ def test_runs_inner_nodes_only(number, nodes, monkeypatch):
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda **kw: seen.append(kw["input_ids"].shape[1]) or forward(**kw))
     (prompt,) = encode(number, TEXTS[0])
-    price_distribution(model, trie_of(number), [prompt])
+    price_distribution(model, trie_of(number), [prompt], closing=0)
     assert trie_of(number).nodes == nodes
     assert sum(seen) == len(prompt) + nodes - 1
 
@@ -209,9 +236,9 @@ def test_logits_stay_small(monkeypatch):
     model, trie, prompts, sizes = model_of(DIGITS), trie_of(DIGITS), encode(DIGITS, *TEXTS), []
     expected, _ = price_distribution(model, trie, prompts)
     limit = 4 * model.config.vocab_size * 30
-    read = price_trie._read
-    monkeypatch.setattr(price_trie, "LOGITS_BYTES", limit)
-    monkeypatch.setattr(price_trie, "_read", lambda *args: sizes.append(4 * args[-1].numel()) or read(*args))
+    read = scoring._read
+    monkeypatch.setattr(scoring, "LOGITS_BYTES", limit)
+    monkeypatch.setattr(scoring, "_read", lambda *args: sizes.append(4 * args[-1].numel()) or read(*args))
     assert np.abs(price_distribution(model, trie, prompts)[0] - expected).max() < 1e-6
     assert max(sizes) <= limit
     assert len(sizes) > 5
@@ -222,8 +249,8 @@ def test_logits_stay_small(monkeypatch):
 def test_pruning_keeps_its_promise(prune, high):
     """The total variation from the exact answer, and the excess of the mass, are at most `prune`."""
     prompts, trie = encode(DIGITS, *TEXTS), trie_of(DIGITS, 5, high)
-    exact, mass = price_distribution(model_of(DIGITS), trie, prompts)
-    pruned, roughly = price_distribution(model_of(DIGITS), trie, prompts, prune=prune)
+    exact, mass = price_distribution(model_of(DIGITS), trie, prompts, closing=0)
+    pruned, roughly = price_distribution(model_of(DIGITS), trie, prompts, prune=prune, closing=0)
     assert np.allclose(pruned.sum(axis=1), 1, atol=1e-12)
     assert (np.abs(pruned - exact).sum(axis=1) / 2 <= prune + 1e-6).all()
     assert (roughly >= mass - 1e-6).all()
@@ -234,9 +261,9 @@ def test_a_batch_that_is_split_answers_as_one_that_is_not(monkeypatch):
     """Items with few nodes to run go on apart from those with many; each keeps its own answer and place."""
     prompts, trie = encode(DIGITS, *(f"{text}{i % 7}$" for i, text in enumerate("abcdefgh" * 2))), trie_of(DIGITS)
     whole = price_distribution(model_of(DIGITS), trie, prompts, prune=0.2)
-    splits, part = [], price_trie._Walk.part
-    monkeypatch.setattr(price_trie, "SPLIT_NODES", 0)
-    monkeypatch.setattr(price_trie._Walk, "part", lambda walk, rows: splits.append(len(rows)) or part(walk, rows))
+    splits, part = [], scoring._Walk.part
+    monkeypatch.setattr(scoring, "SPLIT_NODES", 0)
+    monkeypatch.setattr(scoring._Walk, "part", lambda walk, rows: splits.append(len(rows)) or part(walk, rows))
     apart = price_distribution(model_of(DIGITS), trie, prompts, prune=0.2)
     assert len(splits) > 2
     for one, other in zip(whole, apart, strict=True):
@@ -271,7 +298,7 @@ def test_training_mode_is_left_as_it_was(monkeypatch):
     same, _ = price_distribution(model, trie, prompts)
     assert np.abs(same - price_distribution(model_of(DIGITS), trie, prompts)[0]).max() < 1e-6
     assert [module.training for module in model.modules()] == modes
-    monkeypatch.setattr(price_trie, "_score_batch", lambda *_: 1 / 0)
+    monkeypatch.setattr(scoring, "_score_batch", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         price_distribution(model, trie, prompts)
     assert [module.training for module in model.modules()] == modes
@@ -321,7 +348,7 @@ def test_attention_without_a_tree_mask_is_refused(monkeypatch):
         monkeypatch.setattr(model_of(number).config, "_attn_implementation_internal", "flash_attention_2")
     with pytest.raises(ValueError, match="attn_implementation='sdpa'"):
         price_distribution(model_of(DIGITS), trie_of(DIGITS), [[1]])
-    price_trie._check_model(model_of(NUMBERS), trie_of(NUMBERS), longest=10)
+    scoring._check_model(model_of(NUMBERS), trie_of(NUMBERS), longest=10, closing=0)
 
 
 def test_attention_windows_are_respected():
@@ -343,7 +370,7 @@ def test_attention_windows_are_respected():
 def test_importing_stays_light():
     """The module is imported where no model is run: it must not bring torch in."""
     code = (
-        "import sys, tasks.models.language.price_trie as _;"
+        "import sys, tasks.models.language.price_distribution as _;"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
