@@ -36,7 +36,7 @@ from tasks.config.experiment import Experiment, Finetune
 from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.items import Item
-from tasks.data.splits import calibration_sample, read_split, sample
+from tasks.data.splits import read_split, sample
 from tasks.finetuning import finetune
 from tasks.models.blend import Blend
 from tasks.models.classic import Classic
@@ -46,7 +46,10 @@ from tasks.models.language.model import GREEDY, LanguageModel
 from tasks.models.language.prompts import render
 from tasks.scoring.comparisons import bootstrap_interval, compare, paired_comparison
 from tasks.scoring.metrics import absolute_error
-from tasks.scoring.predictions import kept_as, recall
+from tasks.scoring.predictions import recall
+from tasks.scoring.record import PREDICTIONS, Record
+from tasks.scoring.roles import Roles
+from tasks.scoring.rows import Row
 from tasks.tracking.runs import STAGE, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 
@@ -81,8 +84,8 @@ def pipeline(store: Path, overrides: list[str]) -> None:
     client, where = connect(experiment), experiment_id(experiment)
     query = f"tags.`{STAGE}` = 'evaluate' and attributes.status = 'FINISHED'"
     run = StageRun(client, client.search_runs([where], query)[0], "evaluate", done=True)
-    rows = {row["model"]: row for row in run.read_json("leaderboard.json")["rows"] if row["status"] == "ran"}
-    frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
+    rows = {row.model: row for row in Record.read(run).rows if row.status == "ran"}
+    frame = pq.read_table(run.artifact(PREDICTIONS)).to_pandas()
     truth = frame[frame["model"] == "finetuned"]["truth"].to_numpy()
     prices = {name: frame[frame["model"] == name]["price"].to_numpy() for name in rows}
     prices["blend of the classic models"] = classic_blend(run, experiment, rows, prices)
@@ -90,14 +93,14 @@ def pipeline(store: Path, overrides: list[str]) -> None:
     figures = compare(truth, prices, kinds, seed=experiment.seed)
     heading(f"run STORE {' '.join(overrides)}".strip())
     print("| model | test | 95% interval | trained on | fit | an item |\n|---|---|---|---|---|---|")
-    for name in sorted(figures, key=lambda name: figures[name]["mae"]):
-        row, figure = rows.get(name, {}), figures[name]
-        trained = f"{row['n_train']:,}" if row.get("n_train") else ""
-        fit = f"{row['fit_seconds']:.0f} s" if row.get("fit_seconds") else ""
-        each = f"{row['predict_ms']:.1f} ms" if row.get("predict_ms") else ""
-        print(f"| {name} | {figure['mae']:.2f} | {figure['mae_low']:.2f} to {figure['mae_high']:.2f} "
-              f"| {trained} | {fit} | {each} |")  # fmt: skip
-    classic = min((n for n in rows if rows[n]["kind"] == "baseline"), key=lambda n: figures[n]["mae"])
+    for name in sorted(figures, key=lambda name: figures[name].mae):
+        row, figure = rows.get(name, Row(name, "blend")), figures[name]
+        trained = f"{row.n_train:,}" if row.n_train else ""
+        fit = f"{row.fit_seconds:.0f} s" if row.fit_seconds else ""
+        each = f"{row.predict_ms:.1f} ms" if row.predict_ms else ""
+        ends = f"{figure.mae_low:.2f} to {figure.mae_high:.2f}"
+        print(f"| {name} | {figure.mae:.2f} | {ends} | {trained} | {fit} | {each} |")
+    classic = min((n for n in rows if rows[n].kind == "baseline"), key=lambda n: figures[n].mae)
     pairs = [("finetuned", "base"), ("finetuned", classic)]
     if "blend" in prices:  # there is none of models that do not beat a constant
         pairs += [("blend", classic), ("blend", "blend of the classic models")]
@@ -106,18 +109,20 @@ def pipeline(store: Path, overrides: list[str]) -> None:
         print(f"- {one} against {other}: {difference(truth, prices[one], prices[other])}")
 
 
-def classic_blend(run: StageRun, experiment: Experiment, rows: dict, prices: dict[str, np.ndarray]) -> np.ndarray:
+def classic_blend(
+    run: StageRun, experiment: Experiment, rows: dict[str, Row], prices: dict[str, np.ndarray]
+) -> np.ndarray:
     """The test prices of a blend fitted as the pipeline's, of its members that are no language model."""
-    validation = read_split(curate(experiment, "recall"), "validation")
-    conf = experiment.finetune
-    items = calibration_sample(validation, conf.score_items, experiment.seed, most=experiment.evaluate.blend_items)
-    kept = {
-        name: recall(run, row["model_id"], kept_as("calibration", items))
-        for name, row in rows.items()
-        if row["kind"] == "baseline"
-    }
-    members = {name: answer.price for name, answer in kept.items() if answer is not None}
-    return Blend.fit(np.array([item.price for item in items]), members).answer(prices).price
+    dataset = curate(experiment, "recall")
+    validation, items = read_split(dataset, "validation"), Roles.of(experiment, dataset).blend
+    place = {item.id: row for row, item in enumerate(validation)}
+    chosen = [place[item.id] for item in items]
+    truth, members = np.array([item.price for item in items]), {}
+    for name, row in rows.items():
+        answer = recall(run, row.model_id, "validation", validation) if row.kind == "baseline" else None
+        if answer is not None and worse(truth, answer.price[chosen], np.full(len(truth), np.median(truth))) < 0:
+            members[name] = answer.price[chosen]
+    return Blend.fit(truth, members).answer(prices).price
 
 
 def ablations(store: Path, overrides: list[str]) -> None:
@@ -145,11 +150,11 @@ def ablation(store: Path, overrides: list[str], ways: bool) -> tuple[np.ndarray,
     experiment = load(CONF, options(store, ["finetune.checkpoints=1", *overrides]))
     dataset = curate(experiment)
     (adapter,) = finetune(experiment, dataset)
-    items = sample(read_split(dataset, "validation"), experiment.finetune.score_items, experiment.seed)
+    items = Roles.of(experiment, dataset).first
     client = connect(experiment)
     model = client.get_logged_model(adapter.model_id)
     run = StageRun(client, client.get_run(model.source_run_id), "finetune", done=True)
-    answer = recall(run, adapter.model_id, kept_as("validation", items))
+    answer = recall(run, adapter.model_id, "validation", items)
     rows = {"median": answer.price}
     if ways:
         known = answer.distribution

@@ -65,8 +65,8 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
     from tasks.models.language.base_model import load_model, load_tokenizer
     from tasks.models.language.hardware import Hardware, settings
     from tasks.models.language.prompts import completion, render
-    from tasks.training.checkpoints import Interruption
-    from tasks.training.trainer import PriceTrainer, lora_config, sft_config
+    from tasks.training.plan import lora_config, sft_config
+    from tasks.training.trainer import Interruption, PriceTrainer
 
     conf = experiment.finetune
     if way == BFLOAT16:
@@ -74,13 +74,14 @@ def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int
     tokenizer, quantization = load_tokenizer(conf.base), conf.quantization
     if way == DEFAULTS and quantization:
         quantization = {**quantization, "bnb_4bit_compute_dtype": "bfloat16"}
-    model = load_model(conf.base, quantization, conf.device, conf.dtype)
+    hardware = Hardware.here(conf.device)
+    model = load_model(conf.base, settings(hardware, quantization, {}, conf.dtype))
     sft = {**conf.sft, "max_steps": steps, "logging_steps": 1}
     if way not in (OURS, BFLOAT16):
         sft["train_sampling_strategy"] = "random"
     conf = conf.model_copy(update={"sft": sft})
-    plan = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
-    config = sft_config(conf, plan, experiment.seed, len(items), folder)
+    ours = settings(hardware, conf.quantization, conf.sft, conf.dtype)
+    config = sft_config(conf, ours, experiment.seed, len(items), folder)
     config.save_strategy = "no"
     if way == DEFAULTS:
         same = ("per_device_train_batch_size", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps")

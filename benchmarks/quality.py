@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from tasks.data.items import Item
-from tasks.data.splits import Dataset, calibration_sample, read_split, sample
+from tasks.data.splits import Dataset, read_split, sample
 from tasks.models.blend import Blend
 from tasks.models.classic import BASELINES, Classic
-from tasks.scoring.comparisons import compare
+from tasks.scoring.comparisons import Figures, compare
 
 SEED = 42
 AIMS = {"hashed": 0.90, "fixed": 0.93}  # of the error of tfidf_ridge, for the best of the others
@@ -59,7 +59,7 @@ def curated(which: str, store: Path) -> Dataset:
     return Dataset("amazon_course_like", Path(folder).name, folder, {})
 
 
-def measured(items: list[Item], answers: dict[str, np.ndarray]) -> dict[str, dict]:
+def measured(items: list[Item], answers: dict[str, np.ndarray]) -> dict[str, Figures]:
     """The leaderboard's figures of the models on these items."""
     truth = np.array([item.price for item in items])
     kinds = {name: "blend" if name == "blend" else "baseline" for name in answers}
@@ -72,8 +72,8 @@ def main(which: str, entries: list[str]) -> None:
         dataset = curated(which, Path(store))
         train, validation, test = (read_split(dataset, split) for split in ("train", "validation", "test"))
     half = len(validation) // 2
-    chosen_on = sample(validation, half, SEED)
-    fitted_on = calibration_sample(validation, half, SEED, most=len(validation) - half)
+    ordered = sample(validation, None, SEED)
+    chosen_on, fitted_on = ordered[:half], ordered[half:]
     answers: dict[str, dict[str, np.ndarray]] = {"chosen": {}, "calibration": {}, "test": {}}
     seconds, each = {}, {}
     for name in entries:
@@ -101,17 +101,17 @@ def report(which: str, rows: dict, chosen: dict, final: dict, seconds: dict, eac
           + ", ".join(f"{count:,} {split}" for split, count in rows.items()) + "\n")  # fmt: skip
     print("| model | validation half | test | 95% interval | of ridge | difference to the best | p | fit | an item |")
     print("|---|---|---|---|---|---|---|---|---|")
-    ridge = final["tfidf_ridge"]["mae"]
-    for name in sorted(final, key=lambda name: final[name]["mae"]):
+    ridge = final["tfidf_ridge"].mae
+    for name in sorted(final, key=lambda name: final[name].mae):
         row = final[name]
-        span = f"{row['difference']:+.2f} ({row['difference_low']:+.2f} to {row['difference_high']:+.2f})"
-        p_value = "" if row["p_value"] is None else f"{row['p_value']:.4f}"
+        span = f"{row.difference:+.2f} ({row.difference_low:+.2f} to {row.difference_high:+.2f})"
+        p_value = "" if row.p_value is None else f"{row.p_value:.4f}"
         cost = f"{seconds[name]:.0f} s | {each[name]:.2f} ms" if name in seconds else "|"
-        errors = f"{chosen[name]['mae']:.2f} | {row['mae']:.2f} | {row['mae_low']:.2f} to {row['mae_high']:.2f}"
-        print(f"| {name} | {errors} | {row['mae'] / ridge:.3f} | {span} | {p_value} | {cost} |")
+        errors = f"{chosen[name].mae:.2f} | {row.mae:.2f} | {row.mae_low:.2f} to {row.mae_high:.2f}"
+        print(f"| {name} | {errors} | {row.mae / ridge:.3f} | {span} | {p_value} | {cost} |")
     others = [name for name in final if name != "tfidf_ridge"]
-    best = min(others, key=lambda name: chosen[name]["mae"])
-    share = final[best]["mae"] / ridge
+    best = min(others, key=lambda name: chosen[name].mae)
+    share = final[best].mae / ridge
     verdict = "reached" if share <= AIMS[which] else "NOT REACHED"
     print(f"\nChosen on validation: {best}, at {share:.3f} of tfidf_ridge on test; aim {AIMS[which]:.2f}: {verdict}. "
           f"All fitted in {sum(seconds.values()):.0f} s.")  # fmt: skip

@@ -15,8 +15,9 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from tasks.config.experiment import Experiment
 from tasks.progress import Progress
 from tasks.report.board import read_leaderboard
+from tasks.report.headline import headline
 from tasks.report.publishing import publish
-from tasks.report.tables import as_records, headline, in_order
+from tasks.report.tables import as_records, in_order
 
 EVERY = 5  # seconds between two updates of a progress artifact
 PATIENCE = 20  # a server that did not answer is asked again after so many times as long as that took

@@ -9,8 +9,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
-from tasks.data.splits import Dataset, read_split, sample
-from tasks.digests import code_digest, digest
+from tasks.data.splits import Dataset, read_split
+from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.classic import BASELINES, Classic
 from tasks.progress import Progress
@@ -34,9 +34,9 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
         {
             "stage": "baselines",
             "models": names,
-            "choice": experiment.finetune.score_items,
             "seed": experiment.seed,
             "dataset": dataset.digest,
+            "libraries": versions("gensim", "numpy", "scikit-learn", "scipy", "torch"),
             "code": code_digest("tasks.baselines"),
         }
     )
@@ -52,7 +52,7 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
 
 @task(task_run_name="fit {name}", cache_policy=NO_CACHE)
 def fit_one(run: StageRun, name: str, dataset: Dataset, experiment: Experiment) -> None:
-    """Fit one model, keep it, and score it on the validation items that all models are chosen on."""
+    """Fit one model, keep it, and score it on all validation items."""
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
     start = time.perf_counter()
     try:
@@ -63,5 +63,4 @@ def fit_one(run: StageRun, name: str, dataset: Dataset, experiment: Experiment) 
     seconds = time.perf_counter() - start
     params = {"n_train": len(train), "fit_seconds": f"{seconds:.3f}"}
     candidate = run.log_model(fitted.save, name, "baseline", params=params)
-    chosen_on = sample(validation, experiment.finetune.score_items, experiment.seed)
-    score(run, candidate.model_id, chosen_on, lambda: fitted.predict(chosen_on), dataset=dataset, split="validation")
+    score(run, candidate.model_id, validation, lambda: fitted.predict(validation), dataset=dataset, split="validation")

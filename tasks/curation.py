@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 
 from tasks.config.experiment import Data, Experiment
-from tasks.data.cleaning import Tally, clean_items, clean_shard, mapped, write_items
-from tasks.data.items import Item, RejectedError, from_row
-from tasks.data.shards import Shard
-from tasks.data.sources import Source, list_files, read_files, source_of
-from tasks.data.splits import SPLITS, Dataset, Split, joint_digest, write_split
-from tasks.data.splitting import Splitter
+from tasks.data.cleaning import STILL_STATED, Tally, clean_items, clean_shard, fields_of, write_items
+from tasks.data.files.delimited import REJECTED
+from tasks.data.files.shards import Shard
+from tasks.data.items import RejectedError, from_row
+from tasks.data.prices import Evidence, UnreadableError
+from tasks.data.sources import Source, check_columns, list_files, read_files, source_of
+from tasks.data.splits import SCHEMA, SPLITS, Dataset, Split, joint_digest, write_split
+from tasks.data.splitting import SHARED_ID, Splitter
 from tasks.data.summary import summarise
-from tasks.digests import code_digest, digest, file_digest
+from tasks.digests import code_digest, digest, file_digest, versions
 from tasks.errors import UserError
 from tasks.models.language.base_model import find_tokenizer
 from tasks.progress import Progress, say
@@ -38,6 +42,7 @@ WHEREABOUTS = {"path", "test_path", "runner"}
 # The tokenizer stands in the digest by its content, so that the code that finds it need not.
 BY_CONTENT = frozenset({"tasks.models.language.base_model", "tasks.data.hub"})
 MANY_REJECTED = 0.05
+MANY_NEAR = 0.1  # of the training items
 ALONE_BYTES = 64 * 2**20  # less than this is done sooner than processes are started
 SHARDS_A_TASK = 8  # a task costs Prefect a quarter of a second, a shard takes one second
 WINDOW = (os.cpu_count() or 1) + 1  # tasks in the works: no more raw data on disk than workers get at soon
@@ -61,6 +66,7 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
             "tokenizer": file_digest(tokenizer) if tokenizer else None,
             "test": [file_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
             "seed": experiment.seed,
+            "libraries": versions("duckdb", "numpy", "orjson", "pyarrow", "rensa", "tokenizers"),
             "code": code_digest("tasks.curation", BY_CONTENT),
         }
     )
@@ -68,8 +74,8 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
         if not run.done:
             split_rows(source, data, str(tokenizer) if tokenizer else None, experiment.seed, run)
         card = run.read_json("card.json")
-        place = run.place(f"splits/{card['digest']}")
-        return Dataset(card["name"], card["digest"], place, card["rows"], card["generated"])
+        folder = run.place(f"splits/{card['digest']}")
+        return Dataset(card["name"], card["digest"], folder, card["rows"], card["generated"])
 
 
 @task(name="curate")
@@ -78,8 +84,9 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
     run.log_params({"seed": seed, "data": data.model_dump(mode="json")})
     with tempfile.TemporaryDirectory(prefix="pricewright-") as temporary:
         work = Path(temporary)
-        tally = clean(source.shards(data, seed, work / "raw"), data, seed, tokenizer, work / "items")
-        fixed = clean_fixed_test(data, seed, work / "fixed", tally)
+        data, tally = clean(source, data, seed, tokenizer, work)
+        tally.add(clean_fixed_test(data, seed, work / "fixed"))
+        fixed = data.test_path is not None
         with Splitter(work) as splitter:
             deduplicate_and_split(splitter, data, fixed=fixed, tally=tally)
             rows = {split: splitter.count(f"split = '{split}'") for split in SPLITS}
@@ -87,7 +94,7 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
             if empty:
                 raise UserError(f"No items for {', '.join(empty)}: {tally.summary()} Give more data or wider rules.")
             digests = {split: joint_digest(splitter.digests(split)) for split in SPLITS}
-            content, name = digest(digests), data.name or data.source
+            content, name = digest(digests), data.dataset_name
             card = {
                 "name": name,
                 "digest": content,
@@ -109,26 +116,70 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
     run.log_json(card, "card.json")
     run.client.set_tag(run.id, CONTENT, content)
     run.log_metrics({f"rows_{split}": rows[split] for split in SPLITS} | {"rows_read": tally.read})
-    warn(tally, run.place(f"splits/{content}/card.html"))
+    warn(tally, rows, run.place(f"splits/{content}/card.html"))
 
 
-def clean(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: Path) -> Tally:
-    """Clean every shard into `folder`, by the runner of the conf; a single shard right here.
+def clean(source: Source, data: Data, seed: int, tokenizer: str | None, work: Path) -> tuple[Data, Tally]:
+    """Clean all rows into `<work>/items`; the rules with the decimal mark that was found, and what happened.
+
+    The mark is what all prices of the column show. It is known when all are read: where it is not the usual one, they
+    are read again.
 
     Raises:
-        UserError: there are no rows, or all are rejected.
+        UserError: there are no rows, all are rejected, or their prices can be read in two ways.
     """
+    tally = clean_all(source.shards(data, seed, work / "raw"), data, seed, tokenizer, work / "items")
+    if data.decimal is None:
+        decimal, examples = decimal_of(tally.decimal, data)
+        data = data.model_copy(update={"decimal": decimal})
+        if examples:
+            mark = "a comma" if decimal == "," else "a point"
+            prices = " and ".join(repr(example) for example in examples)
+            say(f"Prices are read with {mark} before the cents, as the whole column shows: {prices}.")
+        if decimal != ".":
+            shutil.rmtree(work / "items")
+            tally = clean_all(source.shards(data, seed, work / "raw"), data, seed, tokenizer, work / "items")
+    expected = "Expected rows with a title or text, and a price."
+    if not tally.read:
+        raise UserError(f"The data hold no rows. {expected}")
+    if not tally.kept:
+        raise UserError(f"Every row was rejected: {tally.summary()} {expected}{unpriced(tally, data)}")
+    return data, tally
+
+
+def decimal_of(evidence: Evidence, data: Data) -> tuple[str, list[str]]:
+    """The mark before the cents, and examples where that was worth a thought; those of a fixed test set count too.
+
+    Raises:
+        UserError: the prices can be read in two ways.
+    """
+    for row in read_files(data.test_path, data) if data.test_path else ():
+        with contextlib.suppress(RejectedError):
+            evidence.look(fields_of(row, data).get("price"))
+    try:
+        return evidence.decide()
+    except UnreadableError as error:
+        raise UserError(
+            f"{error}. Say which mark stands before the cents: data.decimal=. or data.decimal=, (for 1.299,00)."
+        ) from None
+
+
+def unpriced(tally: Tally, data: Data) -> str:
+    """Where no row has a price: the keys that there are, each with a value, and how to name the right one."""
+    if not tally.unpriced or "price" in data.columns:
+        return ""
+    keys = ", ".join(f"{key} ({value})" for key, value in list(tally.unpriced[0].items())[:12])
+    return f" The first row without a price has {keys}. If one of these is the price: data.columns.price=NAME."
+
+
+def clean_all(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: Path) -> Tally:
+    """Clean every shard into `folder`, by the runner of the conf; a single shard right here."""
     folder.mkdir(parents=True)
     tally = Tally()
     with Progress("curating", unit="rows") as progress:
         for part in _cleaned(shards, data, seed, tokenizer, str(folder)):
             tally.add(part)
             progress.update(tally.read)
-    expected = "Expected rows with a title or text, and a price."
-    if not tally.read:
-        raise UserError(f"The data hold no rows. {expected}")
-    if not tally.kept:
-        raise UserError(f"Every row was rejected: {tally.summary()} {expected}")
     return tally
 
 
@@ -153,7 +204,7 @@ def _cleaned(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | No
             yield running.popleft().result()
 
 
-@contextmanager
+@contextlib.contextmanager
 def one_server() -> Iterator[None]:
     """Workers report to the Prefect server of this process; by themselves, each would start one of its own."""
     from prefect.client.orchestration import get_client
@@ -193,27 +244,32 @@ def runner_of(data: Data) -> TaskRunner:
     return DaskTaskRunner(address=data.runner)
 
 
-def clean_fixed_test(data: Data, seed: int, folder: Path, tally: Tally) -> bool:
-    """Write the fixed test set of the conf, cleaned, but never dropped, merged or moved; False where there is none.
+def clean_fixed_test(data: Data, seed: int, folder: Path) -> Tally:
+    """Write the fixed test set of the conf, cleaned, but never dropped, merged or moved, and say what was cleaned.
 
     Raises:
         UserError: a row has no text or no price, or two share an id.
     """
     if not data.test_path:
-        return False
-    items: list[Item] = []
+        return Tally()
+    for file in list_files(data.test_path):
+        check_columns(file, data)
     rules = data.model_copy(update={"leaks": "scrub"}) if data.leaks == "drop" else data
-    for number, row in enumerate(read_files(data.test_path), 1):
+    items = []
+    for number, row in enumerate(read_files(data.test_path, data), 1):
         try:
-            items.append(from_row(mapped(row, data), decimal=data.decimal, currency=data.currency))
+            if REJECTED in row:
+                raise RejectedError(row[REJECTED])
+            items.append(from_row(fields_of(row, data), decimal=data.decimal or ".", currency=data.currency))
         except RejectedError as rejection:
             message = f"Row {number} of {data.test_path}: {rejection}. A fixed test set is kept whole; mend the row."
             raise UserError(message) from None
-    items = [item for item, _ in clean_items(items, rules, tally)]
+    cleaned, tally = clean_items(items, rules)
+    items = [item for item, _ in cleaned]
     if len({item.id for item in items}) < len(items):
         raise UserError(f"Two rows of {data.test_path} share an id. Expected one id for each test item.")
     write_items(folder / "test.parquet", 2**30, items, rules, seed)
-    return True
+    return tally
 
 
 def deduplicate_and_split(splitter: Splitter, data: Data, *, fixed: bool, tally: Tally) -> None:
@@ -238,41 +294,46 @@ def deduplicate_and_split(splitter: Splitter, data: Data, *, fixed: bool, tally:
 
 
 def guarded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The batches, each checked against the schema of what may leave this stage."""
-    from pandera.errors import SchemaErrors
-
-    schema = split_schema()
+    """The batches of a split, each checked for what may leave this stage: columns of the splits' schema without gaps,
+    items with an id of their own, words, and a positive, finite price."""
+    last = None
     for batch in batches:
-        try:
-            schema.validate(batch.to_pandas(), lazy=True)
-        except SchemaErrors as error:
-            raise AssertionError(f"Curation made items that no split may hold: {error}") from error
+        faults = [] if batch.schema.equals(SCHEMA) else [f"columns {batch.schema.to_string()}"]
+        if not faults:
+            faults = [name for name in SCHEMA.names if batch[name].null_count]
+            faults += [name for name, wrong in _faults(batch).items() if pc.any(wrong).as_py()]
+            ids = batch["id"].to_pylist()
+            faults += ["id twice"] if len({*ids, last}) < len(ids) + 1 else []
+            last = ids[-1] if ids else last
+        if faults:
+            raise AssertionError(f"Curation made items that no split may hold: {', '.join(faults)}")
         yield batch
 
 
-def split_schema() -> Any:
-    """What leaves this stage: named items with words and a positive, finite price. A pandera DataFrameSchema."""
-    import numpy as np
-    import pandera.pandas as pandera
-
-    text = {"dtype": str, "nullable": False}
-    return pandera.DataFrameSchema(
-        {
-            "id": pandera.Column(**text, checks=pandera.Check.str_length(min_value=1), unique=True),
-            "title": pandera.Column(**text),
-            "text": pandera.Column(**text),
-            "category": pandera.Column(**text),
-            "details": pandera.Column(**text, checks=pandera.Check.str_startswith("{")),
-            "price": pandera.Column(float, checks=[pandera.Check.gt(0), pandera.Check(np.isfinite)]),
-        },
-        checks=pandera.Check(lambda items: (items["title"] + items["text"]).str.len() > 0, error="no words"),
-        strict=True,
-        ordered=True,
-    )
+def _faults(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    """By what is wrong, whether it is so with each row."""
+    return {
+        "empty id": pc.equal(batch["id"], ""),
+        "no words": pc.and_(pc.equal(batch["title"], ""), pc.equal(batch["text"], "")),
+        "details that are no object": pc.invert(pc.starts_with(batch["details"], "{")),
+        "price that is not positive": pc.less_equal(batch["price"], 0.0),
+        "price that is not finite": pc.invert(pc.is_finite(batch["price"])),
+    }
 
 
-def warn(tally: Tally, card: str) -> None:
-    """Say on standard error when many rows were rejected."""
+def warn(tally: Tally, rows: dict[str, int], card: str) -> None:
+    """Say on standard error what changes the data more than a reader of the card would like to find out later."""
     if tally.rejected >= MANY_REJECTED * tally.read:
         share = tally.rejected / tally.read
         say(f"{share:.0%} of the rows were rejected. {tally.summary()} Examples of each: {card}")
+    near = sum(count for reason, count in tally.dropped.items() if reason.startswith("train item nearly the same"))
+    if near >= MANY_NEAR * (rows["train"] + near):
+        say(
+            f"{near:,} of {rows['train'] + near:,} training items are near duplicates of validation or test items and "
+            f"were left out; a higher data.near keeps more. Examples: {card}"
+        )
+    if shared := tally.noted[SHARED_ID]:
+        example = tally.examples[SHARED_ID][0][1]
+        say(f"{shared:,} items share their id with another text (such as {example}): each has an id of its own now.")
+    if stated := tally.noted[STILL_STATED]:
+        say(f"{stated:,} items still hold their exact price somewhere in text or details. Examples: {card}")

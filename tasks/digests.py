@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import json
+import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.paths import PROJECT
+from tasks.paths import PROJECT, cache_folder
 
 # What carries values and records but does not make them: a change there is no reason to train again.
 PLUMBING = (
@@ -18,6 +22,8 @@ PLUMBING = (
     *("tasks.progress", "tasks.scoring.wording"),
     *("tasks.training.checkpoints", "tasks.training.launch", "tasks.training.memory"),
 )
+COMPLETE = "complete.json"  # the digests of a whole folder's files
+FRESH = 2  # seconds within which a file may be written again without another time of change
 ATTEMPTS = 5  # to parse a source
 CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
@@ -39,28 +45,87 @@ def folder_digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
+def folder_content(folder: Path) -> str:
+    """Sixteen hex digits of the files of a folder, hidden ones left out, wherever it lies.
+
+    Each file's sha256 is remembered in the user's cache by its size and time of change, so that gigabytes of weights
+    are read once.
+    """
+    memory = cache_folder() / "contents" / f"{digest(str(folder.resolve()))}.json"
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name, stat = path.relative_to(folder).as_posix(), path.stat()
+        if name != COMPLETE and not any(part.startswith(".") for part in Path(name).parts):
+            seen = [stat.st_size, stat.st_mtime_ns]
+            same = known.get(name, [])[:2] == seen
+            found[name] = [*seen, known[name][2] if same else file_digest(path)]
+    lasting = {name: entry for name, entry in found.items() if abs(time.time() - entry[1] / 1e9) > FRESH}
+    if lasting != known:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = memory.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(lasting), encoding="utf-8")
+        temporary.replace(memory)
+    return digest({name: entry[2] for name, entry in found.items()})
+
+
+@functools.cache
+def versions(*libraries: str) -> dict[str, str | None]:
+    """The installed versions of the libraries that make a stage's numbers; None for one that is not installed."""
+    found = dict.fromkeys(libraries)
+    for name in libraries:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def mark_whole(folder: Path) -> None:
+    """Note the digests of a folder's files in it, last of all and by a rename, so that one cut short is recognised."""
+    noted = {name: value for name, value in folder_digests(folder).items() if name != COMPLETE}
+    temporary = folder.with_name(f"{folder.name}.part")
+    temporary.write_text(json.dumps(noted), encoding="utf-8")
+    temporary.rename(folder / COMPLETE)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that `mark_whole` noted is still as it was."""
+    try:
+        noted = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return as_noted(folder_digests(folder), noted)
+
+
+def as_noted(found: Mapping[str, str], noted: Mapping[str, str]) -> bool:
+    """Whether every noted file was found with the noted digest; other files may have come since."""
+    return noted.items() <= found.items()
+
+
 def fraction(seed: int, text: str) -> float:
     """A number in [0, 1) that depends on nothing but the seed and the text: how items are split and sampled."""
     return int(hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()[:13], 16) / 16**13
 
 
 @functools.cache
-def code_digest(module: str, results: frozenset[str] = frozenset()) -> str:
+def code_digest(module: str, without: frozenset[str] = frozenset()) -> str:
     """The digest of a module of this project and of all it imports from the project, plumbing left out.
 
-    `results` are modules whose results stand in the stage's digest themselves. Comments, docstrings and layout do not
-    count, so that explaining a stage better does not run it again.
+    `without` are modules and rooms that make no difference to what the digest is for, or whose results it holds
+    besides. Comments, docstrings and layout do not count, so that explaining a stage better does not run it again.
     """
-    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module, results).items()})
+    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module, without).items()})
 
 
-def code(module: str, results: frozenset[str] = frozenset()) -> dict[str, ast.Module]:
-    """The syntax trees of a module of this project and of all it imports from the project, plumbing left out."""
+def code(module: str, without: frozenset[str] = frozenset()) -> dict[str, ast.Module]:
+    """The syntax trees of a module of this project and of all it imports from it, plumbing and `without` left out."""
     pending, trees = [module], {}
     while pending:
         name = pending.pop()
         path = _source(name)
-        if name in trees or name in results or _is_plumbing(name) or path is None:
+        if name in trees or path is None or _is_among(name, PLUMBING) or _is_among(name, without):
             continue
         tree = _parse(path.read_text(encoding="utf-8"))
         pending += _imports(tree)
@@ -68,8 +133,8 @@ def code(module: str, results: frozenset[str] = frozenset()) -> dict[str, ast.Mo
     return trees
 
 
-def _is_plumbing(module: str) -> bool:
-    return any(module == room or module.startswith(f"{room}.") for room in PLUMBING)
+def _is_among(module: str, rooms: Iterable[str]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
 def _parse(source: str) -> ast.Module:

@@ -19,12 +19,12 @@ from tasks.models.language.base_model import EMBEDDED
 from tasks.models.language.model import ModelSpec
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
-from tasks.report.board import dataset_of
 from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import absolute_error, is_hit, measure
-from tasks.scoring.predictions import kept_as, recall
+from tasks.scoring.predictions import recall
+from tasks.scoring.record import Record, open_run
 from tasks.tracking.registry import expected
-from tasks.tracking.runs import MODEL_ID, Candidate, StageRun, candidate
+from tasks.tracking.runs import MODEL_ID, RULES, Candidate, candidate
 from tasks.tracking.store import connect, model_folder
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
         if form == "merged":
             part.mkdir()
             _merge(found.source, part)
+            if (found.source / RULES).is_file():
+                shutil.copy(found.source / RULES, part)
             again = _score_again(found, part, sample(found.items, items, experiment.seed))
         else:
             shutil.copytree(found.source, part)
@@ -91,15 +93,15 @@ def _find(experiment: Experiment, alias: str) -> Exported:
     version = expected(experiment, alias)
     client = connect(experiment)
     model_id = version.tags[MODEL_ID]
-    run = StageRun(client, client.get_run(version.tags["evaluation"]), "evaluate", done=True)
-    board = run.read_json("leaderboard.json")
-    dataset = dataset_of(experiment, board)
+    run = open_run(experiment, version.tags["evaluation"])
+    record = Record.read(run)
+    dataset = record.whole_dataset(experiment)
     items = read_split(dataset, "test")
-    answers = recall(run, model_id, kept_as("test", items))
+    answers = recall(run, model_id, "test", items)
     if answers is None:
         raise UserError(f"The predictions of {model_id} are gone. Run `pricewright evaluate --again` first.")
     model = candidate(client.get_logged_model(model_id))
-    return Exported(version, model, model_folder(client, model_id), dataset, items, answers, board["provenance"])
+    return Exported(version, model, model_folder(client, model_id), dataset, items, answers, record.provenance)
 
 
 def _merge(source: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
-from tasks.data.splits import Dataset, read_split, sample
-from tasks.digests import code_digest, digest
+from tasks.data.splits import Dataset
+from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.language import base_model
-from tasks.models.language.hardware import Hardware, lock_gpus, settings
+from tasks.models.language.hardware import Hardware, Settings, lock_gpus, settings, use_own_gpu
 from tasks.models.language.model import ModelSpec
-from tasks.models.language.prompts import check_prices
-from tasks.paths import PROJECT
+from tasks.paths import PROJECT, cache_folder
 from tasks.progress import say
-from tasks.tracking.runs import Candidate, Mode, StageRun, stage
+from tasks.tracking.runs import WEIGHTS, Candidate, Mode, StageRun, once, stage
 from tasks.training.launch import train_in_processes
 from tasks.training.memory import TrainingCost, out_of_memory
 
@@ -42,8 +41,19 @@ OURS = {
     "push_to_hub": "checkpoints are kept in MLflow",
     "task_type": "it is CAUSAL_LM",
 }
-# What does not change the weights that a training ends with.
+# What changes nothing that a training leaves behind.
 INDIFFERENT: Any = {"enabled": True, "busy": True, "oversize": True, "answer": {"batch_tokens"}}
+# What checkpoints answer by and how they are scored and averaged: their weights are the same whatever it says.
+ASKING: Any = {"answer", "score_items", "average", "patience"}
+ASKING_CODE = frozenset(
+    (
+        *("tasks.training.candidates", "tasks.models.predictor"),
+        *("tasks.models.language.price_trie", "tasks.models.language.estimators"),
+    )
+)
+COMPARABLES_CODE = frozenset(
+    {"tasks.models.language.retrieval", "tasks.models.features", "tasks.models.estimator_files"}
+)
 NOT_AVERAGED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
 
 
@@ -54,57 +64,86 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
         UserError: the conf asks for what the libraries or this machine do not have.
     """
     conf = experiment.finetune
-    key = digest(
-        {
-            "stage": "finetune",
-            "conf": conf.model_dump(mode="json", exclude=INDIFFERENT),
-            "base": base_model.identity(conf.base),
-            "seed": experiment.seed,
-            "dataset": dataset.digest,
-            "code": code_digest("tasks.finetuning"),
-        }
-    )
-    with stage(experiment, "finetune", key, command="pricewright finetune", mode=mode, resume=True) as run:
+    resolved = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
+    weights = weights_digest(experiment, dataset)
+    asking = conf.model_dump(mode="json", include=ASKING, exclude={"answer": INDIFFERENT["answer"]})
+    key = digest({"stage": "finetune", "weights": weights, "conf": asking, "code": code_digest("tasks.finetuning")})
+    opened = {"mode": mode, "resume": True, "tags": {WEIGHTS: weights}}
+    with once(weights), stage(experiment, "finetune", key, command="pricewright finetune", **opened) as run:
         if not run.done:
             work = PROJECT / "mlruns" / "work" / run.id
-            train_checkpoints(run, experiment, dataset, work)
+            before = [] if mode == "again" else run.others(WEIGHTS)
+            train_checkpoints(run, experiment, dataset, resolved, work, before)
             shutil.rmtree(work, ignore_errors=True)
         return run.candidates()
 
 
+def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
+    """What names the weights of the checkpoints: all that they depend on, and nothing that only asks or scores them.
+
+    With `finetune.patience` the answers decide when the training ends, so they count.
+    """
+    conf = experiment.finetune
+    patient = conf.patience is not None
+    without = {"tasks.scoring"} if patient else {"tasks.scoring", *ASKING_CODE}
+    asking = {"average"} if patient else ASKING
+    return digest(
+        {
+            "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys(asking, True)),
+            "base": base_model.base_model_digest_parts(conf),
+            "libraries": versions("trl", "peft", "accelerate"),
+            "seed": experiment.seed,
+            "dataset": dataset.digest,
+            "code": code_digest(
+                "tasks.training.trainer", frozenset(without if conf.prompt.comparables else without | COMPARABLES_CODE)
+            ),
+        }
+    )
+
+
 @task(name="train", cache_policy=NO_CACHE)
-def train_checkpoints(run: StageRun, experiment: Experiment, dataset: Dataset, work: Path) -> None:
-    """Train from the last whole checkpoint in `work`, or from the base model.
+def train_checkpoints(
+    run: StageRun,
+    experiment: Experiment,
+    dataset: Dataset,
+    resolved: Settings,
+    work: Path,
+    before: Sequence[StageRun] = (),
+) -> None:
+    """Train from the last whole checkpoint in `work`, or from the base model; what runs `before` this one trained of
+    the same weights is asked and scored again, and not trained.
 
     Raises:
         UserError: the items do not fit the conf, or the training does not fit this machine.
     """
-    from tasks.training.trainer import lora_config, sft_config, train_here
+    from tasks.training.earlier import ask_again, finished, take_over
+    from tasks.training.plan import TrainingPlan
+    from tasks.training.trainer import train
 
-    check(experiment)
-    conf, seed = experiment.finetune, experiment.seed
-    run.log_params({"dataset": dataset.digest, "seed": seed, "finetune": conf.model_dump(mode="json")})
-    items = sample(read_split(dataset, "train"), conf.train_items, seed)
-    check_prices(items, conf.prompt)
-    hardware = Hardware.here(conf.device)
-    plan = settings(hardware, conf.quantization, conf.sft, conf.dtype)
-    run.log_params({"device": hardware.device, "dtype": plan.dtype})
-    for note in plan.notes:
+    conf, device = experiment.finetune, resolved.device
+    params = {"dataset": dataset.digest, "seed": experiment.seed, "device": device, "dtype": resolved.dtype}
+    run.log_params({**params, "finetune": conf.model_dump(mode="json")})
+    for note in resolved.notes:
         say(note)
-    lora_config(conf)
-    sft_config(conf, plan, seed, len(items), work)
-    size = TrainingCost.of(conf, plan, items)
-    with lock_gpus(hardware.device, conf.processes, base_model.cache_folder() / "locks", conf.busy):
-        size.check(hardware.device, conf)
+    plan = TrainingPlan.of(experiment, dataset, resolved, work)
+    cost = TrainingCost.of(conf, resolved, plan.items)
+    with lock_gpus(device, conf.processes, cache_folder() / "locks", conf.busy):
+        cost.check(device, conf)
         try:
+            if (trained := finished(before)) is not None:
+                use_own_gpu(device)
+                ask_again(run, plan, trained)
+                return
+            take_over(run, plan, before)
             if conf.processes > 1:
-                train_in_processes(run, experiment, dataset, work)
+                train_in_processes(run, plan)
             else:
-                train_here(run, experiment, dataset, work)
+                use_own_gpu(device)
+                train(run, plan)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            raise UserError(size.exceeded(hardware.device, str(error))) from error
+            raise UserError(cost.exceeded(device, str(error))) from error
 
 
 def check(experiment: Experiment) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +13,32 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
-from tasks.data.splits import Dataset, read_split
+from tasks.data.items import Item
+from tasks.data.lineage import known_from_training
+from tasks.data.splits import Dataset, items_digest, read_split
 from tasks.digests import digest
+from tasks.errors import UserError
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
-from tasks.report.board import dataset_of, open_run
-from tasks.scoring.comparisons import paired_comparison
+from tasks.scoring.comparisons import Comparison, paired_comparison
 from tasks.scoring.metrics import absolute_error
-from tasks.scoring.predictions import kept_as, recall, score
-from tasks.tracking.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, register, registered, withdraw
-from tasks.tracking.runs import StageRun, candidate, once
+from tasks.scoring.predictions import recall, score
+from tasks.scoring.record import PREDICTIONS, Record, open_run
+from tasks.tracking.registry import (
+    BEST_CHECKPOINT,
+    CHALLENGER,
+    CHAMPION,
+    looks,
+    note_look,
+    register,
+    registered,
+    withdraw,
+)
+from tasks.tracking.runs import StageRun, candidate, once, trained_on, whole_splits
 from tasks.tracking.store import model_folder
+
+MIN_UNSEEN = 50  # test items that the incumbent does not know from its training: fewer cannot tell
+MOST_RESAMPLES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,7 @@ class Decision:
     loser: str | None
     reason: str
     tags: dict[str, Any] = field(default_factory=dict)
+    look: str | None = None  # the name of the look at the test items that was taken
 
 
 @task(name="promote", cache_policy=NO_CACHE)
@@ -50,74 +68,170 @@ def promote(experiment: Experiment, run_id: str, dry_run: bool = False) -> Champ
 
     It takes no stage run of its own: asked again, it comes to the same decision and changes nothing. With `dry_run` it
     decides, and leaves MLflow as it is.
+
+    Raises:
+        UserError: no model of the evaluation can be served.
     """
     run = open_run(experiment, run_id)
-    board = run.read_json("leaderboard.json")
-    with once(digest({"promote": experiment.promote.name})):
-        decision = _decide(run, experiment, board, keep=not dry_run)
-        version = None if dry_run else _apply(experiment, board, decision, run_id)
+    record = Record.read(run)
+    if record.challenger is None:
+        raise UserError("No model of this evaluation can be served, so there is nothing to promote.")
+    with once(digest({"promote": experiment.registered_model})):
+        decision = Duel(run, experiment, record, record.challenger, keep=not dry_run).decide()
+        version = None if dry_run else _apply(experiment, record, decision, run_id)
     model = candidate(run.client.get_logged_model(decision.winner))
     name = model.name if model.step is None else f"{model.name} step {model.step}"
-    return Champion(experiment.promote.name, version, name, decision.reason)
+    return Champion(experiment.registered_model, version, name, decision.reason)
 
 
-def _apply(experiment: Experiment, board: dict[str, Any], decision: Decision, run_id: str) -> str:
-    tags = {"dataset": board["dataset"]["digest"], "evaluation": run_id}
-    if board["best_checkpoint"]:
-        register(experiment, board["best_checkpoint"], BEST_CHECKPOINT, tags)
+def _apply(experiment: Experiment, record: Record, decision: Decision, run_id: str) -> str:
+    tags = {"dataset": record.dataset.digest, "evaluation": run_id}
+    if record.best_checkpoint:
+        register(experiment, record.best_checkpoint, BEST_CHECKPOINT, tags)
     if decision.loser is None:
         withdraw(experiment, CHALLENGER)
     else:
         register(experiment, decision.loser, CHALLENGER, tags | decision.tags)
-    return register(experiment, decision.winner, CHAMPION, tags | decision.tags)
+    version = register(experiment, decision.winner, CHAMPION, tags | decision.tags)
+    if decision.look is not None:
+        note_look(experiment, decision.look)
+    return version
 
 
-def _decide(run: StageRun, experiment: Experiment, board: dict[str, Any], *, keep: bool) -> Decision:
-    challenger, incumbent = board["challenger"], registered(experiment, CHAMPION)
-    if incumbent is None:
-        return Decision(challenger, None, "no incumbent", {"decision": "no incumbent"})
-    if incumbent == challenger:  # how it came to be champion stays on its version
-        return Decision(challenger, None, "the champion is still the challenger")
-    dataset = dataset_of(experiment, board)
-    truth = np.array([item.price for item in read_split(dataset, "test")])
-    result = paired_comparison(
-        absolute_error(truth, _answers(run, board, dataset, incumbent, keep=keep)),
-        absolute_error(truth, _answers(run, board, dataset, challenger, keep=keep)),
-        seed=experiment.seed,
-        resamples=experiment.evaluate.resamples,
-    )
-    wins = result.difference < 0 and result.p_value < experiment.promote.alpha
-    span = f"{result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f}), p = {result.p_value:.3g}"
-    verb = "beats" if wins else "does not beat"
-    reason = f"{_names(board)[challenger]} {verb} the incumbent: {span}, {result.n} items"
-    numbers = {
+def spent_alpha(alpha: float, look: int) -> float:
+    """The level of the look of this number, 1 and up, at one test set: all looks together err with at most `alpha`.
+
+    A fixed test set that is looked at every night would crown a false champion some night. The levels alpha / (k (k +
+    1)) add up to alpha over any number of looks (alpha spending, Lan and DeMets 1983, with Bonferroni's bound).
+    """
+    return alpha / (look * (look + 1))
+
+
+class Duel:
+    """The challenger of an evaluation against the incumbent, on test items that the incumbent was not trained on."""
+
+    def __init__(self, run: StageRun, experiment: Experiment, record: Record, challenger: str, *, keep: bool) -> None:
+        self.run, self.experiment, self.record, self.keep = run, experiment, record, keep
+        self.challenger, self.incumbent = challenger, registered(experiment, CHAMPION)
+        self.names = {row.model_id: row.model for row in record.rows}
+
+    def decide(self) -> Decision:
+        """Who is champion."""
+        challenger, incumbent = self.challenger, self.incumbent
+        if incumbent is None:
+            return Decision(challenger, None, "no incumbent", {"decision": "no incumbent"})
+        if incumbent == challenger:  # how it came to be champion stays on its version
+            return Decision(challenger, None, "the champion is still the challenger")
+        items = read_split(self.record.whole_dataset(self.experiment), "test")
+        try:
+            theirs = self.answers(incumbent, items)
+        except (OSError, UserError, ValueError) as error:
+            reason = (
+                f"the incumbent can no longer be asked ({str(error).splitlines()[0]}), so {self.names[challenger]} "
+            )
+            return self._crowned(f"{reason}takes its place")
+        unseen = self._unseen(items)
+        if unseen is None:
+            return self._undecided("what it was trained on is gone, so it is not known which test items are new to it")
+        if unseen.sum() < MIN_UNSEEN:
+            return self._too_few(int(unseen.sum()))
+        return self._tested(items, theirs, unseen)
+
+    def _unseen(self, items: Sequence[Item]) -> np.ndarray | None:
+        """Which test items [n] the incumbent does not know from its training; None where that cannot be found out."""
+        source = trained_on(self.experiment, str(self.incumbent))
+        if source is None:
+            return None
+        if source == self.record.dataset.digest:  # no near duplicate crosses the splits of one dataset
+            return np.ones(len(items), dtype=bool)
+        folder = whole_splits(self.experiment, source)
+        if folder is None:
+            return None
+        theirs = Dataset("", source, folder, {})
+        training = [*read_split(theirs, "train"), *read_split(theirs, "validation")]  # fitted on, or chosen on
+        return ~known_from_training(items, training, self.experiment.data.near)
+
+    def _too_few(self, count: int) -> Decision:
+        """The incumbent knows nearly all test items: the model of its name, fitted on today's data, stands for it."""
+        name = candidate(self.run.client.get_logged_model(str(self.incumbent))).name
+        told = f"only {count} of the test items are new to the incumbent"
+        if self.names[self.challenger] == name:
+            return self._crowned(f"{told}; {name} fitted on today's data, which is the challenger, takes its place")
+        return self._undecided(f"{told}, and {MIN_UNSEEN} are needed to compare it with {self.names[self.challenger]}")
+
+    def _tested(self, items: Sequence[Item], theirs: np.ndarray, unseen: np.ndarray) -> Decision:
+        seen = [item for item, kept in zip(items, unseen, strict=True) if kept]
+        number, look = self._look(seen)
+        alpha = spent_alpha(self.experiment.promote.alpha, number)
+        truth = np.array([item.price for item in items])
+        losses = [absolute_error(truth, prices)[unseen] for prices in (theirs, self.answers(self.challenger, items))]
+        needed = math.ceil(40 / alpha)  # resamples, so that the test can reach so small a level
+        result = paired_comparison(
+            *losses,
+            seed=self.experiment.seed,
+            resamples=min(max(self.experiment.evaluate.resamples, needed), MOST_RESAMPLES),
+        )
+        wins = result.difference < 0 and result.p_value < alpha
+        reason = self._told(result, wins, alpha, number, len(items))
+        tags = {"decision": reason, "incumbent": self.incumbent, "challenger": self.challenger}
+        tags |= _numbers(result, alpha, number)
+        if wins:
+            return Decision(self.challenger, None, reason, tags, look)
+        return Decision(str(self.incumbent), self.challenger, reason, tags, look)
+
+    def _look(self, items: Sequence[Item]) -> tuple[int, str]:
+        """The number of this look at these items, and its name; asked again, it is the same look."""
+        tested = items_digest(items)
+        name = f"{tested}.{digest([self.incumbent, self.challenger])}"
+        before = looks(self.experiment, tested)
+        return (before.index(name) if name in before else len(before)) + 1, name
+
+    def _told(self, result: Comparison, wins: bool, alpha: float, number: int, items: int) -> str:
+        span = f"{result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f}), p = {result.p_value:.3g}"
+        verb = "beats" if wins else "does not beat"
+        known = f", {items - result.n} more left out since the incumbent knows them" if result.n < items else ""
+        return (
+            f"{self.names[self.challenger]} {verb} the incumbent: {span}, at level {alpha:.3g} of look {number}; "
+            f"{result.n} items{known}"
+        )
+
+    def _crowned(self, reason: str) -> Decision:
+        tags = {"decision": reason, "incumbent": self.incumbent, "challenger": self.challenger}
+        return Decision(self.challenger, None, reason, tags)
+
+    def _undecided(self, reason: str) -> Decision:
+        told = f"the incumbent stays: {reason}"
+        tags = {"decision": told, "incumbent": self.incumbent, "challenger": self.challenger}
+        return Decision(str(self.incumbent), self.challenger, told, tags)
+
+    def answers(self, model_id: str, items: Sequence[Item]) -> np.ndarray:
+        """The test prices [n] of a model: from this evaluation, from what it kept, or made now (and kept, if asked to).
+
+        Raises:
+            OSError: its files are gone.
+            UserError: its base model is gone or has changed.
+        """
+        if model_id in self.names:
+            frame = pq.read_table(self.run.artifact(PREDICTIONS)).to_pandas()
+            rows = frame[frame["model"] == self.names[model_id]].set_index("id")
+            return rows.loc[[item.id for item in items], "price"].to_numpy()
+        folder = model_folder(self.run.client, model_id)  # looked at first: a champion must be there to be served
+
+        def ask() -> Predictions:
+            return load_predictor(folder).predict(items)
+
+        if self.keep:
+            return score(self.run, model_id, items, ask, dataset=self.record.dataset, split="test").price
+        return (recall(self.run, model_id, "test", items) or ask()).price
+
+
+def _numbers(result: Comparison, alpha: float, look: int) -> dict[str, Any]:
+    return {
         "difference": f"{result.difference:.4f}",
         "difference_low": f"{result.low:.4f}",
         "difference_high": f"{result.high:.4f}",
         "p_value": f"{result.p_value:.4g}",
-        "alpha": experiment.promote.alpha,
+        "alpha": f"{alpha:.4g}",
+        "look": look,
         "n": result.n,
     }
-    tags = {"decision": reason, "incumbent": incumbent, "challenger": challenger, **numbers}
-    return Decision(challenger, None, reason, tags) if wins else Decision(incumbent, challenger, reason, tags)
-
-
-def _answers(run: StageRun, board: dict[str, Any], dataset: Dataset, model_id: str, *, keep: bool) -> np.ndarray:
-    """The test guesses [n] of a model: from this evaluation, from what it kept, or made now (and kept, if asked to)."""
-    items = read_split(dataset, "test")
-    names = _names(board)
-    if model_id in names:
-        frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
-        rows = frame[frame["model"] == names[model_id]].set_index("id")
-        return rows.loc[[item.id for item in items], "price"].to_numpy()
-
-    def ask() -> Predictions:
-        return load_predictor(model_folder(run.client, model_id)).predict(items)
-
-    if keep:
-        return score(run, model_id, items, ask, dataset=dataset, split="test").price
-    return (recall(run, model_id, kept_as("test", items)) or ask()).price
-
-
-def _names(board: dict[str, Any]) -> dict[str, str]:
-    return {row["model_id"]: row["model"] for row in board["rows"]}

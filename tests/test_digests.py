@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
 
 from tasks import digests
-from tasks.digests import code, code_digest, digest, fraction
+from tasks.digests import (
+    COMPLETE,
+    code,
+    code_digest,
+    digest,
+    file_digest,
+    folder_content,
+    fraction,
+    is_whole,
+    mark_whole,
+    versions,
+)
 
 
 @pytest.fixture
@@ -98,3 +110,48 @@ def test_a_source_that_python_refuses_for_another_thread_is_parsed_again(
     refusals += [SystemError("refused")] * 9
     with pytest.raises(SystemError):
         code("tasks.once")
+
+
+def test_a_folder_is_whole_while_every_noted_file_is_as_it_was(tmp_path: Path) -> None:
+    """Changed, missing or never noted files are told; a file that came later does no harm."""
+    folder = tmp_path / "kept"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "a.bin").write_bytes(b"a")
+    assert not is_whole(folder)
+    mark_whole(folder)
+    mark_whole(folder)
+    assert is_whole(folder) and [path.name for path in tmp_path.iterdir()] == ["kept"]
+    (folder / "later.bin").write_bytes(b"b")
+    assert is_whole(folder)
+    (folder / "inner" / "a.bin").write_bytes(b"b")
+    assert not is_whole(folder)
+    (folder / "inner" / "a.bin").unlink()
+    assert not is_whole(folder)
+    (folder / COMPLETE).write_text("{")
+    assert not is_whole(folder)
+
+
+def test_a_folder_is_known_by_its_content_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other bytes of the same size in a file of the same name are another content; where it lies makes no difference,
+    and what did not change is not read again."""
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "cache"))
+    folder, read = tmp_path / "model", []
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"one")
+    (folder / ".DS_Store").write_bytes(b"x")
+    os.utime(folder / "weights", (1000, 1000))
+    monkeypatch.setattr(digests, "file_digest", lambda path: read.append(path.name) or file_digest(path))
+    first = folder_content(folder)
+    (folder / ".DS_Store").unlink()
+    assert folder_content(folder) == first and read == ["weights"]
+    (folder / "weights").write_bytes(b"two")  # of the same size
+    assert folder_content(folder) != first
+    (folder / "weights").write_bytes(b"one")  # so fresh that it is not remembered
+    assert folder_content(folder.rename(tmp_path / "elsewhere")) == first
+
+
+def test_the_versions_of_libraries_are_those_installed() -> None:
+    """One that is not installed has none."""
+    import torch
+
+    assert versions("torch", "no-such-library") == {"torch": torch.__version__, "no-such-library": None}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config.experiment import Experiment
+from tasks.config.experiment import Data, Experiment
 from tasks.config.loading import is_override, load
 from tasks.errors import UserError
 from tasks.progress import say
 
 if TYPE_CHECKING:
     from flows.artifacts import Report
+    from tasks.data.items import Item
     from tasks.report.board import Leaderboard
 
 
@@ -64,8 +67,8 @@ def print_leaderboard(experiment: Experiment, report: Report) -> None:
 
     board = read_leaderboard(experiment, report.run_id)
     print_table(board)
-    if not any(row["champion"] for row in board.rows):
-        print(f"The champion of {experiment.promote.name} is from an earlier run. None of these models beat it.")
+    if not any(row.champion for row in board.rows):
+        print(f"The champion of {experiment.registered_model} is from an earlier run. None of these models beat it.")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
     print(f"Compare the models in MLflow and the runs in Prefect: {program} ui")
     print("The report:")
@@ -86,7 +89,7 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
     if arguments.html:
         say(f"The report: {write_report(Path(arguments.html), board)}")
     if arguments.json:
-        print(json.dumps(board.rows, indent=1, ensure_ascii=False))
+        print(json.dumps([row.to_json() for row in board.rows], indent=1, ensure_ascii=False))
     elif arguments.csv:
         print(as_csv(board.rows), end="")
     elif arguments.markdown:
@@ -108,23 +111,31 @@ def print_table(board: Leaderboard) -> None:
 
 def predict(arguments: argparse.Namespace) -> None:
     """Price texts, or the items of a file, with the champion."""
+    from tasks.data.cleaning import as_trained
     from tasks.data.items import Item
-    from tasks.models.loading import load_predictor
+    from tasks.data.prices import rounded, shown
+    from tasks.data.sources import list_files
+    from tasks.models.loading import load_predictor, load_rules
     from tasks.tracking.registry import CHAMPION, expected
     from tasks.tracking.runs import MODEL_ID
     from tasks.tracking.store import connect, model_folder
 
     overrides = [word for word in arguments.overrides if is_override(word)]
     items = [Item.from_text(word) for word in arguments.overrides if not is_override(word)]
-    if arguments.file:
-        items += read_items(Path(arguments.file))
-    if not items or not all(item.title or item.text for item in items):
+    if not arguments.file and (not items or not all(item.title or item.text for item in items)):
         raise UserError("There is nothing to price. Expected texts that are not empty, or --file with a JSONL.")
+    if arguments.file:
+        list_files(arguments.file)  # refuse one that is not there before a model is looked for
     experiment = load(arguments.conf, overrides)
     model_id = expected(experiment, CHAMPION).tags[MODEL_ID]
-    answer = load_predictor(model_folder(connect(experiment), model_id)).predict(items)
+    folder = model_folder(connect(experiment), model_id)
+    rules = load_rules(folder)
+    if arguments.file:
+        items += read_items(Path(arguments.file), rules or experiment.data)
+    items = [dataclasses.replace(item, price=None) for item in as_trained(items, rules)]
+    answer = load_predictor(folder).predict(items)
     rows = [
-        {"id": item.id, "title": item.title, "price": round(price, 2), "low": round(low, 2), "high": round(high, 2)}
+        {"id": item.id, "title": item.title, "price": rounded(price), "low": rounded(low), "high": rounded(high)}
         for item, price, low, high in zip(
             items, *(a.tolist() for a in (answer.price, answer.low, answer.high)), strict=True
         )
@@ -133,20 +144,36 @@ def predict(arguments: argparse.Namespace) -> None:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     for row in rows:
-        print(f"${row['price']:,.2f}  (80%: ${row['low']:,.2f} to ${row['high']:,.2f})  {row['title']}")
+        price, low, high = (shown(row[name]) for name in ("price", "low", "high"))
+        print(f"${price}  (80%: ${low} to ${high})  {row['title']}")
 
 
-def read_items(file: Path) -> list:
-    """The items of a file to be priced; a price in it is not looked at."""
-    from tasks.data.items import RejectedError, from_row
-    from tasks.data.sources import read_files
+def read_items(file: Path, rules: Data) -> list[Item]:
+    """The items of a file to be priced, such as the one that trained: its columns are those of the rules. A price in
+    it is looked at only to find the text that states it."""
+    from tasks.data.cleaning import fields_of
+    from tasks.data.files.delimited import LINE, REJECTED
+    from tasks.data.items import RejectedError, unpriced
+    from tasks.data.prices import UnreadableError, read_cell
+    from tasks.data.sources import check_columns, list_files, read_files, source_of
 
+    rules = rules.model_copy(update={"columns": {**source_of(rules).columns, **rules.columns}})
+    for one in list_files(str(file)):
+        check_columns(one, rules, priced=False)
     items = []
-    for number, row in enumerate(read_files(str(file)), 1):
+    for number, row in enumerate(read_files(str(file), rules), 1):
         try:
-            items.append(from_row({**row, "price": 1}))
+            if REJECTED in row:
+                raise RejectedError(f"{row[REJECTED]} in {row[LINE][:60]!r}")
+            fields = fields_of(row, rules)
+            price = None
+            with contextlib.suppress(UnreadableError):
+                price = read_cell(fields.get("price"), rules.decimal or ".", rules.currency)
+            items.append(unpriced(fields, price))
         except RejectedError as error:
             raise UserError(f"{file}, row {number}: {error}. Expected a title or text.") from None
+    if not items:
+        raise UserError(f"{file} holds no rows. Expected a title or text in each.")
     return items
 
 

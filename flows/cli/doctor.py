@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.addresses import address_of, reached
 from tasks.config.experiment import Api, Experiment
+from tasks.digests import COMPLETE
 from tasks.errors import UserError
 from tasks.models.api import forbidden
 from tasks.models.language.base_model import EMBEDDED, TINY, cached_as
@@ -78,7 +79,7 @@ def _training(experiment: Experiment, hardware: Hardware) -> list[str]:
     if not conf.enabled:
         return ["finetune.enabled is false"]
     try:
-        plan = settings(hardware, conf.quantization, conf.sft, conf.dtype)
+        resolved = settings(hardware, conf.quantization, conf.sft, conf.dtype)
     except UserError as error:
         return [f"NOT POSSIBLE: {error}"]
     if not _at_hand(conf.base):
@@ -86,18 +87,18 @@ def _training(experiment: Experiment, hardware: Hardware) -> list[str]:
     from tasks.training.memory import TrainingCost
 
     try:
-        size = TrainingCost.foreseen(conf, plan)
+        size = TrainingCost.foreseen(conf, resolved)
     except UserError as error:
         return [f"NOT POSSIBLE: {error}"]
     free = free_memory(hardware.device)
     fits = "" if size.estimate.total <= free else f" TOO LITTLE: change {size.estimate.remedies()}"
-    return [str(size), f"{size.estimate}; {free / GIB:.1f} GiB are free.{fits}", *plan.notes]
+    return [str(size), f"{size.estimate}; {free / GIB:.1f} GiB are free.{fits}", *resolved.notes]
 
 
 def _at_hand(base: str) -> bool:
     """Whether a model's config can be read without fetching or converting anything."""
     if base in EMBEDDED:
-        return (cached_as(base) / "complete.json").is_file()
+        return (cached_as(base) / COMPLETE).is_file()
     from huggingface_hub import try_to_load_from_cache
 
     return base == TINY or Path(base).is_dir() or isinstance(try_to_load_from_cache(base, "config.json"), str)

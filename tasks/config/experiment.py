@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 import zoneinfo
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -68,7 +70,10 @@ class Data(Section):
     columns: dict[Column, str | tuple[str, ...]] = Field(default_factory=dict, description="our field: their column")
 
     currency: tuple[str, ...] = Field(("$", "US$", "USD"), description="signs that may stand beside a price")
-    decimal: Literal[".", ","] = Field(".", description="the mark before the cents in prices that are text")
+    decimal: Literal[".", ","] | None = Field(
+        None, description="the mark before the cents in prices that are text; null: as the whole column shows"
+    )
+    encoding: str | None = Field(None, description="of text files, such as cp1251; null: found out, and said")
     price_min: float = Field(0.5, gt=0, description="lowest price kept")
     price_max: float = Field(999.49, gt=0, description="highest price kept")
     text_min: int = Field(20, ge=0, description="fewest characters of title and text kept")
@@ -92,6 +97,24 @@ class Data(Section):
     validation_items: Count | None = Field(None, description="at most this many, the first by hash")
     test_items: Count | None = Field(None, description="at most this many, the first by hash")
     runner: str = Field("processes", description="processes, threads, dask, or the address of a Dask scheduler")
+
+    @property
+    def dataset_name(self) -> str:
+        """What the dataset is called: the conf's name for it, that of its file, or that of its source."""
+        file = re.sub(r"\..*", "", Path(self.path).name) if self.source == "files" and self.path else ""
+        return self.name or re.sub(r"[^\w-]+", "-", file).strip("-") or self.source
+
+    def rules(self) -> str:
+        """What makes items of raw rows, as JSON; where the rows lie is not of it."""
+        return self.model_dump_json(exclude={"path", "test_path", "runner"})
+
+    @field_validator("encoding")
+    @classmethod
+    def _an_encoding(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else codecs.lookup(value).name
+        except LookupError:
+            raise ValueError("Expected the name of an encoding that Python knows, such as utf-8 or cp1251") from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
@@ -234,7 +257,7 @@ class Evaluate(Section):
     """Who else is on the leaderboard, and how figures get their uncertainty."""
 
     blend_items: int = Field(128, ge=0, description="validation items that the blend of all models is fitted on")
-    resamples: Count = Field(10_000, description="bootstrap and permutation resamples")
+    resamples: Annotated[int, Field(ge=100)] = Field(10_000, description="bootstrap and permutation resamples")
     machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
     human: str | None = Field(None, description="a sheet of `pricewright human`, filled in")
     recorded: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
@@ -254,8 +277,10 @@ class Evaluate(Section):
 class Promote(Section):
     """Who becomes champion."""
 
-    name: str = Field("pricewright", pattern="^[^/:'\"]+$", description="the registered model, without / : and quotes")
-    alpha: float = Field(0.05, gt=0, lt=1, description="a challenger must beat the champion at this level")
+    name: str | None = Field(
+        None, pattern="^[^/:'\"]+$", description="the registered model; pricewright-<name of the dataset> by default"
+    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="spent over all looks at one test set")
 
 
 class Tracking(Section):
@@ -351,3 +376,8 @@ class Experiment(Section):
     tracking: Tracking = Tracking()
     schedule: Schedule = Schedule()
     gc: Retention = Retention()
+
+    @property
+    def registered_model(self) -> str:
+        """The registered model whose champion this experiment may replace: each dataset has its own."""
+        return self.promote.name or f"pricewright-{re.sub('[^A-Za-z0-9_-]+', '-', self.data.dataset_name)}"

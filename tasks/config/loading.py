@@ -120,7 +120,7 @@ def _placed(value: Any, folder: Path) -> Any:
         return value
     if value.startswith("sqlite:///"):
         return f"sqlite:///{folder / value.removeprefix('sqlite:///')}"
-    return value if "://" in value or value.startswith("file:") else os.path.normpath(folder / value)
+    return value if "://" in value or value.startswith("file:") else os.path.normpath(folder / Path(value).expanduser())
 
 
 def is_override(word: str) -> bool:

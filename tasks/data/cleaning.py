@@ -15,32 +15,39 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.config.experiment import Data
-from tasks.data import minhash, shards, splits
+from tasks.data import minhash, price_leaks, splits
+from tasks.data.files import shards
+from tasks.data.files.columns import plan
+from tasks.data.files.delimited import LINE, REJECTED, Row
+from tasks.data.files.documents import NOTED
+from tasks.data.files.shards import Shard
 from tasks.data.items import Item, RejectedError, from_row
 from tasks.data.price_leaks import Leak
+from tasks.data.prices import Evidence, shown
 from tasks.data.scrubbing import scrub
-from tasks.data.shards import Row, Shard
-from tasks.data.tokens import TokenGate
+from tasks.data.tokens import have_tokens
 from tasks.digests import fraction
 
 EXAMPLES = 10
 BATCH = 512  # rows cleaned at once
 # Prices that stand for "none": 0.01, runs of nines or ones, round millions. Reported wherever they are.
 PLACEHOLDER = re.compile(r"0\.01|9{3,}(\.9+)?|1{3,}(\.1+)?|[1-9]0{6,}|1234(56?7?8?9?)?(\.\d+)?")
+NO_PRICE = "no price"
+STILL_STATED = "exact price still in the text or details"
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),  # of this run: the number of the shard and of the item in it
         ("digest", pa.string()),  # of all the item's content: the tie-breaker that depends on nothing else
         ("same", pa.string()),  # of title and text, whatever their case: equal for exact duplicates
         *splits.SCHEMA,
-        ("place", pa.float64()),  # which split
+        ("split_draw", pa.float64()),  # which split
         ("draw", pa.float64()),  # which are kept under the cap of a split
         ("slot_draw", pa.float64()),  # which are kept under the cap of a dollar, by weight
         ("signature", pa.binary()),
@@ -64,6 +71,8 @@ class Tally:
     highest: float = 0.0
     lowest: float = math.inf
     examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    decimal: Evidence = field(default_factory=Evidence)
+    unpriced: list[dict[str, str]] = field(default_factory=list)  # rows without a price, as they came
 
     def drop(self, reason: str, example: str) -> None:
         """Count a row that is left out."""
@@ -78,10 +87,10 @@ class Tally:
 
     def show(self, reason: str, example: str) -> None:
         """Keep an example if it is among the first ten by hash."""
-        shown = self.examples.setdefault(reason, [])
+        known = self.examples.setdefault(reason, [])
         new = (zlib.crc32(example[:500].encode(errors="replace")), example[:160])
-        if new not in shown and (len(shown) < EXAMPLES or new < shown[-1]):
-            shown[:] = heapq.nsmallest(EXAMPLES, [*shown, new])
+        if new not in known and (len(known) < EXAMPLES or new < known[-1]):
+            known[:] = heapq.nsmallest(EXAMPLES, [*known, new])
 
     def priced(self, price: float) -> None:
         """Look at a price before any rule does."""
@@ -97,14 +106,23 @@ class Tally:
         self.dropped, self.noted = self.dropped + other.dropped, self.noted + other.noted
         self.placeholders += other.placeholders
         self.highest, self.lowest = max(self.highest, other.highest), min(self.lowest, other.lowest)
-        for reason, shown in other.examples.items():
-            merged = {*self.examples.get(reason, []), *map(tuple, shown)}
+        self.decimal.add(other.decimal)
+        self.unpriced = sorted([*self.unpriced, *other.unpriced], key=str)[:EXAMPLES]
+        for reason, examples in other.examples.items():
+            merged = {*self.examples.get(reason, []), *map(tuple, examples)}
             self.examples[reason] = heapq.nsmallest(EXAMPLES, merged)
 
     def summary(self) -> str:
         """One sentence."""
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common()) or "none dropped"
         return f"{self.read:,} rows read; {reasons}."
+
+
+class Cleaned(NamedTuple):
+    """What became of rows: the items that keep to the rules, and the tally of all rows."""
+
+    items: list[Item]
+    tally: Tally
 
 
 def clean_shard(shard: Shard, number: int, rules: Data, seed: int, tokenizer: str | None, folder: str) -> Tally:
@@ -114,11 +132,14 @@ def clean_shard(shard: Shard, number: int, rules: Data, seed: int, tokenizer: st
     Raises:
         UserError: the shard cannot be read.
     """
+    items: list[Item] = []
     tally = Tally()
-    gate = TokenGate(tokenizer, rules.tokens_min)
     with _uncollected():
-        items = list(gate.passing(_passing(shards.read(shard), rules, tally), tally))
-        tally.kept = len(items)
+        rows = shards.read(shard)
+        while batch := list(islice(rows, BATCH)):
+            cleaned = clean_rows(batch, rules, tokenizer)
+            items += cleaned.items
+            tally.add(cleaned.tally)
         write_items(Path(folder) / f"{number}.parquet", number, items, rules, seed)
     if shard.temporary:
         Path(shard.path).unlink(missing_ok=True)
@@ -137,54 +158,102 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _passing(rows: Iterator[Row], rules: Data, tally: Tally) -> Iterator[Item]:
-    while batch := list(islice(rows, BATCH)):
-        tally.read += len(batch)
-        kept: list[tuple[Row, Item]] = []
-        for row in batch:
-            row = mapped(row, rules)
-            try:
-                item = from_row(row, decimal=rules.decimal, currency=rules.currency)
-            except RejectedError as rejection:
-                tally.drop(str(rejection), _named(row))
-            else:
-                tally.priced(item.price)
-                kept.append((row, item))
-        cleaned = clean_items([item for _, item in kept], rules, tally)
-        for (row, _), (item, leaks) in zip(kept, cleaned, strict=True):
-            try:
-                check(item, leaks, rules)
-            except RejectedError as rejection:
-                tally.drop(str(rejection), _named(row))
-            else:
-                yield item
+def clean_rows(rows: Sequence[Row], rules: Data, tokenizer: str | None = None) -> Cleaned:
+    """The items of raw rows that keep to the rules, their texts cleaned."""
+    read, tally = read_rows(rows, rules)
+    cleaned, scrubbed = clean_items(read, rules)
+    tally.add(scrubbed)
+    items = []
+    for item, leaks in cleaned:
+        try:
+            check(item, leaks, rules)
+        except RejectedError as rejection:
+            tally.drop(str(rejection), _named(item))
+        else:
+            items.append(item)
+    if tokenizer is not None:
+        enough = have_tokens(items, rules.tokens_min, tokenizer)
+        for item in (item for item, passes in zip(items, enough, strict=True) if not passes):
+            tally.drop(f"fewer than {rules.tokens_min} tokens", _named(item))
+        items = [item for item, passes in zip(items, enough, strict=True) if passes]
+    tally.kept = len(items)
+    return Cleaned(items, tally)
 
 
-def _named(row: Row) -> str:
-    name = row.get("title") or row.get("text") or row.get("id") or json.dumps(row, default=str)
-    return f"{str(name)[:120]} ({row.get('price')})"
+def read_rows(rows: Sequence[Row], rules: Data) -> Cleaned:
+    """The items of raw rows as they are written there; rows without words or a price are dropped."""
+    items, tally = [], Tally(read=len(rows))
+    decimal = rules.decimal or "."
+    for row in rows:
+        if REJECTED in row:
+            tally.drop(row[REJECTED], row[LINE])
+            continue
+        if NOTED in row:
+            tally.note(row[NOTED], str(row.get("title") or row.get("text") or row)[:160])
+        try:
+            fields = fields_of(row, rules)
+            if rules.decimal is None:
+                tally.decimal.look(fields.get("price"))
+            item = from_row(fields, decimal=decimal, currency=rules.currency)
+        except RejectedError as rejection:
+            tally.drop(str(rejection), _example(row, rules))
+            if str(rejection) == NO_PRICE and len(tally.unpriced) < EXAMPLES:
+                tally.unpriced.append({str(key): str(value)[:40] for key, value in row.items()})
+        else:
+            tally.priced(item.price)
+            items.append(item)
+    return Cleaned(items, tally)
 
 
-def mapped(row: Row, rules: Data) -> Row:
-    """The row under our names, where the conf says which column is which."""
-    if not rules.columns:
-        return row
-    taken = {theirs for names in rules.columns.values() for theirs in ([names] if isinstance(names, str) else names)}
-    ours = {name: value for name, value in row.items() if name not in taken}
-    for name, theirs in rules.columns.items():
-        ours[name] = row.get(theirs) if isinstance(theirs, str) else [row.get(part) for part in theirs]
-    return ours
+def fields_of(row: Row, rules: Data) -> Row:
+    """The row under our names, where the conf or their own names say which column is which.
+
+    Raises:
+        RejectedError: two of its keys are the same but for case, so that nobody knows which one counts.
+    """
+    found = plan(tuple(row), rules.columns)
+    if found.twice:
+        ours, names = found.twice[0]
+        raise RejectedError(f"two keys for {ours}: {' and '.join(names)}")
+    return found.of(row)
 
 
-def clean_items(items: Sequence[Item], rules: Data, tally: Tally) -> list[tuple[Item, list[Leak]]]:
-    """Each item with its text cleaned by the rules, and the statements of its price; what was scrubbed is noted."""
-    cleaned = scrub(items, rules)
+def _example(row: Row, rules: Data) -> str:
+    fields = plan(tuple(row), rules.columns).of(row)
+    name = fields.get("title") or fields.get("text") or fields.get("id") or json.dumps(row, default=str)
+    return f"{str(name)[:120]} ({fields.get('price')})"
+
+
+def _named(item: Item) -> str:
+    return f"{(item.title or item.text or item.id)[:120]} ({shown(item.price or 0)})"
+
+
+def clean_items(items: Sequence[Item], rules: Data) -> tuple[list[tuple[Item, list[Leak]]], Tally]:
+    """Each item with its text cleaned by the rules, and the statements of its price; the tally notes what was done."""
+    cleaned, tally = scrub(items, rules), Tally()
     for before, (item, leaks) in zip(items, cleaned, strict=True):
         for leak in leaks:
             tally.note(f"price in the text: {leak.rule}", f"{leak.words} | {item.title} ({item.price})")
         if len(before.text) > rules.text_max:
             tally.note(f"text cut at {rules.text_max:,} characters", item.title)
-    return cleaned
+        if item.price is not None and price_leaks.states(_everything(item), item.price):
+            tally.note(STILL_STATED, f"{item.title[:80]} ({shown(item.price)}): {_around(item)}")
+    return cleaned, tally
+
+
+def as_trained(items: Sequence[Item], rules: Data | None) -> list[Item]:
+    """Items to be priced, their texts cleaned as those were that a model was trained on; without rules, as they are."""
+    return list(items) if rules is None else [item for item, _ in scrub(items, rules)]
+
+
+def _everything(item: Item) -> str:
+    return "\n".join([item.title, item.text, *item.details.values()])
+
+
+def _around(item: Item) -> str:
+    text = _everything(item)
+    at = max(text.find(f"{item.price:.2f}"), text.find(f"{item.price:g}"), 0)
+    return f"...{text[max(0, at - 30) : at + 30]}...".replace("\n", " ")
 
 
 def check(item: Item, leaks: list[Leak], rules: Data) -> None:
@@ -210,7 +279,7 @@ def sameness(item: Item) -> str:
 
 
 def write_items(file: Path, number: int, items: Sequence[Item], rules: Data, seed: int) -> None:
-    """Write items, with all that sifting will want to know."""
+    """Write items, with all that splitting will want to know."""
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(_table(number, items, rules, seed), file)
 
@@ -227,7 +296,7 @@ def _table(number: int, items: Sequence[Item], rules: Data, seed: int) -> pa.Tab
         "category": [item.category for item in items],
         "details": [orjson.dumps(item.details).decode() for item in items],
         "price": [item.price for item in items],
-        "place": [fraction(seed, text) for text in same],
+        "split_draw": [fraction(seed, text) for text in same],
         "draw": [fraction(seed, item.id) for item in items],
         "slot_draw": [_slot_draw(item, text, rules, seed) for item, text in zip(items, same, strict=True)],
         "signature": [None] * len(items),

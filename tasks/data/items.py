@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import json
-import math
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-DOLLARS = ("$", "US$", "USD")
-NUMBERS = {
-    ".": r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?",
-    ",": r"\d{1,3}(?:[. ]\d{3})+(?:,\d+)?|\d+(?:,\d+)?",
-}
-NO_PRICE = {"", "none", "null", "nan", "n/a", "na", "-", "—"}
+from tasks.data.prices import DOLLARS, UnreadableError, read_cell
+
 # Details that say nothing about the product itself; a rank or a date would also leak how well it sold.
 BOILERPLATE = re.compile(
     r"asin$|upc$|best sellers rank|customer reviews|date first|number of reviews|is discontinued by"
@@ -26,6 +23,8 @@ BOILERPLATE = re.compile(
 PRICE_DETAIL = re.compile(
     r"(?:[^\W_]+[ _-])*(?:prices?|cost|msrp|rrp|srp|mrp|discount|savings)(?![^\W_])", re.IGNORECASE
 )
+HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # of a name such as salePrice
+PARSING = threading.Lock()  # Python 3.11 cannot parse in two threads at once (python/cpython#106905)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,19 @@ def from_row(row: Mapping[str, Any], *, decimal: str = ".", currency: Sequence[s
     Raises:
         RejectedError: there is no text or no usable price.
     """
-    price = parse_price(row.get("price"), decimal, tuple(currency))  # first: many rows of real catalogues have none
+    try:  # first: many rows of real catalogues have none
+        price = read_cell(row.get("price"), decimal, tuple(currency))
+    except UnreadableError as error:
+        raise RejectedError(str(error)) from None
+    return unpriced(row, price)
+
+
+def unpriced(row: Mapping[str, Any], price: float | None = None) -> Item:
+    """The item of a raw row whose price is known already, or not at all.
+
+    Raises:
+        RejectedError: there is no text.
+    """
     title = collapse(_text(row.get("title")))
     details = _details(row.get("details"))
     kept = [f"{key}: {value}" for key, value in details.items() if not left_out(key)]
@@ -83,40 +94,13 @@ def from_row(row: Mapping[str, Any], *, decimal: str = ".", currency: Sequence[s
 @functools.lru_cache(maxsize=10_000)
 def left_out(key: str) -> bool:
     """Whether a detail of this name stays out of the text."""
-    return bool(BOILERPLATE.match(key) or PRICE_DETAIL.match(key[:80]))
+    return bool(BOILERPLATE.match(key)) or is_price_name(key)
 
 
-def parse_price(value: Any, decimal: str = ".", currency: tuple[str, ...] = DOLLARS) -> float:
-    """A price in the unit of the data: a number, or text such as "$1,299.00"; `decimal` is the mark before the cents,
-    and one of the signs of `currency` may stand before or after the number.
-
-    Raises:
-        RejectedError: it is missing, not one positive number, or not finite.
-    """
-    if _missing(value) or (isinstance(value, str) and value.strip().lower() in NO_PRICE):
-        raise RejectedError("no price")
-    if isinstance(value, str):
-        found = _money(decimal, currency).match(value)
-        if not found:
-            raise RejectedError("price is not one number")
-        number = re.sub(r"[. ]" if decimal == "," else ",", "", found.group(1))
-        value = number.replace(",", ".")
-    if isinstance(value, bool):
-        raise RejectedError("price is not one number")
-    try:
-        price = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise RejectedError("price is not one number") from None
-    if not math.isfinite(price) or price <= 0:
-        raise RejectedError("price is not a positive number")
-    return price
-
-
-@functools.cache
-def _money(decimal: str, currency: tuple[str, ...]) -> re.Pattern[str]:
-    signs = "|".join(re.escape(sign).replace(r"\$", r"\s?\$") for sign in sorted(currency, key=len, reverse=True))
-    sign = rf"(?:{signs})?" if signs else ""
-    return re.compile(rf"^\s*{sign}\s*({NUMBERS[decimal]})\s*{sign}\s*$", re.IGNORECASE)
+@functools.lru_cache(maxsize=10_000)
+def is_price_name(name: str) -> bool:
+    """Whether a detail of this name is a price."""
+    return bool(PRICE_DETAIL.match(HUMP.sub(" ", name[:80])))
 
 
 def collapse(text: str) -> str:
@@ -133,23 +117,53 @@ def content_id(title: str, text: str) -> str:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
+    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple) or hasattr(value, "tolist"):
-        return " ".join(str(part) for part in value if not _missing(part))
+        if isinstance(value, list) and value and all(isinstance(part, tuple) and len(part) == 2 for part in value):
+            value = dict(value)  # a map of Parquet
+        else:
+            return " ".join(_text(part) for part in value if not _missing(part))
+    if isinstance(value, Mapping):
+        named = ((str(key), _text(part)) for key, part in value.items() if not _missing(part))
+        return ", ".join(f"{key}: {part}" for key, part in named if not is_price_name(key))
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     return "" if _missing(value) else str(value)
 
 
 def _details(value: Any) -> dict[str, str]:
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return {"Details": collapse(value)} if value.strip() else {}
+        text = value
+        value = _structure(text)
+        if value is None:
+            return {"Details": collapse(text)} if text.strip() else {}
+    if isinstance(value, list | tuple):
+        if all(isinstance(part, list | tuple) and len(part) == 2 for part in value):
+            value = dict(value)  # a map of Parquet
+        elif all(isinstance(part, Mapping) and {"name", "value"} <= part.keys() for part in value):
+            value = {part["name"]: part["value"] for part in value}
+        else:
+            return {"Details": text} if (text := collapse(_text(value))) else {}
     if not isinstance(value, Mapping):
         return {}
     return {collapse_name(str(key)): collapse(_text(part)) for key, part in value.items() if not _missing(part)}
+
+
+def _structure(text: str) -> Any:
+    """What a text of JSON, or of a Python dict or list as `to_csv` writes it, holds; None if it is neither."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    if text.lstrip()[:1] not in ("{", "[") or len(text) > 100_000:
+        return None
+    try:
+        with PARSING:
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None

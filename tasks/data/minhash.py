@@ -34,6 +34,12 @@ def _shingles(text: str) -> list[str]:
     return [*words, *map(" ".join, pairwise(words))]
 
 
+def jaccard(one: str, other: str) -> float:
+    """The Jaccard index of the words and word pairs of two texts, which the signatures estimate."""
+    these, those = set(_shingles(one)), set(_shingles(other))
+    return len(these & those) / max(1, len(these | those))
+
+
 def bands(signature: np.ndarray) -> np.ndarray:
     """One number for each band of each signature, as (texts, SLOTS // ROWS) of uint64: equal bands, equal numbers."""
     rows = signature.reshape(len(signature), SLOTS // ROWS, ROWS).astype(np.uint64)

@@ -9,14 +9,17 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tasks.config.experiment import Data
-from tasks.data import catalogue, hub, shards
-from tasks.data.shards import SUFFIXES, Row, Shard
+from tasks.data import catalogue, hub
+from tasks.data.files import kinds, shards
+from tasks.data.files.columns import WORDS, plan
+from tasks.data.files.delimited import Row
+from tasks.data.files.kinds import SUFFIXES
+from tasks.data.files.shards import Shard
 from tasks.digests import file_digest
 from tasks.errors import UserError
 
 AMAZON = "McAuley-Lab/Amazon-Reviews-2023"
 AMAZON_COMMIT = "2b6d039ed471f2ba5fd2acb718bf33b0a7e5598e"
-TEXT = {"title", "text", "description", "features", "details"}
 
 
 class Source(NamedTuple):
@@ -36,64 +39,79 @@ class Source(NamedTuple):
     floor: Callable[[Data, int], dict[str, tuple[float, float, float]]] | None = None
 
 
-def read_files(path: str) -> Iterator[Row]:
-    """The rows of a data file, of all data files below a folder, or of a glob.
+def read_files(path: str, data: Data) -> Iterator[Row]:
+    """The rows of a data file, of all data files below a folder, or of a glob, as they stand there.
 
     Raises:
         UserError: nothing is there, or a file is not what its name says.
     """
     for file in list_files(path):
-        yield from shards.rows_of(file)
+        yield from shards.rows_of(file, data.encoding)
 
 
 def list_files(path: str) -> list[Path]:
-    """The data files that a path, folder or glob stands for, sorted.
+    """The data files that a path, folder or glob stands for, sorted. A single file may be called anything.
 
     Raises:
         UserError: there are none.
     """
-    place = Path(path)
-    if place.is_dir():
-        found = list(place.rglob("*"))
+    path = str(Path(path).expanduser())
+    root = Path(path)
+    if root.is_file():
+        return [root]
+    if root.is_dir():
+        found = [file for file in root.rglob("*") if file.is_file()]
+        files = [file for file in found if kinds.suffix(file.name) in kinds.SUFFIXES]
     else:
-        found = [place] if place.is_file() else [Path(file) for file in glob.glob(path)]  # noqa: PTH207 (any root)
-    files = sorted(file for file in found if file.is_file() and shards.kind(file))
+        found = [Path(file) for file in glob.glob(path) if Path(file).is_file()]  # noqa: PTH207 (any root)
+        files = [file for file in found if kinds.suffix(file.name)]
     if not files:
-        raise UserError(f"No data at {path}. Expected a file, folder or glob of {', '.join(SUFFIXES)}.")
-    return files
+        there = f"{path} holds no data" if found or root.is_dir() else f"No data at {path}"
+        names = f" Found: {', '.join(sorted(file.name for file in found)[:5])}." if found else ""
+        raise UserError(f"{there}.{names} Expected a file, folder or glob of {', '.join(SUFFIXES)}.")
+    return sorted(files)
 
 
 def _cut_files(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
     files = list_files(_path(data))
     for file in files:
-        _check_columns(file, data)
+        check_columns(file, data)
     for file in files:
-        yield from shards.cut(file, folder)
+        yield from shards.cut(file, folder, encoding=data.encoding)
 
 
-def _check_columns(file: Path, data: Data) -> None:
-    """A file with a header must have what the conf takes from it.
+def check_columns(file: Path, data: Data, *, priced: bool = True) -> None:
+    """A file with a header must have what the conf takes from it, each of it once.
 
     Raises:
         UserError: it has not.
     """
-    there = shards.columns_of(file)
+    there = shards.columns_of(file, data.encoding)
     if not there:
         return
-    mapped = {ours: [theirs] if isinstance(theirs, str) else list(theirs) for ours, theirs in data.columns.items()}
-    missing = [name for names in mapped.values() for name in names if name not in there]
-    price = "price" in there or "price" in mapped
-    if missing or not price or not TEXT & ({*there} | {*mapped}):
+    found = plan(tuple(there), data.columns)
+    if found.twice:
+        ours, names = found.twice[0]
+        both = " and ".join(repr(name) for name in names)
+        raise UserError(
+            f"{file} has {len(names)} columns that could be the {ours}: {both}. Rename or remove all but one"
+            f"{'' if len(set(names)) < len(names) else f', or name the right one: data.columns.{ours}=NAME'}."
+        )
+    fields = {ours for ours, theirs in found.columns}
+    missing = found.missing if priced else ()
+    if missing or (priced and "price" not in fields) or not WORDS & fields:
         wanted = f"data.columns names {', '.join(missing)}." if missing else "Expected a price, and a title or text."
         raise UserError(
             f"{file} has the columns {', '.join(there[:20])}. {wanted} Say which is which, such as "
-            "data.columns.title=NAME data.columns.price=COST."
+            "data.columns.title=NAME data.columns.price=COST. If these are no names, the file lacks a header: add one."
         )
 
 
 def _path(data: Data) -> str:
     if not data.path:
-        raise UserError("data.path is not set. Give data.path=FILE, a JSONL, CSV or Parquet with a title and a price.")
+        raise UserError(
+            "data.path is not set. Give data.path=FILE, a JSONL, JSON, CSV or Parquet with a title and a price."
+        )
     return data.path
 
 
@@ -104,7 +122,7 @@ def _pin_hub(data: Data) -> Data:
 
 
 def _hub_files(found: hub.Snapshot, pattern: str) -> list[str]:
-    files = [file for file in hub.matching(found, pattern) if shards.kind(Path(file))]
+    files = [file for file in hub.matching(found, pattern) if kinds.suffix(file) in SUFFIXES]
     if not files:
         raise UserError(f"No file of {found.repo} that fits {pattern} is one of {', '.join(SUFFIXES)}. Set data.files.")
     return files
@@ -114,8 +132,8 @@ def _cut_hub(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
     found = hub.snapshot(str(data.repo), data.revision)
     for path in _hub_files(found, data.files):
         file = hub.fetch(found.repo, path, found.commit)
-        _check_columns(file, data)
-        yield from shards.cut(file, folder)
+        check_columns(file, data)
+        yield from shards.cut(file, folder, encoding=data.encoding)
 
 
 def _pin_amazon(data: Data) -> Data:

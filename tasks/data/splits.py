@@ -20,7 +20,7 @@ from tasks.errors import UserError
 from tasks.tracking.store import fetch
 
 Split = Literal["train", "validation", "test"]
-Part = Literal["validation", "calibration", "test"]  # what models answer; calibration: the blend is fitted there
+Part = Literal["validation", "blend", "selection", "test"]  # what is answered at once; see tasks.scoring.roles
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -85,11 +85,11 @@ def read_split(dataset: Dataset, split: Split) -> list[Item]:
 
 
 @functools.lru_cache(maxsize=len(SPLITS))
-def _read(place: str) -> tuple[Item, ...]:
+def _read(address: str) -> tuple[Item, ...]:
     try:
-        rows = pq.read_table(fetch(place)).to_pylist()
+        rows = pq.read_table(fetch(address)).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{place} cannot be read ({error}). Make it again with `pricewright curate`.") from error
+        raise UserError(f"{address} cannot be read ({error}). Make it again with `pricewright curate`.") from error
     return tuple(Item(**{**row, "details": json.loads(row["details"])}) for row in rows)
 
 
@@ -97,8 +97,3 @@ def sample(items: Sequence[Item], count: int | None, seed: int) -> list[Item]:
     """At most `count` items, the first by the hash of their id, so that a larger sample holds a smaller one."""
     ordered = sorted(items, key=lambda item: (fraction(seed, item.id), item.id))
     return ordered if count is None else ordered[:count]
-
-
-def calibration_sample(items: Sequence[Item], count: int, seed: int, most: int = 64) -> list[Item]:
-    """At most `most` items after the `count` that `sample` takes: to fit on, where the sample is to choose on."""
-    return sample(items, count + most, seed)[count:]

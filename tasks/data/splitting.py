@@ -27,6 +27,7 @@ BATCH = 20_000  # rows held at once
 BUCKET = 50_000  # rows sorted at once; more where there would be too many buckets,
 MOST_BUCKETS = 250  # each of which is an open file
 SAMPLE_PER_BUCKET = 100  # ids by which buckets are cut
+SHARED_ID = "id shared with another text, made an id of its own"
 FEW = 4  # held-out items of a bucket that are tried first
 
 
@@ -40,7 +41,7 @@ class Splitter:
         self.files = f"read_parquet('{folder}/*/*.parquet')"
         self.run(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{folder / 'spill'}'")
         self.run("SET preserve_insertion_order = false; SET enable_progress_bar = false")
-        self.narrow = "row, digest, same, id, category, price, place, draw, slot_draw"
+        self.narrow = "row, digest, same, id, category, price, split_draw, draw, slot_draw"
         self.run(
             f"CREATE TABLE items AS SELECT {self.narrow}, NULL::VARCHAR AS split "
             f"FROM read_parquet('{folder}/items/*.parquet')"
@@ -80,13 +81,23 @@ class Splitter:
         self, first: int, order: str, reason: str, tally: Tally, by: str = "true", among: str = "true"
     ) -> None:
         """Leave out, within each group, what comes after the first ones by an order."""
-        ranked = f"SELECT row, row_number() OVER (PARTITION BY {by} ORDER BY {order}) AS place FROM items WHERE {among}"
-        self.drop(f"row IN (SELECT row FROM ({ranked}) WHERE place > {first})", reason, tally)
+        ranked = f"SELECT row, row_number() OVER (PARTITION BY {by} ORDER BY {order}) AS nth FROM items WHERE {among}"
+        self.drop(f"row IN (SELECT row FROM ({ranked}) WHERE nth > {first})", reason, tally)
 
     def merge_duplicates(self, tally: Tally) -> None:
-        """One item for each text, and one for each id."""
+        """One item for each text; other texts under one id are other items, which get ids of their own."""
         self.drop_after(1, "id, digest, row", "duplicate of another row", tally, by="same")
-        self.drop_after(1, "digest, row", "id of another row", tally, by="id")
+        shared = "id IN (SELECT id FROM items GROUP BY id HAVING count(*) > 1)"
+        rows = self.run(f"SELECT id, count(*) FROM items WHERE {shared} GROUP BY id ORDER BY id").fetchall()
+        if rows:
+            for identity, count in rows[:EXAMPLES]:
+                tally.show(SHARED_ID, f"{identity}: {count} texts")
+            tally.noted[SHARED_ID] += sum(count for _, count in rows)
+            # The digest, too: it names the item as it leaves, id and all.
+            self.run(
+                f"UPDATE items SET id = id || '#' || left(same, 8), digest = left(sha256(digest || '#'), 16) "
+                f"WHERE {shared}"
+            )
 
     def cap_slots(self, rules: Data, tally: Tally) -> None:
         """At most `slot_items` for each whole dollar below `slot_below`, drawn by the weights of the categories."""
@@ -98,8 +109,8 @@ class Splitter:
     def assign(self, test_share: float, validation_share: float) -> None:
         """Each item's split is a hash of its own content, so that adding data never moves an item."""
         self.run(
-            f"UPDATE items SET split = CASE WHEN place < {test_share} THEN 'test' "
-            f"WHEN place < {test_share + validation_share} THEN 'validation' ELSE 'train' END"
+            f"UPDATE items SET split = CASE WHEN split_draw < {test_share} THEN 'test' "
+            f"WHEN split_draw < {test_share + validation_share} THEN 'validation' ELSE 'train' END"
         )
 
     def add_fixed_test(self, tally: Tally) -> None:
@@ -121,8 +132,8 @@ class Splitter:
         self._write_bands(held)
         # Most near duplicates come in flocks that share a bucket: the first few of a bucket find nearly all of them,
         # and only what is left has to be compared with everything in it.
-        few = f"SELECT *, row_number() OVER (PARTITION BY band ORDER BY row) AS place FROM bands_{held}"
-        for held_rows in (f"SELECT band, row FROM ({few}) WHERE place <= {FEW}", f"SELECT band, row FROM bands_{held}"):
+        few = f"SELECT *, row_number() OVER (PARTITION BY band ORDER BY row) AS nth FROM bands_{held}"
+        for held_rows in (f"SELECT band, row FROM ({few}) WHERE nth <= {FEW}", f"SELECT band, row FROM bands_{held}"):
             self.run(
                 f"CREATE OR REPLACE TABLE pairs AS SELECT DISTINCT one.row AS one, other.row AS other "
                 f"FROM bands_{split} one JOIN ({held_rows}) other USING (band) "
@@ -165,7 +176,7 @@ class Splitter:
         Sorted in buckets of neighbouring ids, each of which fits into memory: DuckDB's own sort of rows as wide as
         texts gives up where they do not all fit.
         """
-        names = ", ".join(f"files.{name}" for name in SCHEMA.names)
+        names = ", ".join(f"{'items' if name == 'id' else 'files'}.{name}" for name in SCHEMA.names)
         query = f"SELECT {names} FROM {self.files} files JOIN items USING (row) WHERE split = '{split}'"
         bounds = self._bounds(split)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:

@@ -8,46 +8,18 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tasks.data.items import Item
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BATCH = 512
 MOST_WORDS = 300_000  # remembered
 BLANK = " \u0120\u2581"  # as vocabularies write it
 LINE_ENDS = r"\s\u0109\u010a\u010d"  # no word holds one
 SPANS_WORDS = re.compile(rf"[^{BLANK}{LINE_ENDS}].*[{BLANK}]", re.DOTALL)
-
-
-class Drops(Protocol):
-    """Counts what is left out."""
-
-    def drop(self, reason: str, example: str) -> None: ...
-
-
-class TokenGate:
-    """Lets items of at least `least` tokens pass; with no tokenizer, all."""
-
-    def __init__(self, tokenizer: str | None, least: int) -> None:
-        self.tokenizer, self.least = tokenizer, least
-
-    def passing(self, items: Iterable[Item], drops: Drops) -> Iterator[Item]:
-        """The items that pass."""
-        if self.tokenizer is None:
-            yield from items
-            return
-        items = iter(items)
-        while batch := list(islice(items, BATCH)):
-            for item, enough in zip(batch, have_tokens(batch, self.least, self.tokenizer), strict=True):
-                if enough:
-                    yield item
-                else:
-                    drops.drop(f"fewer than {self.least} tokens", f"{item.title} ({item.price})")
 
 
 def have_tokens(items: Sequence[Item], least: int, tokenizer: str) -> list[bool]:
@@ -56,9 +28,9 @@ def have_tokens(items: Sequence[Item], least: int, tokenizer: str) -> list[bool]
         return [count >= least for count in count_tokens(items, tokenizer)]
     tokens_of = _known(tokenizer).__getitem__
     enough = [sum(map(tokens_of, _text(item).split(None, least)[:least])) >= least for item in items]
-    open_ = [place for place, told in enumerate(enough) if not told]  # short, or with words not met before
-    for place, count in zip(open_, count_tokens([items[place] for place in open_], tokenizer), strict=True):
-        enough[place] = count >= least
+    rest = [number for number, told in enumerate(enough) if not told]  # short, or with words not met before
+    for number, count in zip(rest, count_tokens([items[number] for number in rest], tokenizer), strict=True):
+        enough[number] = count >= least
     return enough
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from tasks.config.experiment import Api
 from tasks.data.items import Item
+from tasks.data.price_words import price_in
 from tasks.digests import digest
 from tasks.models.api_calls import Answer, Budget, BudgetError, Calls, StoppedError
 from tasks.models.external import ExternalPredictions
@@ -25,26 +26,12 @@ from tasks.progress import Progress
 
 FAILURES = 10  # in a row, each after all its retries: the endpoint is down, and the rest is not asked
 OVERHEAD = 64  # tokens, more than a chat template puts around two messages
-AMOUNT = r"(\d[\d,]*(?:\.\d+)?)"
-# A number counts behind or before a currency, or at the end or start by itself: "no price for a 65-inch TV" has none.
-PRICES = [
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"\$\s*{AMOUNT}",
-        rf"{AMOUNT}\s*(?:\$|USD|dollars?\b)",
-        rf"{AMOUNT}\W*$",
-        rf"^\W*{AMOUNT}(?![\w-])",
-    )
-]
 
 
-def price_in(text: str) -> float:
-    """The price in a model's words, in dollars; NaN where there is none."""
-    for pattern in PRICES:
-        if found := pattern.search(text):
-            price = float(found.group(1).replace(",", ""))
-            return price if np.isfinite(price) else np.nan
-    return np.nan
+def priced(answer: Answer) -> float | None:
+    """The price in an answer; of one that was cut, only if it goes on after the price: "$1,2" began as "$1,299"."""
+    text = re.sub(r"\S+\s*$", "", answer.text) if answer.cut else answer.text
+    return price_in(text)
 
 
 def forbidden(model: Api, budget: float) -> str | None:
@@ -98,13 +85,13 @@ class Inquiry:
         return self._row(obstacle, absent="skipped")
 
     def _ask_missing(self, budget: Budget) -> None:
-        missing = [place for place, answer in enumerate(self.answers) if answer is None]
+        missing = [number for number, answer in enumerate(self.answers) if answer is None]
         calls, failures = Calls(self.model, budget), 0
         pool = ThreadPoolExecutor(self.model.concurrency, thread_name_prefix="ask")
         done = len(self.answers) - len(missing)
         try:
             with Progress(f"asking {self.model.name}", len(self.answers), "items", done) as progress:
-                futures: dict[Future, int] = {pool.submit(self._ask_one, calls, place): place for place in missing}
+                futures: dict[Future, int] = {pool.submit(self._ask_one, calls, number): number for number in missing}
                 for future in as_completed(futures):
                     asked = future.result()
                     answered = self.answers[futures[future]] is not None
@@ -119,11 +106,11 @@ class Inquiry:
             pool.shutdown(cancel_futures=True)
             calls.client.close()
 
-    def _ask_one(self, calls: Calls, place: int) -> bool:
+    def _ask_one(self, calls: Calls, number: int) -> bool:
         """Ask for one answer and keep it at once; False where nothing was asked any more."""
         if self.stop:
             return False
-        request = self.requests[place]
+        request = self.requests[number]
         size = sum(len(message["content"].encode()) for message in request["messages"])
         # No tokenizer makes more tokens of a text than it has bytes.
         most = Answer("", size + OVERHEAD, self.model.most_tokens, 0.0, request["model"])
@@ -136,7 +123,7 @@ class Inquiry:
             return False
         if answer is not None:
             _keep(self._file(request), request, answer)
-            self.answers[place] = answer
+            self.answers[number] = answer
         return True
 
     def _row(self, why: str | None, absent: str = "failed") -> ExternalPredictions:
@@ -146,7 +133,8 @@ class Inquiry:
         about = {"name": model.name, "kind": "api", "params": params, "unfinished": why is not None and not self.broke}
         if not answers:
             return ExternalPredictions(**about, status=absent, reason=why)
-        price = np.array([price_in(answer.text) if answer else np.nan for answer in self.answers])
+        read = [priced(answer) if answer else None for answer in self.answers]
+        price = np.array([np.nan if value is None else value for value in read])
         unparsable = np.isnan(price) & [answer is not None for answer in self.answers]
         about["figures"] = {
             "input_tokens": sum(answer.input_tokens for answer in answers),
@@ -159,6 +147,10 @@ class Inquiry:
         remarks = [f"{len(answers)} of {len(self.answers)} items answered: {why}"] if why else []
         if not all(answer.counted for answer in answers):
             remarks.append("the endpoint does not count tokens: they, and the cost, are the most there can be")
+        if cut := sum(answer.cut for answer in answers):
+            remarks.append(f"{cut} of {len(answers)} answers were cut by the limit of tokens: raise it in parameters")
+        if empty := sum(not answer.text.strip() for answer in answers):
+            remarks.append(f"{empty} of {len(answers)} answers were empty")
         if np.isnan(price).all():
             said = " ".join(answers[0].text.split())[:80]
             reason = "; ".join([f"none of {len(answers)} answers holds a price, the first is {said!r}", *remarks])

@@ -15,7 +15,8 @@ from tasks.config.experiment import Api
 class Answer:
     """What came back for one item: its words, the tokens that are charged for, seconds, and which model served it.
 
-    Where the endpoint does not count the tokens, they are the most there can be, and `counted` is False.
+    Where the endpoint does not count the tokens, they are the most there can be, and `counted` is False. `cut` says
+    that the limit of tokens ended it.
     """
 
     text: str
@@ -24,6 +25,7 @@ class Answer:
     seconds: float
     served: str
     counted: bool = True
+    cut: bool = False
 
 
 class BudgetError(Exception):
@@ -146,21 +148,51 @@ class Calls:
         self.attempts.refused += response.status_code >= 400  # nobody charges for an error
 
     def _read(self, completion: Any, most: Answer, seconds: float) -> Answer:
-        message, usage = completion.choices[0].message, completion.usage
+        if not completion.choices and (words := _error_words(completion)):
+            raise ValueError(words)  # an error that calls itself 200
+        choice, usage = completion.choices[0], completion.usage
         tokens = [getattr(usage, f"{part}_tokens", None) for part in ("prompt", "completion")]
         counted = None not in tokens
         return Answer(
-            self._hidden(message.content or message.refusal or ""),
+            self._hidden(_words(choice.message)),
             *(map(int, tokens) if counted else (most.input_tokens, most.output_tokens)),
             seconds=seconds,
             served=self._hidden(str(completion.model or most.served)),
             counted=counted,
+            cut=choice.finish_reason == "length",
         )
 
     def _said(self, error: Exception) -> str:
-        """An error in one line."""
-        return self._hidden(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+        """An error in one line: the words of the response's body, where it has any."""
+        body = getattr(error, "body", None)
+        status = getattr(error, "status_code", None)
+        words = f"{status}: {_spoken(body)}" if status and body else str(error)
+        return self._hidden(" ".join(f"{type(error).__name__}: {words}".split()))[:300]
 
     def _hidden(self, text: str) -> str:
         """The text without the key, which a careless server may repeat."""
         return text.replace(self.key, "***") if self.key else text
+
+
+def _words(message: Any) -> str:
+    """What a message says: of content in parts the text alone, without the reasoning."""
+    content = message.content
+    if isinstance(content, list):
+        parts = [part if isinstance(part, dict) else getattr(part, "__dict__", {}) for part in content]
+        content = "".join(str(part.get("text") or "") for part in parts if part.get("type") in ("text", "output_text"))
+    return content or message.refusal or ""
+
+
+def _error_words(completion: Any) -> str | None:
+    error = (getattr(completion, "model_extra", None) or {}).get("error") or getattr(completion, "error", None)
+    return _spoken(error) if error else None
+
+
+def _spoken(body: Any) -> str:
+    """The words in the body of an error: `message`, `detail` or `msg`, wherever they are."""
+    if isinstance(body, dict):
+        inner = next((body[key] for key in ("error", "message", "detail", "msg") if body.get(key)), None)
+        return _spoken(inner) if inner is not None else str(body)
+    if isinstance(body, list):
+        return "; ".join(_spoken(part) for part in body)
+    return str(body)

@@ -44,7 +44,7 @@ ESTIMATOR = "estimator.skops"
 
 class Baseline(NamedTuple):
     """`features` of the items go into `estimator(seed)`, which learns the price, or its logarithm; without an estimator
-    the features are the prices."""
+    the features are where the price lies between the lowest and the highest of training."""
 
     features: Callable[[Sequence[Item]], Any]
     estimator: Callable[[int], Any] | None
@@ -143,8 +143,7 @@ class Classic:
         if baseline.estimator is not None:
             target = np.log1p(prices) if baseline.log else prices
             estimator = baseline.estimator(seed).fit(baseline.features(train), target)
-        bounds = (1.0, 999.0) if estimator is None else (float(prices.min()), float(prices.max()))
-        fitted = cls(name, estimator, *bounds)
+        fitted = cls(name, estimator, float(prices.min()), float(prices.max()))
         fitted.spread = conformal([item.price for item in validation], fitted.predict(validation).price)
         return fitted
 
@@ -152,7 +151,10 @@ class Classic:
         """Price the items."""
         baseline = BASELINES[self.name]
         features = baseline.features(items)
-        raw = np.asarray(features if self.estimator is None else self.estimator.predict(features), dtype=float)
+        if self.estimator is None:
+            raw = self.lowest + np.asarray(features) * (self.highest - self.lowest)
+        else:
+            raw = np.asarray(self.estimator.predict(features), dtype=float)
         price = np.clip(np.expm1(raw) if baseline.log else raw, self.lowest, self.highest)
         price = np.round(price, 6)  # trees that vote in parallel add up in any order, which shows beyond that
         return Predictions(price, *interval(price, self.spread))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
-import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,10 @@ from typing import Any
 import numpy as np
 
 from tasks.config.experiment import Evaluate
+from tasks.data.files.delimited import LINE, REJECTED, Table
+from tasks.data.files.encodings import encoding_of, text_lines
 from tasks.data.items import Item
+from tasks.data.prices import Evidence, UnreadableError, read_guess
 from tasks.digests import file_digest
 from tasks.errors import UserError
 from tasks.models.predictor import Predictions
@@ -24,7 +26,6 @@ SHEET = ("id", "title", "text", "guess")
 RECORDED = ("id", "model", "guess")
 CELL = 32_000  # a spreadsheet breaks a longer cell into two
 FORMULA = ("=", "+", "-", "@", "'")
-MONEY = re.compile(r"(?:USD?\s?)?\$?\s*(.+?)\s*(?:\$|USD|dollars?)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -131,72 +132,67 @@ def read_recorded(files: Sequence[str], items: Sequence[Item]) -> list[ExternalP
 
 
 def _read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV as a spreadsheet saves it: with commas, semicolons or tabs, in UTF-8 or UTF-16.
+    """The rows of a CSV as a spreadsheet saves it: with commas, semicolons or tabs, in whatever encoding.
 
     Raises:
         ValueError: it is no CSV, holds no rows, or lacks a column.
     """
-    raw = file.read_bytes()
-    wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-    text = raw.decode("utf-16" if wide else "utf-8-sig", errors="replace").replace("\0", "")
-    header = text.partition("\n")[0]
-    # Strict: a quote that is never closed would otherwise swallow the rest of the file as one cell.
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), restval="", strict=True
-    )
-    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-    missing = [column for column in columns if column not in reader.fieldnames]
-    if missing:
-        raise ValueError(f"{file.name} has no column {', '.join(missing)}; expected {', '.join(columns)}")
     try:
-        rows = [{column: row[column] for column in columns} for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"{file.name}, line {reader.line_num}, is not CSV: {error}") from None
+        table = Table(text_lines(file, encoding_of(file, None)), file.name)
+        rows = list(table.rows(short=True))
+    except (UserError, OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{file.name} cannot be read: {error}") from None
+    names = [name.lower() for name in table.header]
+    missing = [column for column in columns if column not in names]
+    if missing:
+        first = f": its first line is {', '.join(table.header)[:80]!r}" if names else ""
+        raise ValueError(
+            f"{file.name} has no column {', '.join(missing)}; expected a first line with {', '.join(columns)}{first}"
+        )
+    if twice := [column for column in columns if names.count(column) > 1]:
+        raise ValueError(f"{file.name} has two columns called {twice[0]}; leave one")
     if not rows:
         raise ValueError(f"{file.name} holds no rows")
-    return rows
-
-
-def read_price(cell: str) -> float | None:
-    """The price in a cell, such as 20, $1,250.00 or 12,50; None where it is not one number of zero or more."""
-    number = MONEY.fullmatch(cell.strip())
-    text = number.group(1) if number else ""
-    if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", text):
-        text = text.replace(",", "")
-    elif re.fullmatch(r"\d+,\d{1,2}", text):  # the decimal comma of many countries
-        text = text.replace(",", ".")
-    try:
-        price = float(text)
-    except ValueError:
-        return None
-    return price if math.isfinite(price) and price >= 0 else None
+    # A line that is lost may hold anybody's guess.
+    if lost := [row for row in rows if REJECTED in row]:
+        raise ValueError(f"{file.name} is not CSV: {lost[0][REJECTED]} in {lost[0][LINE][:60]!r}")
+    return [{name.lower(): cell for name, cell in row.items() if name.lower() in columns} for row in rows]
 
 
 def _row(name: str, kind: str, rows: Sequence[tuple[str, str]], items: Sequence[Item]) -> ExternalPredictions:
     """The row of (id, guess) cells. What cannot be used is left out and named; an id with two guesses spoils it all,
-    since nobody can say which of them was meant."""
-    places = {item.id: place for place, item in enumerate(items)}
+    since nobody can say which of them was meant, and so do guesses that could be thousands or decimals."""
+    # A spreadsheet may write another line end into a cell.
+    position = {item.id.replace("\r\n", "\n"): number for number, item in enumerate(items)}
     price = np.full(len(items), np.nan)
-    given = [(key if key in places else key.strip(), guess.strip()) for key, guess in rows if guess.strip()]
-    counts: dict[str, int] = {}
-    for key, _ in given:
-        counts[key] = counts.get(key, 0) + 1
+    given = [(key if key in position else key.strip(), guess.strip()) for key, guess in rows if guess.strip()]
+    counts = Counter(key for key, _ in given)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
         reason = f"{_some(twice, 'id')} with more than one guess; expected one for each item"
         return ExternalPredictions(name, kind, status="failed", reason=reason)
-    unknown = [key for key, _ in given if key not in places]
+    evidence = Evidence()
+    for _, guess in given:
+        evidence.look(guess)
+    try:
+        decimal, _ = evidence.decide()
+    except UnreadableError as error:
+        reason = f"{error}; write them without marks between thousands"
+        return ExternalPredictions(name, kind, status="failed", reason=reason)
+    unknown = [key for key, _ in given if key not in position]
     unusable = []
     for key, guess in given:
-        value = read_price(guess)
-        if key in places and value is not None:
-            price[places[key]] = value
-        elif key in places:
+        value = read_guess(guess, decimal)
+        if key in position and value is not None:
+            price[position[key]] = value
+        elif key in position:
             unusable.append(f"{guess[:20]!r} for {key}")
     remarks = [f"{_some(unusable, 'guess', 'guesses')} that is no price, left out"] if unusable else []
     remarks += [f"{_some(unknown, 'id')} not among the test items, left out"] if unknown else []
     if np.isnan(price).all():
         example = f"; its ids look like {items[0].id!r}" if unknown else ""
+        if unknown and set(unknown) & {item.title for item in items}:
+            example += ", and the column id holds titles"
         return ExternalPredictions(
             name, kind, status="failed", reason=f"no guess can be used{example}: {'; '.join(remarks)}"
         )

@@ -42,8 +42,8 @@ def nothing(items: Sequence[Item]) -> np.ndarray:
 
 
 def drawn(items: Sequence[Item]) -> np.ndarray:
-    """A whole price from 1 to 999 drawn by the hash of the text, shape [n], so that it is the same in every process."""
-    return np.array([1 + int(999 * fraction(0, text)) for text in words(items)], dtype=float)
+    """A number in [0, 1) drawn by the hash of the text, shape [n], so that it is the same in every process."""
+    return np.array([fraction(0, text) for text in words(items)], dtype=float)
 
 
 def basic_features(items: Sequence[Item]) -> np.ndarray:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tasks.config.experiment import Data
 from tasks.models.predictor import Predictor
+from tasks.tracking.runs import RULES
 
 
 def load_predictor(folder: Path) -> Predictor:
@@ -24,3 +26,10 @@ def load_predictor(folder: Path) -> Predictor:
 
         return Blend.load(folder, load_predictor)
     raise ValueError(f"{folder} holds a predictor of kind {kind!r}; expected classic, language or blend")
+
+
+def load_rules(folder: Path) -> Data | None:
+    """The rules by which the texts were cleaned that the predictor in a folder was trained on; None if nobody noted
+    them."""
+    file = folder / RULES
+    return Data.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -8,20 +8,22 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from tasks.data.cleaning import as_trained
 from tasks.data.items import Item
-from tasks.models.loading import load_predictor
+from tasks.models.loading import load_predictor, load_rules
 
 
 class PricePredictor(PythonModel):
     """Prices texts; the first line of each is the title."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the predictor that the model was logged with."""
-        self.predictor = load_predictor(Path(context.artifacts["predictor"]))
+        """Load the predictor that the model was logged with, and the rules that cleaned what it was trained on."""
+        folder = Path(context.artifacts["predictor"])
+        self.predictor, self.rules = load_predictor(folder), load_rules(folder)
 
     def predict(self, model_input: list[str]) -> pd.DataFrame:
         """One row for each text: `price`, and `low` to `high`, its 80% interval, in US dollars."""
-        answer = self.predictor.predict([Item.from_text(text) for text in model_input])
+        answer = self.predictor.predict(as_trained([Item.from_text(text) for text in model_input], self.rules))
         return pd.DataFrame({"price": answer.price, "low": answer.low, "high": answer.high})
 
 

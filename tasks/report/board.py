@@ -5,43 +5,33 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from tasks.config.experiment import Experiment
-from tasks.data.splits import Dataset, read_split
+from tasks.data.splits import read_split
 from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.paths import PROJECT
+from tasks.scoring.checkpoint_choice import Checkpoint
+from tasks.scoring.record import PREDICTIONS, Record, open_run
+from tasks.scoring.rows import Row
 from tasks.tracking.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, registered
-from tasks.tracking.runs import DIGEST, StageRun, whole_splits
-from tasks.tracking.store import connect, tracking_uri
+from tasks.tracking.runs import DIGEST, StageRun
+from tasks.tracking.store import tracking_uri
 
-if TYPE_CHECKING:
-    from tasks.report.tables import Row
-
-MARKS = {"champion": CHAMPION, "challenger": CHALLENGER, "best_checkpoint": BEST_CHECKPOINT}  # by alias
+ALIASES = {"champion": CHAMPION, "challenger": CHALLENGER, "best_checkpoint": BEST_CHECKPOINT}  # by alias
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "scikit-learn", "mlflow", "prefect")
 
 
-def open_run(experiment: Experiment, run_id: str) -> StageRun:
-    """The finished run of an evaluation."""
-    client = connect(experiment)
-    return StageRun(client, client.get_run(run_id), "evaluate", done=True)
-
-
-def marked_rows(experiment: Experiment, board: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, best first, marked as the registry has their models now; rows without a rank stand at the end."""
-    from tasks.report.tables import ROW_KEYS
-
-    holders = {mark: registered(experiment, alias) for mark, alias in MARKS.items()}
-    rows = [
-        {**dict.fromkeys(ROW_KEYS), **row, **{mark: row["model_id"] == model for mark, model in holders.items()}}
-        for row in board["rows"]
-    ]
-    return sorted(rows, key=lambda row: (row["status"] != "ran", row.get("mae") is None, row.get("mae") or 0.0))
+def marked_rows(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
+    """The rows, best first, marked as the registry has their models now; rows without figures stand at the end."""
+    holders = {mark: registered(experiment, alias) for mark, alias in ALIASES.items()}
+    marked = [replace(row, **{mark: row.model_id == model for mark, model in holders.items()}) for row in rows]
+    return sorted(marked, key=lambda row: (row.status != "ran", row.mae is None, row.mae or 0.0))
 
 
 def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = None) -> Leaderboard:
@@ -52,8 +42,8 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
     """
     run = open_run(experiment, run_id)
     try:
-        board = run.read_json("leaderboard.json")
-        dataset = dataset_of(experiment, board)
+        record = Record.read(run)
+        dataset = record.whole_dataset(experiment)
         items = read_split(dataset, "test")
         predictions, intervals, pits = _answers(run, [item.id for item in items])
     except FileNotFoundError as error:
@@ -61,26 +51,20 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
     return Leaderboard(
         title=experiment.tracking.experiment,
         generated=dataset.generated,
-        dataset={**board["dataset"], "rows": dataset.rows},
-        rows=marked_rows(experiment, board),
+        dataset={"name": dataset.name, "source": record.source, "digest": dataset.digest, "rows": dataset.rows},
+        rows=marked_rows(experiment, record.rows),
         items=[{"id": i.id, "title": i.title, "text": i.text, "category": i.category, "price": i.price} for i in items],
         predictions=predictions,
         intervals=intervals,
         pits=pits,
-        curve=board["curve"],
+        curve=record.curve,
         reproduce={
             **({"command": command} if command else {}),
-            **board["provenance"],
+            **record.provenance,
             "evaluation": f"{run.run.data.tags[DIGEST]} (MLflow run {run_id})",
             "conf": yaml.safe_dump(settings(experiment), sort_keys=False, allow_unicode=True),
         },
     )
-
-
-def dataset_of(experiment: Experiment, board: dict[str, Any]) -> Dataset:
-    """The dataset of an evaluation, where it lies now: splits that were damaged and made again lie elsewhere."""
-    kept = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
-    return replace(kept, path=whole_splits(experiment, kept.digest) or kept.path)
 
 
 def _answers(run: StageRun, ids: list[str]) -> tuple[dict[str, list], dict[str, tuple[list, list]], dict[str, list]]:
@@ -91,19 +75,19 @@ def _answers(run: StageRun, ids: list[str]) -> tuple[dict[str, list], dict[str, 
     predictions: dict[str, list] = {}
     intervals: dict[str, tuple[list, list]] = {}
     pits: dict[str, list] = {}
-    frame = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
+    frame = pq.read_table(run.artifact(PREDICTIONS)).to_pandas()
     for name, rows in frame.groupby("model", sort=False):
         ordered, model = rows.set_index("id").reindex(ids), str(name)
         given = {
             key: ordered[key].astype(object).where(ordered[key].notna(), None).tolist()
-            for key in ("price", "low", "high", "level")
+            for key in ("price", "low", "high", "pit")
             if key in ordered and ordered[key].notna().any()
         }
         predictions[model] = given.get("price", [None] * len(ids))
         if "low" in given and "high" in given:
             intervals[model] = given["low"], given["high"]
-        if "level" in given:
-            pits[model] = given["level"]
+        if "pit" in given:
+            pits[model] = given["pit"]
     return predictions, intervals, pits
 
 
@@ -142,11 +126,11 @@ class Leaderboard:
     title: str
     generated: bool  # the data is the generated sample catalogue
     dataset: dict[str, Any]  # name, digest, rows {split: count}, source
-    rows: list[Row]  # one per model, keys of ROW_KEYS and any other figure, any of them None
+    rows: list[Row]
     items: list[dict[str, Any]]  # the test items: id, title, text, category, price
     predictions: dict[str, list[float | None]]  # model -> guess per item, in the order of items
     intervals: dict[str, tuple[list[float | None], list[float | None]]] = field(default_factory=dict)  # 80%, low, high
     pits: dict[str, list[float | None]] = field(default_factory=dict)  # where each truth lies in the distribution, 0..1
-    curve: list[dict[str, Any]] = field(default_factory=list)  # step, train_loss, mae, mae_low, mae_high, chosen, n
+    curve: list[Checkpoint] = field(default_factory=list)  # the candidates of the training, on validation
     reproduce: dict[str, str] = field(default_factory=dict)  # command, conf (YAML), digests, commit, versions ...
     unit: str = "$"

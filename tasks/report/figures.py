@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import binomtest
 
-from tasks.report.tables import Row, amount
+from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import HIT_DOLLARS, HIT_SHARE, absolute_error, is_hit
+from tasks.scoring.rows import Row
+from tasks.scoring.wording import amount
 
 if TYPE_CHECKING:
     from tasks.report.board import Leaderboard
@@ -39,22 +41,20 @@ def bars(rows: list[Row]) -> dict[str, Any]:
 
     The axis ends with the longest bar that is not out of all proportion; longer ones are `cut` at its end.
     """
-    errors = [row["mae"] for row in rows if row["mae"] is not None]
+    errors = [row.mae for row in rows if row.mae is not None]
     usual = LONG_BAR * float(np.median(errors)) if errors else 0.0
-    longest = max(
-        (row["mae_high"] or row["mae"] for row in rows if (row["mae"] or 0) <= usual and row["mae"]), default=0.0
-    )
+    longest = max((row.mae_high or row.mae for row in rows if (row.mae or 0) <= usual and row.mae), default=0.0)
     top = 1.02 * min(longest, LONG_BAR * usual) or 1.0
 
     def percent(value: float | None) -> float | None:
         return None if value is None else round(min(100.0, 100 * value / top), 2)
 
-    drawn = [
-        {"row": row, "cut": (row["mae"] or 0) > top}
-        | {key: percent(row[key]) for key in ("mae", "mae_low", "mae_high")}
+    drawn: list[dict[str, Any]] = [
+        {"row": row, "cut": (row.mae or 0) > top}
+        | {key: percent(getattr(row, key)) for key in ("mae", "mae_low", "mae_high")}
         for row in rows
     ]
-    floor = next((bar["mae"] for bar in drawn if bar["row"]["kind"] == "floor"), None)
+    floor = next((bar["mae"] for bar in drawn if bar["row"].kind == "floor"), None)
     ticks = [(tick, percent(tick)) for tick in nice_ticks(0, top)]
     return {"bars": drawn, "floor": floor, "ticks": ticks, "cut": any(bar["cut"] for bar in drawn)}
 
@@ -138,15 +138,15 @@ def scatter(board: Leaderboard, models: list[str]) -> dict[str, Any]:
     }
 
 
-def curve_points(curve: list[dict[str, Any]]) -> dict[str, Any]:
+def curve_points(curve: list[Checkpoint]) -> dict[str, Any]:
     """Checkpoints in percent of the plot: points, the band of their intervals, ticks of both axes.
 
     A mean of checkpoints has no step, and so no place there.
     """
-    curve = [point for point in curve if point["step"] is not None]
-    lows = [point["mae"] if point.get("mae_low") is None else point["mae_low"] for point in curve]
-    highs = [point["mae"] if point.get("mae_high") is None else point["mae_high"] for point in curve]
-    steps = [point["step"] for point in curve]
+    curve = [point for point in curve if point.step is not None and point.mae is not None]
+    lows = [point.mae_low if point.mae_low is not None else point.mae or 0.0 for point in curve]
+    highs = [point.mae_high if point.mae_high is not None else point.mae or 0.0 for point in curve]
+    steps = [point.step or 0 for point in curve]
     pad = 0.08 * (max(highs) - min(lows)) or 1.0
     bottom, height = min(lows) - pad, max(highs) - min(lows) + 2 * pad
     start, width = min(steps), (max(steps) - min(steps)) or 1
@@ -158,7 +158,7 @@ def curve_points(curve: list[dict[str, Any]]) -> dict[str, Any]:
         return round(100 - 100 * (value - bottom) / height, 2)
 
     points = [
-        {"point": point, "x": x(step), "y": y(point["mae"]), "low": y(low), "high": y(high)}
+        {"point": point, "x": x(step), "y": y(point.mae or 0.0), "low": y(low), "high": y(high)}
         for point, step, low, high in zip(curve, steps, lows, highs, strict=True)
     ]
     band = [(p["x"], p["high"]) for p in points] + [(p["x"], p["low"]) for p in reversed(points)]

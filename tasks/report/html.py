@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tasks.report import figures
 from tasks.report.board import Leaderboard
-from tasks.report.tables import GENERATED, Row, amount, columns, headline, in_order, label, leader_of, marks, outcome
+from tasks.report.headline import headline
+from tasks.report.tables import GENERATED, columns, in_order, leader_of, marks, outcome
 from tasks.scoring.checkpoint_choice import choice
+from tasks.scoring.comparisons import FLOOR
 from tasks.scoring.metrics import HIT_DOLLARS, HIT_SHARE
+from tasks.scoring.rows import Row
+from tasks.scoring.wording import amount
 
+SHOWN = 10  # rows of a leaderboard too long to be read at once
 MAX_TEXT = 1_500  # characters of an item's text on the page, when it is opened
 NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # HTML bears it, XML does not
 PICTURES = ("models", "guesses", "running", "checkpoints", "price", "category", "calibration", "quantiles")
@@ -51,10 +57,11 @@ def write_figures(folder: Path, board: Leaderboard) -> list[Path]:
 def picture(board: Leaderboard) -> dict[str, Any]:
     """What the templates draw: the conclusion, the rows, and the numbers behind every picture there is data for."""
     rows = in_order(board.rows)
-    models = [row["model"] for row in rows if row["mae"] is not None and board.predictions.get(row["model"])]
+    models = [row.model for row in rows if row.mae is not None and board.predictions.get(row.model)]
     first, sentences = headline(rows, board.unit)
     page: dict[str, Any] = {"board": board, "rows": rows, "columns": columns(rows), "leader": leader_of(rows)}
     page |= {"headline": first, "sentences": sentences, "bars": figures.bars(rows), "models": models}
+    page["folded"] = folded(rows)
     page["curve"] = figures.curve_points(board.curve) if board.curve else None
     page["choice"] = choice(board.curve, board.unit) if board.curve else None
     page |= dict.fromkeys(("scatter", "running", "groups", "calibration", "quantiles", "items"))
@@ -77,24 +84,37 @@ def picture(board: Leaderboard) -> dict[str, Any]:
     return page
 
 
+def folded(rows: Sequence[Row]) -> set[str]:
+    """The models that a long leaderboard shows only when it is asked for all: not the first, not ours, not marked."""
+    if len(rows) <= SHOWN + 2:
+        return set()
+    return {row.model for row in rows[SHOWN:] if not (row.ours or row.kind in ("human", FLOOR) or marks(row))}
+
+
 def _a_few(rows: list[Row], models: list[str], most: int = 4) -> list[str]:
     """The leader and the best of each other kind: what a reader wants to see side by side."""
     best: dict[str, str] = {}
     for row in rows:
-        if row["model"] in models and row["kind"] != "floor":
-            best.setdefault(row["kind"], row["model"])
+        if row.model in models and row.kind != "floor":
+            best.setdefault(row.kind, row.model)
     return list(best.values())[:most] or models[:most]
 
 
 def _environment(unit: str) -> Environment:
-    loader, options = (
-        FileSystemLoader(Path(__file__).parent / "templates"),
-        {"trim_blocks": True, "lstrip_blocks": True},
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
-    environment.filters |= {"label": label, "marks": marks, "outcome": outcome}
-    environment.filters["amount"] = lambda value, digits=None: amount(value, unit, digits)
-    environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    environment.filters.update(
+        marks=marks,
+        outcome=outcome,
+        amount=lambda value, digits=None: amount(value, unit, digits),
+        sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+    )
     hit = f"less than {amount(HIT_DOLLARS, unit, 'g')} or {HIT_SHARE:.0%} of the price off"
-    environment.globals |= {"GENERATED": GENERATED, "MAX_TEXT": MAX_TEXT, "HIT": hit, "EXPECTED": figures.EXPECTED}
+    names: dict[str, Any] = {"GENERATED": GENERATED, "MAX_TEXT": MAX_TEXT, "HIT": hit, "EXPECTED": figures.EXPECTED}
+    environment.globals.update(names)
     return environment

@@ -6,18 +6,17 @@ import tempfile
 from pathlib import Path
 
 from tasks.config.experiment import Experiment
-from tasks.report.board import MARKS, open_run, read_leaderboard
+from tasks.report.board import read_leaderboard
+from tasks.report.headline import headline
 from tasks.report.html import write_figures, write_report
-from tasks.report.tables import as_markdown, headline, in_order
+from tasks.report.tables import as_markdown, in_order
+from tasks.scoring.record import Record, open_run
+from tasks.scoring.rows import MARKS, NUMBERS
 from tasks.tracking.runs import Candidate, once
 
 REPORT, FIGURES = "report.html", "figures"
-
-
 NAMES = {key: f"mae_{key}" for key in ("difference", "difference_low", "difference_high")}  # beside mae in lists
-
-
-NOT_MEASURED = {"step", "n_train", "fit_seconds", "size_mb", *MARKS}  # numbers of a row that are no figures of the test
+NOT_MEASURED = ("step", "n_train", "fit_seconds", "size_mb")  # numbers of a row that are no figures of the test
 
 
 def publish(experiment: Experiment, run_id: str, command: str | None = None) -> Path:
@@ -39,14 +38,19 @@ def _publish(experiment: Experiment, run_id: str, command: str | None) -> Path:
     first, sentences = headline(in_order(board.rows), board.unit)
     text = f"**{first}** {' '.join(sentences)}\n\n{as_markdown(board.rows, generated=board.generated, unit=board.unit)}"
     run.describe(text)
-    dataset, validation = board.dataset, run.read_json("leaderboard.json")["validation"]
+    dataset, validation = board.dataset, Record.read(run).validation
     for row in board.rows:
-        entry = Candidate(*(row[key] for key in ("model_id", "model", "kind", "step", "status", "reason")))
-        measured = {f"test_{NAMES.get(key, key)}": value for key, value in row.items() if key not in NOT_MEASURED}
+        entry = Candidate(row.model_id, row.model, row.kind, row.step, row.status, row.reason)
+        measured = {key: row.number(key) for key in (*sorted(NUMBERS), *row.figures) if key not in NOT_MEASURED}
         # MLflow's Compare opens with the metric that was logged first.
-        metrics = {"test_mae": row["mae"], **measured, "validation_mae": validation.get(row["model"], {}).get("mae")}
-        params = {key: row[key] for key in ("kind", "n_train") if row[key] is not None}
-        run.log_entry(entry, metrics, params, {mark: row[mark] for mark in MARKS})
+        metrics = {"test_mae": row.mae, **{f"test_{NAMES.get(key, key)}": value for key, value in measured.items()}}
+        params = {key: value for key, value in (("kind", row.kind), ("n_train", row.n_train)) if value is not None}
+        run.log_entry(
+            entry,
+            metrics | {"validation_mae": validation.get(row.model)},
+            params,
+            {mark: getattr(row, mark) for mark in MARKS},
+        )
         run.log_use(run.model_run(entry), f"{dataset['name']}-test", dataset["digest"], [entry.model_id])
     run.log_use(run.id, f"{dataset['name']}-test", dataset["digest"])
     return run.artifact(REPORT, fresh=True)

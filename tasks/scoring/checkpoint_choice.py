@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from tasks.models.predictor import Predictions
-from tasks.scoring.comparisons import SIGNIFICANCE, compare, selection_key
-from tasks.scoring.wording import amount, escaped, span
+from tasks.scoring.comparisons import SIGNIFICANCE, compare
+from tasks.scoring.wording import amount, escaped, interval, span
 from tasks.tracking.runs import Candidate
 
-DIFFERENCE = ("difference", "difference_low", "difference_high")
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A candidate of a training on the validation curve; a mean of checkpoints has no step.
+
+    `difference` is to the chosen one, in dollars, with its 95% interval; `p_value` is that it is as good as the best.
+    """
+
+    step: int | None
+    label: str
+    model_id: str
+    n: int
+    mae: float | None
+    mae_low: float | None = None
+    mae_high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
+    chosen: bool = False
+    train_loss: float | None = None
 
 
 def curve(
@@ -22,11 +43,11 @@ def curve(
     *,
     seed: int,
     resamples: int = 10_000,
-) -> list[dict[str, Any]]:
+) -> list[Checkpoint]:
     """The candidates of a training in the order of their steps, means last, compared on the same validation items.
 
-    `answers` are by model id. The row that is `chosen` has the lowest error of those that answered most; of equals it
-    is the earliest. `difference` is to that one, in dollars.
+    `answers` are by model id. The one that is `chosen` has the lowest error of those that answered most; of equals it
+    is the earliest.
     """
     ordered = sorted(candidates, key=lambda one: (one.step is None, one.step or 0))
     figures = compare(
@@ -36,49 +57,57 @@ def curve(
         seed=seed,
         resamples=resamples,
     )
-    wanted = ("mae", "mae_low", "mae_high", "n", "p_value", *DIFFERENCE)
-    rows = [
-        {"step": one.step, "label": one.reason if one.step is None else f"step {one.step}", "model_id": one.model_id}
-        | {key: figures[one.model_id][key] for key in wanted}
-        for one in ordered
-    ]
-    best = min(rows, key=selection_key)
-    return [{**row, "chosen": row is best} for row in rows]
+    best = min(ordered, key=lambda one: figures[one.model_id].selection_key)
+    found = []
+    for one in ordered:
+        known = {key: value for key, value in vars(figures[one.model_id]).items() if key not in ("metrics", "rank")}
+        label = f"step {one.step}" if one.step is not None else str(one.reason)
+        mae = figures[one.model_id].mae
+        found.append(Checkpoint(one.step, label, one.model_id, mae=mae, **known, chosen=one is best))
+    return found
 
 
-def runner_up(curve: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+def chosen(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The one that was chosen."""
+    return next(checkpoint for checkpoint in checkpoints if checkpoint.chosen)
+
+
+def runner_up(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The best candidate of a training that was not chosen."""
-    return min((row for row in curve if not row["chosen"]), key=selection_key, default=None)
+    others = [one for one in checkpoints if not one.chosen]
+    return min(others, key=lambda one: (-one.n, float("inf") if one.mae is None else one.mae), default=None)
 
 
-def choice(curve: Sequence[dict[str, Any]], unit: str = "$") -> str:
+def choice(checkpoints: Sequence[Checkpoint], unit: str = "$") -> str:
     """Which candidate of a training was chosen on validation, and how certain that is."""
-    chosen, following = next(row for row in curve if row["chosen"]), runner_up(curve)
-    if chosen["mae"] is None:
-        return f"No checkpoint answered anything; {chosen['label']} stands for them."
-    ends = f", {span(chosen, unit, 'mae')}" if chosen["mae_low"] is not None else ""
-    text = f"Chosen: {chosen['label']}, {amount(chosen['mae'], unit)} off on {chosen['n']:,} validation items{ends}."
-    if following is None or following["difference"] is None:
+    best, following = chosen(checkpoints), runner_up(checkpoints)
+    if best.mae is None:
+        return f"No checkpoint answered anything; {best.label} stands for them."
+    ends = span(best.mae_low, best.mae_high, unit)
+    text = f"Chosen: {best.label}, {amount(best.mae, unit)} off on {best.n:,} validation items{ends and f', {ends}'}."
+    if following is None or following.difference is None:
         return text
-    certain = (following["p_value"] or 0) < SIGNIFICANCE
+    certain = following.p_value is not None and following.p_value < SIGNIFICANCE
     return (
-        f"{text} The next, {following['label']}, is {amount(following['difference'], unit)} worse "
-        f"({span(following, unit)}), {'more than chance explains' if certain else 'which chance alone can explain'}."
+        f"{text} The next, {following.label}, is {amount(following.difference, unit)} worse "
+        f"({span(following.difference_low, following.difference_high, unit)}), "
+        f"{'more than chance explains' if certain else 'which chance alone can explain'}."
     )
 
 
-def curve_table(curve: Iterable[dict[str, Any]], unit: str = "$") -> str:
+def curve_table(checkpoints: Sequence[Checkpoint], unit: str = "$") -> str:
     """The candidates of a training as a table of Markdown, the chosen one marked."""
     headings = ["checkpoint", f"MAE {unit}", "95% interval", "behind the chosen", "n"]
     lines = [headings, ["---", *["---:"] * 4]]
-    for row in curve:
-        mark = "◆ " if row["chosen"] else ""
-        behind = "" if row["chosen"] else _figure(row["difference"], "+.2f")
-        ends = "" if row["mae_low"] is None else f"{row['mae_low']:.1f} to {row['mae_high']:.1f}"
-        figures = _figure(row["mae"], ".2f"), ends, behind, f"{row['n']:,}"
-        lines.append([f"{mark}{escaped(row['label'])}", *figures])
+    for one in checkpoints:
+        mark = "◆ " if one.chosen else ""
+        behind = "" if one.chosen or one.difference is None else f"{one.difference:+.2f}"
+        mae = "" if one.mae is None else f"{one.mae:.2f}"
+        figures = mae, interval(one.mae_low, one.mae_high, ".1f"), behind, f"{one.n:,}"
+        lines.append([f"{mark}{escaped(one.label)}", *figures])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _figure(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def with_losses(checkpoints: Sequence[Checkpoint], losses: Mapping[str, float]) -> list[Checkpoint]:
+    """The checkpoints with their training losses, which are by model id."""
+    return [dataclasses.replace(one, train_loss=losses.get(one.model_id)) for one in checkpoints]

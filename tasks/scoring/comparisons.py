@@ -1,14 +1,16 @@
 """How certain a difference between models is, and who ranks where.
 
-Uncertainty comes from the test items alone: percentile bootstrap intervals (Efron 1979), paired sign-flip permutation
-tests against the leader (Fisher 1935), and Holm's correction for having made many of them (Holm 1979).
+Uncertainty comes from the items alone: percentile bootstrap intervals (Efron 1979), the model confidence set for who is
+as good as the best (Hansen, Lunde and Nason 2011), and a bootstrap-t for two models that were picked beforehand.
+benchmarks/calibration.py measures how often they are wrong.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,18 +20,43 @@ from tasks.models.predictor import Predictions
 from tasks.scoring.metrics import Array, absolute_error, measure, number, predictions_of
 
 SIGNIFICANCE = 0.05
-
-
-OWN_KINDS = frozenset({"baseline", "human", "api", "base", "finetuned", "blend"})
-
-
+FLOOR = "floor"  # the kind of the best possible guess, which is no model
 CHUNK_CELLS = 2_000_000  # resamples x items held at once: 16 MB as floats, whatever the size of the problem
 
 
-class Comparison(NamedTuple):
-    """Mean of other's loss minus the leader's on the n items both cover, with its interval and two-sided p-value.
+@dataclass(frozen=True)
+class Figures:
+    """What one model's answers are worth on a set of items; None where there is nothing to say, never NaN.
 
-    In the unit of the losses; above zero, the leader is better. NaN where too few items are shared to say.
+    `n` items were answered; `metrics` has every entry of METRICS. `difference` is the mean error less the leader's, in
+    dollars, on the items both answered, with its 95% bootstrap interval. `p_value` is that of `confidence_set`.
+    """
+
+    n: int
+    metrics: Mapping[str, float | None]
+    mae_low: float | None = None
+    mae_high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
+    rank: int | None = None
+
+    @property
+    def mae(self) -> float | None:
+        """Mean absolute error in dollars."""
+        return self.metrics["mae"]
+
+    @property
+    def selection_key(self) -> tuple[float, float]:
+        """What candidates are chosen by, the least first: more items answered before a lower error on those."""
+        return -self.n, math.inf if self.mae is None else self.mae
+
+
+class Comparison(NamedTuple):
+    """Mean of other's loss minus the first one's on the n items both cover, with its interval and two-sided p-value.
+
+    In the unit of the losses; above zero, the first one is better. NaN where too few items are shared to say.
     """
 
     difference: float
@@ -37,11 +64,6 @@ class Comparison(NamedTuple):
     high: float
     p_value: float
     n: int
-
-
-def selection_key(figures: Mapping[str, Any]) -> tuple[float, float]:
-    """What candidates are chosen by, the least first: more items answered before a lower error on those."""
-    return -figures["n"], math.inf if figures["mae"] is None else figures["mae"]
 
 
 def bootstrap_interval(
@@ -87,46 +109,92 @@ def _resample_counts(n: int, resamples: int, seed: int) -> Iterator[tuple[slice,
         yield rows, np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(float)
 
 
-def sign_flip_p_values(differences: ArrayLike, *, seed: int, resamples: int = 10_000) -> Array:
-    """Two-sided p-value that each row of differences [models, n] has mean zero: [models], NaN for an empty row.
+def bootstrap_t(values: Array, *, seed: int, resamples: int) -> tuple[Array, Array]:
+    """Studentized means of values [rows, n]: those observed [rows], and those of resamples about the observed mean
+    [resamples, rows].
 
-    Under the null it does not matter which of two models made which error, so each difference may change its sign. The
-    observed signs count as one of the permutations, (1 + #) / (1 + R), so p is never zero (Phipson and Smyth 2010).
-    NaN differences take no part.
+    The bootstrap-t (Efron 1982, Hall 1988): each resample is divided by its own standard error, which makes the test
+    right for skewed values too. A mean that is certainly not zero (no spread) is infinite, one that is zero stays zero.
     """
-    differences = np.atleast_2d(np.asarray(differences, dtype=float))
-    empty = np.isnan(differences).all(axis=1)
-    filled = np.nan_to_num(differences, nan=0.0).T
-    # Permutations that equal the observed one must count as such, whatever the order a product was summed in.
-    observed = np.abs(filled.sum(axis=0)) - 1e-9 * np.abs(filled).sum(axis=0)
-    random = np.random.default_rng([seed, 1])
-    n, as_extreme = len(filled), np.zeros(len(differences))
-    for rows in _chunks(n, resamples):
-        size = rows.stop - rows.start
-        bits = np.unpackbits(random.integers(0, 256, size=(size, -(-n // 8)), dtype=np.uint8), axis=1, count=n)
-        as_extreme += np.sum(np.abs((2.0 * bits - 1.0) @ filled) >= observed, axis=0)
-    return np.where(empty, math.nan, (1 + as_extreme) / (1 + resamples))
+    values = np.atleast_2d(values)
+    n, mean = values.shape[1], values.mean(axis=1)
+    error = values.std(axis=1) / math.sqrt(n)
+    both = np.concatenate([values, values**2]).T
+    drawn = np.empty((resamples, len(values)))
+    for rows, counts in _resample_counts(n, resamples, seed):
+        sums = counts @ both / n
+        means, squares = np.hsplit(sums, 2)
+        spread = np.sqrt(np.maximum(squares - means**2, 0.0) / n)
+        drawn[rows] = (means - mean) / np.maximum(spread, np.maximum(1e-3 * error, 1e-300))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        observed = np.where(mean == 0, 0.0, mean / error)  # infinite where all differ by the same
+    return observed, drawn
+
+
+def confidence_set(losses: ArrayLike, *, seed: int, resamples: int = 10_000) -> Array:
+    """The p-value of each model [models] that it is as good as the best, from losses [models, n] of the same items.
+
+    The model confidence set with the range statistic (Hansen, Lunde and Nason 2011): while the models left are not all
+    equally good, by the largest studentized difference of any two of them, the one that is worst against another goes.
+    A model's p-value is the largest of the tests up to its own; that of the best is 1. Models with p >= 0.05 hold the
+    best one with 95% confidence. This holds although the best was picked on the same items, which a test of each model
+    against the observed best does not.
+    """
+    losses = np.asarray(losses, dtype=float)
+    p_values = np.ones(len(losses))
+    if len(losses) < 2:
+        return p_values
+    one, other = np.triu_indices(len(losses), k=1)
+    differences = losses[one] - losses[other]
+    differences[np.abs(differences) < 1e-9] = 0.0  # equal models differ by rounding
+    observed, drawn = bootstrap_t(differences, seed=seed, resamples=resamples)
+    np.abs(drawn, out=drawn)
+    left, highest = np.ones(len(losses), dtype=bool), 0.0
+    for _ in range(len(losses) - 1):
+        pairs = np.flatnonzero(left[one] & left[other])
+        largest = np.abs(observed[pairs]).max()
+        as_far = np.sum(drawn[:, pairs].max(axis=1) >= largest * (1 - 1e-9)) if largest > 0 else resamples
+        highest = max(highest, (1 + as_far) / (1 + resamples))
+        pair = pairs[np.abs(observed[pairs]).argmax()]
+        worst = one[pair] if observed[pair] > 0 else other[pair]
+        p_values[worst], left[worst] = highest, False
+    return p_values
 
 
 def paired_comparisons(
     leader_losses: ArrayLike, other_losses: ArrayLike, *, seed: int, resamples: int = 10_000
 ) -> list[Comparison]:
-    """The leader [n] against each of several models [models, n], on the items both cover; see Comparison."""
+    """One model [n] against each of several others [models, n], on the items both cover; see Comparison.
+
+    The p-value is a two-sided bootstrap-t: it does not take the differences for symmetric, as a sign-flip test does.
+    It is for a pair that was not picked by its own figures; see `confidence_set` for a leader that was.
+    """
     differences = np.atleast_2d(np.asarray(other_losses, dtype=float)) - np.asarray(leader_losses, dtype=float)
-    shared = (~np.isnan(differences)).sum(axis=1)
-    totals = np.nansum(differences, axis=1)
     low, high = bootstrap_interval(differences, seed=seed, resamples=resamples)
-    p_values = sign_flip_p_values(differences, seed=seed, resamples=resamples)
-    return [
-        Comparison(float(totals[i] / shared[i]) if shared[i] else math.nan, *map(float, ends), int(shared[i]))
-        for i, ends in enumerate(zip(low, high, p_values, strict=True))
-    ]
+    found = []
+    for row, ends in zip(differences, zip(low, high, strict=True), strict=True):
+        shared = row[~np.isnan(row)]
+        mean = float(shared.mean()) if len(shared) else math.nan
+        p_value = _two_sided(shared, seed=seed, resamples=resamples)
+        found.append(Comparison(mean, *map(float, ends), p_value, len(shared)))
+    return found
+
+
+def _two_sided(differences: Array, *, seed: int, resamples: int) -> float:
+    """p-value that differences [n] have mean zero; NaN for fewer than two."""
+    if len(differences) < 2:
+        return math.nan
+    observed, drawn = bootstrap_t(differences, seed=seed, resamples=resamples)
+    slack = 1e-9 * abs(observed[0])
+    # Each tail by itself: of skewed differences one is much longer than the other.
+    tails = np.sum(drawn[:, 0] >= observed[0] - slack), np.sum(drawn[:, 0] <= observed[0] + slack)
+    return float(min(1.0, 2 * (1 + min(tails)) / (1 + resamples)))
 
 
 def paired_comparison(
     leader_losses: ArrayLike, other_losses: ArrayLike, *, seed: int, resamples: int = 10_000
 ) -> Comparison:
-    """The leader [n] against one other model [n], on the items both cover; see Comparison."""
+    """One model [n] against one other [n], on the items both cover; see Comparison."""
     return paired_comparisons(leader_losses, other_losses, seed=seed, resamples=resamples)[0]
 
 
@@ -141,100 +209,105 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def shared_ranks(
-    maes: Mapping[str, float | None],
-    p_adjusted: Mapping[str, float | None],
-    differences: Mapping[str, float | None],
-    leader: str,
-) -> dict[str, int]:
-    """Ranks with ties by evidence: 1 for the leader and all not shown to be worse; then by MAE (1, 1, 1, 4, 5, ...).
+def shared_ranks(maes: Mapping[str, float], p_values: Mapping[str, float | None]) -> dict[str, int]:
+    """Ranks with ties by evidence: 1 for the leader and all not shown to be worse; then by MAE (1, 1, 1, 4, 5, ...)."""
 
-    A model that covers only some items cannot lead, but when it is clearly better on those it is not worse either:
-    it shares rank 1. Models without an MAE get no rank; equal MAEs share one.
-    """
+    def level(model: str) -> float:
+        p_value = p_values.get(model)
+        return maes[model] if p_value is not None and p_value < SIGNIFICANCE else -math.inf
 
-    def place(model: str) -> float:
-        p, difference = p_adjusted.get(model), differences.get(model)
-        worse = p is not None and difference is not None and p < SIGNIFICANCE and difference > 0
-        return maes[model] if worse and model != leader else -math.inf
-
-    places = {model: place(model) for model, mae in maes.items() if mae is not None}
-    return {model: 1 + sum(other < mine for other in places.values()) for model, mine in places.items()}
+    levels = {model: level(model) for model in maes}
+    return {model: 1 + sum(other < mine for other in levels.values()) for model, mine in levels.items()}
 
 
-def find_leader(truth: ArrayLike, guesses: Mapping[str, ArrayLike], kinds: Mapping[str, str]) -> str | None:
-    """The model of our own with the lowest MAE among those that answered every item; None if none did."""
+def find_leader(truth: ArrayLike, prices: Mapping[str, ArrayLike], kinds: Mapping[str, str]) -> str | None:
+    """The model with the lowest MAE among those that answered every item, whoever made it; None if none did."""
     maes = {
-        model: float(np.mean(absolute_error(truth, guess)))
-        for model, guess in guesses.items()
-        if kinds[model] in OWN_KINDS and not np.isnan(np.asarray(guess, dtype=float)).any()
+        model: float(np.mean(absolute_error(truth, price)))
+        for model, price in prices.items()
+        if kinds[model] != FLOOR and not np.isnan(np.asarray(price, dtype=float)).any()
     }
     return min(maes, key=maes.__getitem__, default=None)
 
 
 def compare(
     truth: ArrayLike,
-    guesses: Mapping[str, Predictions | ArrayLike],
+    answers: Mapping[str, Predictions | ArrayLike],
     kinds: Mapping[str, str],
     *,
     seed: int,
     resamples: int = 10_000,
-) -> dict[str, dict[str, Any]]:
-    """The figures of a leaderboard: truth [n], predictions or guesses [n] of each model, and its kind -> its figures.
+) -> dict[str, Figures]:
+    """The figures of a leaderboard: truth [n], predictions or prices [n] of each model, and its kind -> its figures.
 
-    Figures are n, every metric of METRICS, mae_low, mae_high, difference, difference_low, difference_high (to the
-    leader, in dollars), p_value (Holm adjusted) and rank; None where there is nothing to say, never NaN. The leader's
-    own difference is 0 and its p_value None. Raises ValueError for guesses of a wrong length or not finite.
+    The leader's own difference is 0 and its p-value None. A row that covers some items only is compared on those, with
+    all complete ones: its p-value is corrected for the number of such rows (Bonferroni).
+
+    Raises:
+        ValueError: there is nothing to compare, or prices are of a wrong length or not finite.
     """
     truth = np.asarray(truth, dtype=float)
-    models = list(guesses)
-    predictions = {model: predictions_of(guesses[model]) for model in models}
-    guessed = {model: _checked(truth, predictions[model].price, model) for model in models}
+    models = list(answers)
+    predictions = {model: predictions_of(answers[model]) for model in models}
+    prices = {model: _checked(truth, predictions[model].price, model) for model in models}
     if not models or not len(truth):
         raise ValueError("nothing to compare: there must be at least one model and one item")
-    losses = np.stack([absolute_error(truth, guessed[model]) for model in models])
+    losses = np.stack([absolute_error(truth, prices[model]) for model in models])
     low, high = bootstrap_interval(losses, seed=seed, resamples=resamples)
-    figures: dict[str, dict[str, Any]] = {}
-    for i, model in enumerate(models):
-        ends = {"mae_low": number(low[i]), "mae_high": number(high[i])}
-        figures[model] = {"n": int((~np.isnan(losses[i])).sum()), **measure(truth, predictions[model]), **ends}
-        figures[model] |= dict.fromkeys(("difference", "difference_low", "difference_high", "p_value", "rank"))
-    leader = find_leader(truth, guessed, kinds)
-    if leader is not None:
-        _against_leader(figures, losses, kinds, leader, seed=seed, resamples=resamples)
-    return figures
+    figures = {
+        model: Figures(
+            n=int((~np.isnan(losses[i])).sum()),
+            metrics=measure(truth, predictions[model]),
+            mae_low=number(low[i]),
+            mae_high=number(high[i]),
+        )
+        for i, model in enumerate(models)
+    }
+    leader = find_leader(truth, prices, kinds)
+    if leader is None:
+        return figures
+    return _against_leader(figures, dict(zip(models, losses, strict=True)), kinds, leader, seed, resamples)
 
 
 def _against_leader(
-    figures: dict[str, dict[str, Any]],
-    losses: Array,
+    figures: dict[str, Figures],
+    losses: dict[str, Array],
     kinds: Mapping[str, str],
     leader: str,
-    *,
     seed: int,
     resamples: int,
-) -> None:
-    """Fills in differences, adjusted p-values and ranks; losses [models, n] are in the order of figures."""
+) -> dict[str, Figures]:
+    """The figures with differences to the leader, p-values and ranks; losses [n] of each model."""
     models = list(figures)
-    results = paired_comparisons(losses[models.index(leader)], losses, seed=seed, resamples=resamples)
-    for model, result in zip(models, results, strict=True):
-        figures[model] |= {
-            "difference": number(result.difference),
-            "difference_low": number(result.low),
-            "difference_high": number(result.high),
-        }
-    raw = dict(zip(models, (result.p_value for result in results), strict=True))
-    own = [model for model in models if kinds[model] in OWN_KINDS and model != leader]
-    recorded = [model for model in models if kinds[model] == "recorded"]
-    for family in (own, recorded):
-        for model, p_value in zip(family, holm([raw[model] for model in family]), strict=True):
-            figures[model]["p_value"] = p_value
+    differences = np.stack([losses[model] for model in models]) - losses[leader]
+    low, high = bootstrap_interval(differences, seed=seed, resamples=resamples)
+    p_values = _p_values({model: losses[model] for model in models if kinds[model] != FLOOR}, seed, resamples)
+    p_values[leader] = None
+    ranked = {model: mae for model in models if kinds[model] != FLOOR and (mae := figures[model].mae) is not None}
+    ranks = shared_ranks(ranked, p_values)
+    return {
+        model: replace(
+            figures[model],
+            difference=number(np.nanmean(differences[i])) if figures[model].n else None,
+            difference_low=number(low[i]),
+            difference_high=number(high[i]),
+            p_value=p_values.get(model),
+            rank=ranks.get(model),
+        )
+        for i, model in enumerate(models)
+    }
 
-    def column(key: str) -> dict[str, float | None]:
-        return {model: figures[model][key] for model in models if kinds[model] != "floor"}
 
-    for model, rank in shared_ranks(column("mae"), column("p_value"), column("difference"), leader).items():
-        figures[model]["rank"] = rank
+def _p_values(losses: dict[str, Array], seed: int, resamples: int) -> dict[str, float | None]:
+    whole = {model: row for model, row in losses.items() if not np.isnan(row).any()}
+    together = confidence_set(np.stack(list(whole.values())), seed=seed, resamples=resamples)
+    found: dict[str, float | None] = dict(zip(whole, map(float, together), strict=True))
+    parts = {model: row for model, row in losses.items() if model not in whole and (~np.isnan(row)).sum() > 1}
+    for model, row in parts.items():
+        shared = ~np.isnan(row)
+        stacked = np.stack([row[shared], *(other[shared] for other in whole.values())])
+        found[model] = min(1.0, len(parts) * float(confidence_set(stacked, seed=seed, resamples=resamples)[0]))
+    return found
 
 
 def _checked(truth: Array, guess: ArrayLike, model: str) -> Array:
@@ -267,7 +340,11 @@ def beside_person(
     adjusted = holm([result.p_value for result in results])
     found = {}
     for name, result, p_value in zip(others, results, adjusted, strict=True):
-        figures = {"vs_human": result.difference, "vs_human_low": result.low, "vs_human_high": result.high}
+        figures: dict[str, float | None] = {
+            "vs_human": result.difference,
+            "vs_human_low": result.low,
+            "vs_human_high": result.high,
+        }
         figures |= {"vs_human_p_value": p_value, "vs_human_n": result.n}
         found[name] = {key: None if value is None or math.isnan(value) else value for key, value in figures.items()}
     return found

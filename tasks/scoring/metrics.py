@@ -65,7 +65,7 @@ def _width(_: Array, predictions: Predictions) -> float:
 
 def _rmsle(truth: Array, guess: Array) -> float:
     # A linear model may guess below zero, where the logarithm has no value: it counts as a guess of zero.
-    return np.sqrt(np.mean((np.log1p(np.maximum(guess, 0)) - np.log1p(truth)) ** 2))
+    return float(np.sqrt(np.mean((np.log1p(np.maximum(guess, 0)) - np.log1p(truth)) ** 2)))
 
 
 def _r2(truth: Array, guess: Array) -> float:
@@ -109,8 +109,9 @@ def measure(truth: ArrayLike, predictions: Predictions | ArrayLike) -> dict[str,
     return {name: number(metric.function(truth, predictions)) for name, metric in METRICS.items()}
 
 
-def predictions_of(guess: Predictions | ArrayLike) -> Predictions:
-    return guess if isinstance(guess, Predictions) else Predictions.points(guess)
+def predictions_of(answers: Predictions | ArrayLike) -> Predictions:
+    """Predictions as they are, and prices [n] as point estimates alone."""
+    return answers if isinstance(answers, Predictions) else Predictions.points(np.asarray(answers, dtype=float))
 
 
 def number(value: float) -> float | None:

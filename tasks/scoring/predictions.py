@@ -45,8 +45,7 @@ def score(
     New ones are kept there per item, with every metric and its interval where it has one, and the time they took if
     they were made here (`timed`).
     """
-    name = kept_as(split, items)
-    kept = None if mode == "again" else recall(run, model_id, name)
+    kept = None if mode == "again" else recall(run, model_id, split, items)
     if kept is not None:
         return kept
     start = time.perf_counter()
@@ -70,7 +69,7 @@ def score(
         dataset_digest=dataset.digest,
     )
     # Kept last: what is found here later has its metrics logged too.
-    _keep(run, model_id, name, items, predictions)
+    _keep(run, model_id, kept_as(split, items), items, predictions)
     return predictions
 
 
@@ -112,10 +111,13 @@ def from_table(table: pa.Table) -> Predictions:
     return Predictions(**columns, distribution=Distribution(support, probabilities))
 
 
-def recall(run: StageRun, model_id: str, name: str) -> Predictions | None:
-    """The predictions kept under a name on a LoggedModel; None if there are none."""
+def recall(run: StageRun, model_id: str, split: Part, items: Sequence[Item]) -> Predictions | None:
+    """The predictions for these items kept on a LoggedModel, in the order of the items; None if there are none."""
+    name = kept_as(split, items)
     kept = {info.path for info in run.client.list_logged_model_artifacts(model_id, "predictions")}
     if f"predictions/{name}" not in kept:
         return None
-    place = run.client.get_logged_model(model_id).artifact_location
-    return from_table(pq.read_table(fetch(f"{place}/predictions/{name}")))
+    location = run.client.get_logged_model(model_id).artifact_location
+    table = pq.read_table(fetch(f"{location}/predictions/{name}"))
+    rows = {identity: row for row, identity in enumerate(table["id"].to_pylist())}
+    return from_table(table.take([rows[item.id] for item in items]))

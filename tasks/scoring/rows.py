@@ -1,50 +1,135 @@
-"""What an evaluation keeps of its models: a row of the leaderboard each, and every test prediction."""
+"""The leaderboard's row, and the table of every test prediction."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from tasks.data.items import Item
 from tasks.models.predictor import Predictions
+from tasks.scoring.comparisons import FLOOR, Figures
 from tasks.tracking.runs import SERVABLE, Candidate, StageRun
 from tasks.tracking.store import model_folder
 
 SPENT = ("input_tokens", "output_tokens", "cost")  # on the answers of an API, the cost in dollars
+MARKS = ("champion", "challenger", "best_checkpoint")  # aliases of the registered model
 
 
-def leaderboard_row(
-    run: StageRun, entry: Candidate, figures: Mapping[str, Any], machine_per_hour: float | None
-) -> dict[str, Any]:
-    """A model's line of the leaderboard, before the registry's marks are put on it.
+@dataclass(frozen=True)
+class Row:
+    """One model on the leaderboard. What has no value is None; a row without `mae` did not run, and `reason` says why.
 
-    `figures` are those of `tasks.scoring.comparisons.compare`; `machine_per_hour` is what an hour of this machine costs
-    in dollars.
+    Errors are in dollars, `fit_seconds` in seconds, `predict_ms` in milliseconds an item, `size_mb` in megabytes.
+    `figures` holds every further number that was measured, by its name: the other METRICS, the comparison with a
+    person, what an API charged.
+    """
+
+    model: str
+    kind: str
+    model_id: str = ""
+    step: int | None = None
+    status: str = "ran"
+    reason: str | None = None
+    split: str = "test"
+    rank: int | None = None
+    n: int | None = None
+    n_train: int | None = None
+    mae: float | None = None
+    mae_low: float | None = None
+    mae_high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
+    fit_seconds: float | None = None
+    predict_ms: float | None = None
+    size_mb: float | None = None
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    champion: bool = False
+    challenger: bool = False
+    best_checkpoint: bool = False
+
+    @property
+    def label(self) -> str:
+        """The model's name, with the step of a checkpoint."""
+        return self.model if self.step is None else f"{self.model} step {self.step}"
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the row that all others were compared with."""
+        return self.rank == 1 and self.p_value is None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a model of this pipeline, which can be loaded and served."""
+        return self.kind in SERVABLE
+
+    def number(self, key: str) -> float | None:
+        """A number of the row, by the name it has in JSON."""
+        value = getattr(self, key) if key in NUMBERS else self.figures.get(key)
+        return None if value is None else float(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as one flat object; its first keys are the contract of `leaderboard --json`."""
+        flat = {key: value for key, value in vars(self).items() if key != "figures"} | dict(self.figures)
+        return {key: flat.get(key) for key in dict.fromkeys((*CONTRACT, *flat))}
+
+    @classmethod
+    def from_json(cls, flat: Mapping[str, Any]) -> Self:
+        """Read what `to_json` made."""
+        known = {key: value for key, value in flat.items() if key in FIELDS}
+        return cls(**known, figures={key: value for key, value in flat.items() if key not in FIELDS})
+
+    def measured(self, figures: Figures) -> Self:
+        """The row with the figures of its answers."""
+        named = {key: value for key, value in vars(figures).items() if key != "metrics"}
+        others = {key: value for key, value in figures.metrics.items() if key != "mae"}
+        return dataclasses.replace(self, **named, mae=figures.mae, figures={**self.figures, **others})
+
+    def beside(self, others: Mapping[str, float | None]) -> Self:
+        """The row with further figures."""
+        return dataclasses.replace(self, figures={**self.figures, **others})
+
+
+FIELDS = {known.name for known in dataclasses.fields(Row)} - {"figures"}
+NUMBERS = FIELDS - {"model", "kind", "model_id", "status", "reason", "split", *MARKS}
+CONTRACT = (
+    *("rank", "model", "kind", "step", "status", "reason", "n", "n_train", "mae", "mae_low", "mae_high", "median_ae"),
+    *("rmse", "rmsle", "r2", "hits", "difference", "difference_low", "difference_high", "p_value", "split"),
+    *("champion", "best_checkpoint", "fit_seconds", "predict_ms", "size_mb"),
+)
+
+
+def row_of(run: StageRun, entry: Candidate, figures: Figures | None, machine_per_hour: float | None) -> Row:
+    """The row of a model, before the registry's marks are put on it.
+
+    `machine_per_hour` is what an hour of this machine costs in dollars.
     """
     model = run.client.get_logged_model(entry.model_id)
     metrics = {metric.key: metric.value for metric in model.metrics or []}
     params = model.params or {}
-    seconds = metrics.get("test_seconds_per_1000") if entry.kind != "floor" else None
+    seconds = metrics.get("test_seconds_per_1000") if entry.kind != FLOOR else None
     hourly = seconds and machine_per_hour and seconds / 3600 * machine_per_hour
-    return {
-        "model": entry.name,
-        "kind": entry.kind,
-        "step": entry.step,
-        "status": entry.status,
-        "reason": entry.reason,
-        "split": "test",
-        "n_train": int(params["n_train"]) if "n_train" in params else None,
-        "fit_seconds": float(params["fit_seconds"]) if "fit_seconds" in params else None,
-        "predict_ms": seconds,  # milliseconds an item takes are the seconds a thousand take
-        "cost_per_1000": metrics.get("test_cost_per_1000", hourly),
-        "size_mb": _size(run, entry),
-        **{key: metrics[f"test_{key}"] for key in SPENT if f"test_{key}" in metrics},
-        "model_id": entry.model_id,
-        **figures,
-    }
+    spent = {key: metrics[f"test_{key}"] for key in SPENT if f"test_{key}" in metrics}
+    row = Row(
+        model=entry.name,
+        kind=entry.kind,
+        model_id=entry.model_id,
+        step=entry.step,
+        status=entry.status,
+        reason=entry.reason,
+        n_train=int(params["n_train"]) if "n_train" in params else None,
+        fit_seconds=float(params["fit_seconds"]) if "fit_seconds" in params else None,
+        predict_ms=seconds,  # milliseconds an item takes are the seconds a thousand take
+        size_mb=_size(run, entry),
+        figures={"cost_per_1000": metrics.get("test_cost_per_1000", hourly), **spent},
+    )
+    return row if figures is None else row.measured(figures)
 
 
 def _size(run: StageRun, entry: Candidate) -> float | None:
@@ -58,7 +143,7 @@ def _size(run: StageRun, entry: Candidate) -> float | None:
 def predictions_table(items: Sequence[Item], answers: Mapping[str, Predictions]) -> pa.Table:
     """Every prediction of every model for the same items: one row for each model and item, prices in US dollars.
 
-    `crps`, and `level`, where the truth lies in the distribution, are NaN where there is none.
+    `crps`, and `pit`, the level at which the truth lies in the distribution, are NaN where there is none.
     """
     truth = np.array([item.price for item in items])
     tables = []
@@ -68,5 +153,5 @@ def predictions_table(items: Sequence[Item], answers: Mapping[str, Predictions])
             scores[:] = answer.distribution.crps(truth), answer.distribution.pit(truth)
         columns = {"model": [name] * len(items), "id": [item.id for item in items], "truth": truth}
         columns |= {"price": answer.price, "low": answer.low, "high": answer.high}
-        tables.append(pa.table({**columns, "crps": scores[0], "level": scores[1]}))
+        tables.append(pa.table({**columns, "crps": scores[0], "pit": scores[1]}))
     return pa.concat_tables(tables)

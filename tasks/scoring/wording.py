@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 
 def amount(value: float, unit: str, digits: str | None = None) -> str:
@@ -18,9 +17,14 @@ def p_text(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}" if p_value < 0.1 else f"p = {p_value:.2f}"
 
 
-def span(row: dict[str, Any], unit: str, key: str = "difference") -> str:
-    low, high = row[f"{key}_low"], row[f"{key}_high"]
+def span(low: float | None, high: float | None, unit: str) -> str:
+    """A 95% interval in words; nothing where there is none."""
     return "" if low is None or high is None else f"95% interval {amount(low, unit)} to {amount(high, unit)}"
+
+
+def interval(low: float | None, high: float | None, form: str, to: str = " to ") -> str:
+    """The ends of an interval; nothing where there is none."""
+    return "" if low is None or high is None else f"{low:{form}}{to}{high:{form}}"
 
 
 def duration(seconds: float | None) -> str:
@@ -34,4 +38,5 @@ def duration(seconds: float | None) -> str:
 
 
 def escaped(text: str) -> str:
+    """Text that is no markup in a cell of a Markdown table."""
     return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))

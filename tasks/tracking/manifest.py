@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.digests import file_digest
+from tasks.digests import as_noted, file_digest
 from tasks.tracking.store import fetch, forget, listing, local_path
 
 MANIFEST = "manifest.json"
@@ -27,16 +27,16 @@ def intact(noted: Manifest, addresses: Mapping[str, str]) -> bool:
     Only what is gone or changed says no; a store that cannot be reached raises, since nothing is known of it.
     """
     try:
-        return all(_as_noted(addresses[key], files) for key, files in noted.items())
+        return all(_is_as_noted(addresses[key], files) for key, files in noted.items())
     except (FileNotFoundError, KeyError, AttributeError):
         return False
 
 
-def _as_noted(address: str, files: dict[str, str]) -> bool:
-    if _contents(address).items() >= files.items():
+def _is_as_noted(address: str, files: dict[str, str]) -> bool:
+    if as_noted(_contents(address), files):
         return True
     forget(address)  # where it lies elsewhere, it may be the copy here that is damaged
-    return local_path(address) is None and _contents(address).items() >= files.items()
+    return local_path(address) is None and as_noted(_contents(address), files)
 
 
 def _contents(address: str) -> dict[str, str]:

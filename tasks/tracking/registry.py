@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, BEST_CHECKPOINT = "champion", "best-checkpoint"
+LOOK = "pricewright.look."  # tag of the registered model, for each comparison at a set of test items
 CHALLENGER = "challenger"  # the one that last met the champion and did not beat it
 
 
@@ -32,14 +33,14 @@ def expected(experiment: Experiment, alias: str) -> ModelVersion:
     version = version_of(experiment, alias)
     if version is None:
         raise UserError(
-            f"{experiment.promote.name} has no {alias} yet. Run: pricewright run, with the same -c and key=value."
+            f"{experiment.registered_model} has no {alias} yet. Run: pricewright run, with the same -c and key=value."
         )
     return version
 
 
 def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[str, Any]) -> str:
     """Give an alias to a model, registering it as a version first if it is none yet; returns the version."""
-    client, name = connect(experiment), experiment.promote.name
+    client, name = connect(experiment), experiment.registered_model
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     versions = client.search_model_versions(f"name = '{name}'")
@@ -55,7 +56,7 @@ def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[st
 def withdraw(experiment: Experiment, alias: str) -> None:
     """Take an alias away, if anybody has it."""
     if version_of(experiment, alias) is not None:
-        connect(experiment).delete_registered_model_alias(experiment.promote.name, alias)
+        connect(experiment).delete_registered_model_alias(experiment.registered_model, alias)
 
 
 def version_of(experiment: Experiment, alias: str) -> ModelVersion | None:
@@ -63,6 +64,22 @@ def version_of(experiment: Experiment, alias: str) -> ModelVersion | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return connect(experiment).get_model_version_by_alias(experiment.promote.name, alias)
+        return connect(experiment).get_model_version_by_alias(experiment.registered_model, alias)
     except MlflowException:
         return None
+
+
+def looks(experiment: Experiment, tested: str) -> list[str]:
+    """The names of the comparisons at a set of test items, `<tested>.<pair>`, in the order they were made."""
+    found = connect(experiment).search_registered_models(f"name = '{experiment.registered_model}'")
+    tags = dict(found[0].tags) if found else {}
+    made = {key.removeprefix(LOOK): int(number) for key, number in tags.items() if key.startswith(f"{LOOK}{tested}.")}
+    return sorted(made, key=made.__getitem__)
+
+
+def note_look(experiment: Experiment, look: str) -> None:
+    """Remember a comparison, so that the next one at the same items knows of it."""
+    before = looks(experiment, look.partition(".")[0])
+    if look not in before:
+        client = connect(experiment)
+        client.set_registered_model_tag(experiment.registered_model, f"{LOOK}{look}", str(len(before) + 1))

@@ -38,9 +38,12 @@ CHOSEN, DROPPED = "pricewright.chosen", "pricewright.dropped"
 MAX_NOTE = 8_000  # characters that a tag of MLflow holds
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 EXTERNAL = "pricewright.external"
+WEIGHTS = "pricewright.weights"  # the digest of what makes the weights of a training
+TRAINED_IN = "pricewright.trained_in"  # the run whose checkpoints were asked again
 SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
 CONTENT = "pricewright.content"  # the digest of the splits that a run of curate left
 CANDIDATES = "candidates.json"
+RULES = "cleaning.json"  # beside a saved model
 SERVABLE = ("baseline", "base", "finetuned", "blend")  # kinds that another process can load and price a text with
 SERVED = PROJECT / "tasks" / "models" / "pyfunc.py"
 
@@ -61,8 +64,8 @@ class Candidate:
 class StageRun:
     """One MLflow run of one stage; `done` says that its results are there already."""
 
-    def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool) -> None:
-        self.client, self.run, self.stage, self.done = client, run, stage, done
+    def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool, rules: str | None = None) -> None:
+        self.client, self.run, self.stage, self.done, self.rules = client, run, stage, done, rules
         self._model_runs: dict[str, str] | None = None
 
     @property
@@ -222,6 +225,8 @@ class StageRun:
             folder = Path(temporary) / "predictor"
             folder.mkdir()
             save(folder)
+            if self.rules:  # by which texts were cleaned: they travel with what was trained on them
+                (folder / RULES).write_text(self.rules, encoding="utf-8")
             info = mlflow.pyfunc.log_model(
                 name=slug(name if step is None else f"{name}-step-{step}"),
                 python_model=str(SERVED),
@@ -276,6 +281,14 @@ class StageRun:
             if not token:
                 return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))
 
+    def others(self, tag: str) -> list[StageRun]:
+        """The other runs of this stage with the same value of a tag, the latest first."""
+        where, value = self.run.info.experiment_id, self.run.data.tags[tag]
+        query = f"tags.`{STAGE}` = '{self.stage}' and tags.`{tag}` = '{value}'"
+        found = self.client.search_runs([where], query, order_by=["attributes.start_time DESC"])
+        runs = [StageRun(self.client, run, self.stage, done=run.info.status == "FINISHED") for run in found]
+        return [run for run in runs if run.id != self.id]
+
     def addresses(self) -> dict[str, str]:
         """Where the artifacts of the run ("") and of its models (by id) lie."""
         return {"": self.run.info.artifact_uri, **{model.model_id: model.artifact_location for model in self.models()}}
@@ -313,7 +326,14 @@ def slug(name: str) -> str:
 
 @contextmanager
 def stage(
-    experiment: Experiment, name: str, digest: str, *, command: str, mode: Mode = "reuse", resume: bool = False
+    experiment: Experiment,
+    name: str,
+    digest: str,
+    *,
+    command: str,
+    mode: Mode = "reuse",
+    resume: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Iterator[StageRun]:
     """The run of a stage: the finished one if it is `done`, or a new one that is FINISHED when the block ends well.
 
@@ -340,12 +360,12 @@ def stage(
             run = interrupted[0]
             client.update_run(run.info.run_id, status="RUNNING")
         else:
-            tags = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`"}
+            tags = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`", **(tags or {})}
             run = client.create_run(where, run_name=f"{name}-{digest[:6]}", tags=tags)
         for stale in interrupted:
             if stale.info.run_id != run.info.run_id and stale.info.status == "RUNNING":
                 client.set_terminated(stale.info.run_id, "KILLED")
-        current = StageRun(client, run, name, done=False)
+        current = StageRun(client, run, name, done=False, rules=experiment.data.rules())
         try:
             yield current
         except BaseException as error:
@@ -406,3 +426,10 @@ def latest_evaluation(experiment: Experiment) -> str | None:
     where = [experiment_id(experiment)]
     runs = connect(experiment).search_runs(where, query, order_by=["attributes.start_time DESC"], max_results=1)
     return runs[0].info.run_id if runs else None
+
+
+def trained_on(experiment: Experiment, model_id: str) -> str | None:
+    """The digest of the dataset that a LoggedModel was made from; None where its run does not say."""
+    client = connect(experiment)
+    source = client.get_logged_model(model_id).source_run_id
+    return client.get_run(source).data.params.get("dataset") if source else None

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.config.experiment import Experiment
-from tasks.data.splits import Dataset, calibration_sample, read_split, sample
 from tasks.models.language.model import LanguageModel
 from tasks.models.predictor import Predictions
 from tasks.progress import say
-from tasks.scoring.checkpoint_choice import DIFFERENCE, choice, curve, curve_table, runner_up
+from tasks.scoring.checkpoint_choice import choice, chosen, curve, curve_table, runner_up
 from tasks.scoring.metrics import absolute_error
-from tasks.scoring.predictions import kept_as, recall, score
+from tasks.scoring.predictions import recall, score
+from tasks.scoring.roles import Roles
 from tasks.tracking.runs import REASON, StageRun
 from tasks.tracking.store import model_folder
+from tasks.training.plan import TrainingPlan
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -31,16 +31,14 @@ ADAPTER = "adapter_model.safetensors"
 class Candidates:
     """The checkpoints of one training, by step, as far as they are scored."""
 
-    def __init__(self, run: StageRun, dataset: Dataset, experiment: Experiment, n_train: int) -> None:
-        self.run, self.dataset, self.experiment, self.conf = run, dataset, experiment, experiment.finetune
-        validation, count = read_split(dataset, "validation"), self.conf.score_items
-        self.validation = sample(validation, count, experiment.seed)
-        self.calibration = calibration_sample(validation, count, experiment.seed)
+    def __init__(self, run: StageRun, plan: TrainingPlan) -> None:
+        self.run, self.dataset, self.conf = run, plan.dataset, plan.conf
+        self.seed, self.n_train = plan.experiment.seed, len(plan.items)
+        roles = Roles.of(plan.experiment, plan.dataset)
+        self.validation, self.calibration = roles.first, roles.temperature
         self.truth = np.array([item.price for item in self.validation])
-        self.n_train = n_train
         self.models = {model.step: model.model_id for model in run.candidates() if model.step is not None}
-        self.name = kept_as("validation", self.validation)
-        kept = {step: recall(run, model_id, self.name) for step, model_id in self.models.items()}
+        kept = {step: self.recall(model_id) for step, model_id in self.models.items()}
         self.answers = {step: answer for step, answer in kept.items() if answer is not None}
 
     def add(self, tuned: LanguageModel, step: int, losses: Sequence[float], seconds: float) -> None:
@@ -55,6 +53,10 @@ class Candidates:
                 self.run.log_metrics({"train_loss": loss}, step=step, model_id=model.model_id)
             self.answers[step] = self.score(tuned, self.models[step], step)
         self._drop(step, max(self.conf.keep or 0, self.conf.average or 0))
+
+    def recall(self, model_id: str) -> Predictions | None:
+        """The answers of a candidate on validation, if it gave them before."""
+        return recall(self.run, model_id, "validation", self.validation)
 
     def score(self, tuned: LanguageModel, model_id: str, step: int | None) -> Predictions:
         """The answers of a candidate on validation, kept with it."""
@@ -100,7 +102,7 @@ class Candidates:
             return
         reason = f"the mean of the adapters of steps {', '.join(map(str, steps))}"
         known = [model.model_id for model in self.run.candidates() if model.reason == reason]
-        if known and recall(self.run, known[0], self.name) is not None:
+        if known and self.recall(known[0]) is not None:
             return
         with tempfile.TemporaryDirectory() as folder:
             adapters = [model_folder(self.run.client, self.models[step]) / "adapter" for step in steps]
@@ -119,16 +121,17 @@ class Candidates:
             return
         self._drop(max(self.answers), self.conf.keep or 0)
         candidates = self.run.candidates()
-        answers = {model.model_id: recall(self.run, model.model_id, self.name) for model in candidates}
-        rows = curve(candidates, answers, self.truth, seed=self.experiment.seed)
-        chosen, following = next(row for row in rows if row["chosen"]), runner_up(rows)
-        figures = {f"chosen_{key}": chosen[key] for key in ("step", "mae", "mae_low", "mae_high")}
+        answers = {model.model_id: self.recall(model.model_id) for model in candidates}
+        checkpoints = curve(candidates, answers, self.truth, seed=self.seed)
+        best, following = chosen(checkpoints), runner_up(checkpoints)
+        figures = {f"chosen_{key}": getattr(best, key) for key in ("step", "mae", "mae_low", "mae_high")}
         if following:
-            figures |= {f"runner_up_{key}": following[key] for key in ("step", "mae", *DIFFERENCE)}
+            differences = ("step", "mae", "difference", "difference_low", "difference_high")
+            figures |= {f"runner_up_{key}": getattr(following, key) for key in differences}
         self.run.log_metrics(figures)
-        self.run.log_choice(chosen["model_id"], chosen["label"])
-        sentence = choice(rows)
-        self.run.describe(f"**{sentence}**\n\n{curve_table(rows)}")
+        self.run.log_choice(best.model_id, best.label)
+        sentence = choice(checkpoints)
+        self.run.describe(f"**{sentence}**\n\n{curve_table(checkpoints)}")
         say(sentence)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -13,18 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tasks.digests import folder_digests
+from tasks.digests import is_whole, mark_whole
 
-WHOLE = "whole.json"
 KEEP = 2  # checkpoints on disk: the last, and the one before it in case the last turns out damaged
 
 
-def mark_whole(checkpoint: Path) -> None:
-    """Note the digests of a checkpoint's files, last of all, so that one cut short is recognised; older ones go."""
-    noted = json.dumps(folder_digests(checkpoint))
-    temporary = checkpoint.with_suffix(".part")
-    temporary.write_text(noted, encoding="utf-8")
-    temporary.rename(checkpoint / WHOLE)
+def finish_checkpoint(checkpoint: Path) -> None:
+    """Mark a checkpoint as whole and remove older ones."""
+    mark_whole(checkpoint)
     for old in _by_step(checkpoint.parent)[:-KEEP]:
         shutil.rmtree(old)
 
@@ -32,19 +27,10 @@ def mark_whole(checkpoint: Path) -> None:
 def last_whole_checkpoint(work: Path) -> Path | None:
     """The latest checkpoint whose files are all as they were written; later ones that are not are removed."""
     for checkpoint in reversed(_by_step(work)):
-        if _is_whole(checkpoint):
+        if is_whole(checkpoint):
             return checkpoint
         shutil.rmtree(checkpoint)
     return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        noted = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    found = folder_digests(checkpoint)
-    return {name: value for name, value in found.items() if name != WHOLE} == noted
 
 
 def _by_step(work: Path) -> list[Path]:

@@ -16,35 +16,44 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.config.experiment import Experiment
 from tasks.data.splits import Dataset
 from tasks.errors import UserError
+from tasks.models.language.hardware import Settings, use_own_gpu
 from tasks.paths import PROJECT
 from tasks.tracking.runs import StageRun
 from tasks.tracking.store import connect
 from tasks.training.checkpoints import Interruption
 
+if TYPE_CHECKING:
+    from tasks.training.plan import TrainingPlan
+
 ORDER, TROUBLE = "processes.json", "trouble.json"
 GRACE = 300  # seconds that a step and its checkpoint may take once the training was told to leave
 
 
-def train_in_processes(run: StageRun, experiment: Experiment, dataset: Dataset, work: Path) -> None:
-    """Train in `finetune.processes` processes; told to leave, they save first.
+def train_in_processes(run: StageRun, plan: TrainingPlan) -> None:
+    """Carry out a plan in `finetune.processes` processes; told to leave, they save first.
+
+    Each makes the plan again for itself from what it was made of: the libraries' configs know their process.
 
     Raises:
         UserError: what one of them met and a user can mend.
         MemoryError: one of them had too little.
         RuntimeError: one of them ended otherwise.
     """
+    work = Path(plan.arguments.output_dir)
     work.mkdir(parents=True, exist_ok=True)
-    order = {"experiment": experiment.model_dump(mode="json"), "dataset": vars(dataset), "run": run.id}
+    order = {"experiment": plan.experiment.model_dump(mode="json"), "dataset": vars(plan.dataset)}
+    order |= {"settings": vars(plan.settings), "run": run.id}
     (work / ORDER).write_text(json.dumps(order), encoding="utf-8")
     (work / TROUBLE).unlink(missing_ok=True)
     interruption = Interruption()
     with interruption.postponed():
         interruption.unsaved = True
-        processes = _start(experiment.finetune.processes, work)
+        processes = _start(plan.conf.processes, work)
         try:
             ends = _wait(processes, interruption)
         finally:
@@ -113,16 +122,18 @@ def main(order: Path) -> None:
 
     base_model.quiet()
     from tasks.training.memory import out_of_memory
-    from tasks.training.trainer import train_here
+    from tasks.training.plan import TrainingPlan
+    from tasks.training.trainer import train
 
     given = json.loads(order.read_text(encoding="utf-8"))
     experiment, dataset = Experiment.model_validate(given["experiment"]), Dataset(**given["dataset"])
-    run = None
+    settings, run = Settings(**given["settings"]), None
+    use_own_gpu(settings.device)
     if os.environ["RANK"] == "0":
         client = connect(experiment)
-        run = StageRun(client, client.get_run(given["run"]), "finetune", done=False)
+        run = StageRun(client, client.get_run(given["run"]), "finetune", done=False, rules=experiment.data.rules())
     try:
-        train_here(run, experiment, dataset, order.parent)
+        train(run, TrainingPlan.of(experiment, dataset, settings, order.parent))
     except (UserError, MemoryError, RuntimeError) as error:
         memory = out_of_memory(error)
         if not memory and not isinstance(error, UserError):

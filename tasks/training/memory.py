@@ -17,7 +17,7 @@ from tasks.config.experiment import Finetune
 from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
-from tasks.models.language.hardware import GIB, Settings, free_memory, pick_device
+from tasks.models.language.hardware import GIB, Settings, free_memory
 from tasks.models.language.prompts import completion, render, similar_line
 from tasks.progress import clock, say
 
@@ -81,8 +81,8 @@ class MemoryEstimate:
         return "; ".join(ways)
 
 
-def estimate(conf: Finetune, config: PreTrainedConfig, settings: Settings, longest: int, device: str) -> MemoryEstimate:
-    """What training takes on a device where the longest prompt with its price has so many tokens."""
+def estimate(conf: Finetune, config: PreTrainedConfig, settings: Settings, longest: int) -> MemoryEstimate:
+    """What training takes where the longest prompt with its price has so many tokens."""
     model = _skeleton(config)
     head, compute = model.get_output_embeddings(), 2 if settings.dtype == "bfloat16" else 4
     linear = {name: module for name, module in model.named_modules() if _is_linear(module) and module is not head}
@@ -102,7 +102,7 @@ def estimate(conf: Finetune, config: PreTrainedConfig, settings: Settings, longe
         rank + (module.in_features if dropout else 0) for module, rank in ranks.values()
     )
     checkpointing = bool(sft.get("activation_checkpointing", sft.get("gradient_checkpointing", True)))
-    if device == "cpu":
+    if settings.device == "cpu":
         kept *= 1 if checkpointing else HEAP
     elif checkpointing:  # the input of every layer, and one layer in full
         kept = layers * hidden + kept / layers
@@ -196,7 +196,7 @@ class TrainingCost:
     rate: float  # operations a second
 
     @classmethod
-    def of(cls, conf: Finetune, plan: Settings, items: Sequence[Item]) -> Self:
+    def of(cls, conf: Finetune, settings: Settings, items: Sequence[Item]) -> Self:
         """What these items take, on this machine.
 
         Raises:
@@ -211,14 +211,13 @@ class TrainingCost:
         ]
         lengths = [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # and the token that ends the answer
         check_context(lengths, config, conf)
-        steps, epochs = steps_and_epochs(plan.sft, len(items), conf.processes)
+        steps, epochs = steps_and_epochs(settings.sft, len(items), conf.processes)
         tokens = int(sum(lengths) * epochs)
-        device = pick_device(conf.device)
-        needed = estimate(conf, config, plan, max(lengths, default=1), device)
-        return cls(needed, len(items), steps, tokens, multiplication_rate(device, plan.dtype))
+        needed = estimate(conf, config, settings, max(lengths, default=1))
+        return cls(needed, len(items), steps, tokens, multiplication_rate(settings.device, settings.dtype))
 
     @classmethod
-    def foreseen(cls, conf: Finetune, plan: Settings) -> Self:
+    def foreseen(cls, conf: Finetune, settings: Settings) -> Self:
         """What a training takes as far as the conf says: the longest prompts, and a thousand items where it is silent.
 
         Raises:
@@ -231,10 +230,9 @@ class TrainingCost:
         longest = prompt.text_tokens + len(tokenizer(around)["input_ids"]) + 2
         check_context([longest], config, conf)
         items = conf.train_items or 1000
-        steps, epochs = steps_and_epochs(plan.sft, items, conf.processes)
-        device = pick_device(conf.device)
-        needed = estimate(conf, config, plan, longest, device)
-        rate = multiplication_rate(device, plan.dtype)
+        steps, epochs = steps_and_epochs(settings.sft, items, conf.processes)
+        needed = estimate(conf, config, settings, longest)
+        rate = multiplication_rate(settings.device, settings.dtype)
         return cls(needed, items, steps, int(items * longest * epochs), rate)
 
     @property

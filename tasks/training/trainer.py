@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,23 +12,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from datasets import Dataset as ArrowDataset
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from tasks.config.experiment import Experiment, Finetune
 from tasks.data.items import Item
-from tasks.data.splits import Dataset, read_split, sample
 from tasks.errors import UserError
-from tasks.models.language.hardware import Hardware, Settings, settings
-from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.model import LanguageModel
 from tasks.models.language.prompts import completion
 from tasks.progress import Progress
 from tasks.tracking.runs import StageRun
 from tasks.training.batching import LikeLengths, pays
 from tasks.training.candidates import Candidates
-from tasks.training.checkpoints import Interruption, last_whole_checkpoint, mark_whole
+from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
+from tasks.training.plan import TrainingPlan
 
 
 class PriceTrainer(SFTTrainer):
@@ -105,7 +102,7 @@ class PriceTrainer(SFTTrainer):
         step = self.state.global_step
         self.accelerator.wait_for_everyone()  # each process has saved its random state
         if self.is_world_process_zero():
-            mark_whole(Path(self.args.output_dir) / f"checkpoint-{step}")
+            finish_checkpoint(Path(self.args.output_dir) / f"checkpoint-{step}")
         self.interruption.saved()
         self.on_checkpoint(step)
 
@@ -176,41 +173,17 @@ def spent(state: TrainerState) -> float:
     return max((entry["spent"] for entry in state.log_history if "spent" in entry), default=0.0)
 
 
-def train_here(run: StageRun | None, experiment: Experiment, dataset: Dataset, work: Path) -> None:
-    """Train in this process, from the last whole checkpoint in `work` or from the base model; see `train`."""
-    conf, seed = experiment.finetune, experiment.seed
-    plan = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
-    everything = read_split(dataset, "train")
-    items = sample(everything, conf.train_items, seed)
-    language = LanguageModel.of(ModelSpec.of(conf, everything))
-    arguments = sft_config(conf, plan, seed, len(items), work)
-    train(run, language, items, dataset, experiment, arguments, plan.attention)
+def train(run: StageRun | None, plan: TrainingPlan) -> None:
+    """Fine-tune in this process, from the last whole checkpoint in the plan's folder if there is one; keep and score
+    each checkpoint.
 
-
-def train(
-    run: StageRun | None,
-    language: LanguageModel,
-    items: Sequence[Item],
-    dataset: Dataset,
-    experiment: Experiment,
-    arguments: SFTConfig,
-    attention: str = "sdpa",
-) -> None:
-    """Fine-tune on `items`, from the last whole checkpoint in the folder of the `arguments` if there is one; keep and
-    score each checkpoint.
-
-    `attention` is how transformers calls the kernel to train with. Of several processes only the first has a `run`: it
-    logs, saves and scores for all.
+    Of several processes only the first has a `run`: it logs, saves and scores for all.
 
     Raises:
         UserError: the labels are not the prices, or the loss is no number.
     """
-    conf, tokenizer = experiment.finetune, language.tokenizer
-    prompts = language.texts(items)
-    answers = [completion(item.price, conf.prompt) for item in items]
-    examples = ArrowDataset.from_dict({"prompt": prompts, "completion": answers})
-
-    candidates = Candidates(run, dataset, experiment, len(items)) if run else None
+    language = plan.load()
+    candidates = Candidates(run, plan) if run else None
     if candidates:
         language.spec.check_fit(candidates.calibration)  # before the training, not after its first checkpoint
     interruption = Interruption()
@@ -221,22 +194,47 @@ def train(
         enough = False
         if candidates:
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-            tuned = LanguageModel(language.spec, trainer.model, tokenizer)
+            tuned = LanguageModel(language.spec, trainer.model, language.tokenizer)
             with attending(trainer.model, "sdpa"):
                 candidates.add(tuned, step, losses, spent(trainer.state))
             enough = candidates.exhausted(step)
         if trainer.agreed(enough):
             trainer.control.should_training_stop = True
 
-    set_seed(experiment.seed)
+    trainer = make_trainer(plan, language, keep, interruption)
+    if run:
+        trainer.add_callback(Watch(run))
+    with trainer.accelerator.main_process_first():  # it removes what is not whole
+        resume = last_whole_checkpoint(Path(plan.arguments.output_dir))
+    if resume is not None:
+        trainer.add_callback(_KeepOnResume(keep))
+    with interruption.postponed(), contextlib.suppress(_EnoughError), attending(trainer.model, plan.settings.attention):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if candidates is None:
+        return
+    if plan.conf.average:
+        language.model = trainer.model.unload()
+        candidates.average(language.with_adapter)
+    candidates.conclude()
+
+
+def make_trainer(
+    plan: TrainingPlan, language: LanguageModel, keep: Callable[[int], None], interruption: Interruption
+) -> PriceTrainer:
+    """The trainer of a plan, ready to start; `keep` is called with the step of every checkpoint.
+
+    Raises:
+        UserError: the labels are not the prices.
+    """
+    answers = [completion(item.price, plan.conf.prompt) for item in plan.items]
+    set_seed(plan.experiment.seed)
     trainer = PriceTrainer(
         model=language.model,
-        args=arguments,
-        train_dataset=examples,
-        processing_class=tokenizer,
-        peft_config=lora_config(conf),
-        callbacks=[Watch(run)] if run else [],
-        items=items,
+        args=plan.arguments,
+        train_dataset=ArrowDataset.from_dict({"prompt": language.texts(plan.items), "completion": answers}),
+        processing_class=language.tokenizer,
+        peft_config=plan.lora,
+        items=plan.items,
         on_checkpoint=keep,
         interruption=interruption,
     )
@@ -249,20 +247,7 @@ def train(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     check_labels(trainer, answers)
-    with trainer.accelerator.main_process_first():  # it removes what is not whole
-        resume = last_whole_checkpoint(Path(arguments.output_dir))
-    if resume is not None:
-        trainer.add_callback(_KeepOnResume(keep))
-    with interruption.postponed(), contextlib.suppress(_EnoughError), attending(trainer.model, attention):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if candidates is None:
-        return
-    if conf.average:
-        base = trainer.model.unload()
-        candidates.average(
-            lambda adapter: LanguageModel(language.spec, PeftModel.from_pretrained(base, adapter).eval(), tokenizer)
-        )
-    candidates.conclude()
+    return trainer
 
 
 @contextlib.contextmanager
@@ -293,41 +278,6 @@ class _KeepOnResume(TrainerCallback):
         self.keep(state.global_step)
         if control.should_training_stop:  # the loop would take one more step before it looks
             raise _EnoughError
-
-
-def lora_config(conf: Finetune) -> LoraConfig:
-    """The conf's `lora`.
-
-    Raises:
-        UserError: peft refuses it.
-    """
-    try:
-        return LoraConfig(task_type="CAUSAL_LM", **conf.lora)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"finetune.lora: {error}") from error
-
-
-def sft_config(conf: Finetune, plan: Settings, seed: int, n_items: int, work: Path) -> SFTConfig:
-    """The conf's `sft` with what the machine and the stage decide: folders, seeds, evenly spaced checkpoints.
-
-    Raises:
-        UserError: trl refuses it.
-    """
-    ours = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
-    # The other processes wait while the first one scores a checkpoint, however long that takes.
-    several = {"ddp_timeout": 7 * 24 * 3600, "ddp_find_unused_parameters": False}
-    quiet = {"disable_tqdm": True, "logging_steps": 5, "train_sampling_strategy": "group_by_length"}
-    lengths = {"max_length": None, "completion_only_loss": True}  # prompts are cut where they are made
-    try:
-        config = SFTConfig(**{**quiet, **several, **lengths, **plan.sft, **ours})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"finetune.sft: {error}") from error
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * conf.processes
-    total = config.max_steps
-    if total <= 0:
-        total = math.ceil(math.ceil(n_items / batch) * config.num_train_epochs)
-    config.save_steps = max(1, math.ceil(total / conf.checkpoints))
-    return config
 
 
 def check_labels(trainer: SFTTrainer, answers: Sequence[str]) -> None:

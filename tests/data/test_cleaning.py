@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 
 from tasks.config.experiment import Data
 from tasks.curation import clean
-from tasks.data import shards
 from tasks.data.cleaning import Tally
+from tasks.data.files import shards
 from tasks.data.items import Item
 from tasks.data.scrubbing import shorten_runs
 from tasks.data.sources import source_of
@@ -42,7 +42,7 @@ def read(tmp_path: Path) -> Read:
             (folder / name).write_bytes(content)
         tokenizer = str(find_tokenizer(rules["tokenizer"])) if rules.get("tokenizer") else None
         data = Data(source="files", path=str(folder), **{"near": None, **rules})
-        tally = clean(source_of(data).shards(data, 1, tmp_path / "raw"), data, 1, tokenizer, tmp_path / "items")
+        _, tally = clean(source_of(data), data, 1, tokenizer, tmp_path)
         items = [row for file in sorted((tmp_path / "items").glob("*")) for row in pq.read_table(file).to_pylist()]
         return sorted(items, key=lambda item: item["id"]), tally
 
@@ -173,7 +173,7 @@ def test_columns_are_mapped(read: Read) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "No data at"),
+        ({}, "holds no data"),
         ({"readme.txt": b"hello"}, r"Expected a file, folder or glob of \.jsonl"),
         ({"a.jsonl": b""}, "hold no rows"),
         ({"a.jsonl": lines(row(), row()) + b'\n{"title": '}, r"a\.jsonl, line 3, is not JSON"),

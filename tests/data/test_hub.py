@@ -264,11 +264,12 @@ def test_a_model_that_is_closed_or_not_there_is_said_with_the_remedy(
     from huggingface_hub import constants
 
     from tasks.models.language.base_model import load_config, load_model, load_tokenizer
+    from tasks.models.language.hardware import Hardware, settings
 
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     template = "{endpoint}/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template.replace("{endpoint}", constants.ENDPOINT))
-    for load_it in (load_tokenizer, load_config, lambda base: load_model(base, None)):
+    for load_it in (load_tokenizer, load_config, lambda base: load_model(base, settings(Hardware("cpu"), None, {}))):
         with pytest.raises(UserError, match=rf"finetune.base: {base} cannot be loaded .*hf auth login"):
             load_it(base)
     assert server.asked.total() > 0

@@ -4,26 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.data.items import Item, RejectedError, from_row, parse_price
-
-
-@pytest.mark.parametrize(
-    ("value", "price"),
-    [(12, 12.0), ("12.50", 12.5), ("$1,299.00", 1299.0), (" $ 5 ", 5.0), ("1,000,000", 1e6), ("9.99 USD", 9.99)],
-)
-def test_a_price_is_read_as_it_is_written(value: object, price: float) -> None:
-    """Numbers, dollar signs and thousands commas are understood."""
-    assert parse_price(value) == price
-
-
-@pytest.mark.parametrize(
-    "value",
-    [None, "", "from 12.99", "12.99 - 15.99", "-3", 0, -1, "NaN", float("nan"), float("inf"), [1], "1,29", "€5"],
-)
-def test_what_is_not_one_positive_price_is_rejected(value: object) -> None:
-    """A range, a list, a negative or a missing price is never guessed at."""
-    with pytest.raises(RejectedError):
-        parse_price(value)
+from tasks.data.items import Item, RejectedError, from_row
 
 
 def test_a_row_of_amazon_metadata_becomes_an_item() -> None:

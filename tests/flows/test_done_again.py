@@ -57,6 +57,7 @@ def test_nothing_is_done_twice(finished: Finished) -> None:
         ("evaluate.resamples=400", {"curate", "baselines", "finetune"}),
         ("evaluate.api=[]", {"curate", "baselines", "finetune"}),
         ("finetune.lora.r=2", {"curate", "baselines"}),
+        ("finetune.answer.estimate=mean", {"curate", "baselines"}),  # tests/training/test_earlier.py: not trained again
         ("finetune.train_items=8", {"curate", "baselines"}),
         ("baselines.models=[constant]", {"curate", "finetune"}),
         ("data.rows=299", set()),
@@ -77,6 +78,7 @@ def test_a_change_of_conf_undoes_what_depends_on_it_and_nothing_else(
         ("data/splits", set()),
         ("scoring/metrics", {"curate"}),
         ("models/classic", {"curate", "finetune"}),
+        ("models/language/price_trie", {"curate", "baselines"}),
         ("training/trainer", {"curate", "baselines"}),
         ("evaluation", {"curate", "baselines", "finetune"}),
         ("promotion", {"curate", "baselines", "finetune", "evaluate"}),

@@ -202,7 +202,7 @@ def test_a_cancelled_training_leaves_a_whole_checkpoint_that_the_next_run_goes_o
     run = site.run("finetune", *LONG)
     work = PROJECT / "mlruns" / "work"
     (started,) = until(lambda: [s for s in site.stages() if s not in before], worker)
-    until(lambda: list((work / started[2]).glob("checkpoint-*/whole.json")), worker)
+    until(lambda: list((work / started[2]).glob("checkpoint-*/complete.json")), worker)
     site.client.set_flow_run_state(run.id, Cancelling())
     # Its process says first that it was made to end, then the worker why.
     until(lambda: site.client.read_flow_run(run.id).state.is_cancelled(), worker)

@@ -143,7 +143,7 @@ def test_a_model_that_fails_inside_is_a_500_in_one_sentence(conf: str, capsys: p
     from flows.cli.serving import Guard, Limits
 
     connect(load(conf))
-    model = pyfunc.load_model(f"models:/{load(conf).promote.name}@{CHAMPION}")
+    model = pyfunc.load_model(f"models:/{load(conf).registered_model}@{CHAMPION}")
     inside = model.unwrap_python_model()
     whole, inside.predictor = inside.predictor, None
     guard = Guard(scoring_server.init(model), Limits())

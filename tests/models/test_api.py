@@ -20,7 +20,7 @@ import pytest
 
 from tasks.config.experiment import Api
 from tasks.data.items import Item
-from tasks.models.api import Inquiry, forbidden, price_in
+from tasks.models.api import Inquiry, forbidden
 from tasks.models.api_calls import Budget, BudgetError
 from tasks.models.external import ExternalPredictions
 from tasks.paths import PROJECT
@@ -52,31 +52,6 @@ def ask(endpoint: Endpoint, budget: float = 0.0, items: list[Item] = ITEMS, **ch
 def prices(guesses: ExternalPredictions) -> list[float | None]:
     assert guesses.predictions is not None, guesses.reason
     return [None if np.isnan(price) else float(price) for price in guesses.predictions.price]
-
-
-@pytest.mark.parametrize(
-    ("text", "price"),
-    [
-        ("$1,234.56 or so", 1234.56),
-        ("49.99", 49.99),
-        ("Price is $20.00.", 20.0),
-        ("The price of a single 1.7 litre kettle is $2.00.", 2.0),
-        ("This 4-person tent costs 120 dollars", 120.0),
-        ("I would say around 35", 35.0),
-        ("35 or so", 35.0),
-        ("$10 to $20", 10.0),
-        ("I cannot tell what a 65-inch TV costs", None),
-        ("65-inch TVs vary", None),
-        ("Sorry, I can't help with that.", None),
-        ("", None),
-        ("$", None),
-        ("$" + "9" * 400, None),
-    ],
-)
-def test_a_price_is_found_in_words_and_no_other_number_is_taken_for_one(text: str, price: float | None) -> None:
-    """A currency decides; a bare number counts only where it is the answer."""
-    found = price_in(text)
-    assert found == price if price is not None else np.isnan(found)
 
 
 def test_each_item_is_asked_about_in_the_words_of_the_conf(endpoint: Endpoint) -> None:
@@ -199,9 +174,11 @@ def test_refusals_and_prose_are_counted_and_given_no_number(endpoint: Endpoint) 
         ({"choices": []}, "not a chat completion"),
         ({"choices": [{}], "usage": {}}, "not a chat completion"),
         ("[1, 2", "not a chat completion"),
-        ({"error": "quota"}, "not a chat completion"),
+        ({"error": {"message": "the model is asleep"}}, "the model is asleep"),
+        ({"error": "quota"}, "quota"),
+        (completion(""), "6 of 6 answers were empty"),
     ],
-    ids=["prose", "html", "no choice", "no message", "half", "error"],
+    ids=["prose", "html", "no choice", "no message", "half", "error", "error in a word", "empty"],
 )
 def test_nonsense_for_every_item_is_a_row_that_says_so(endpoint: Endpoint, body: Any, said: str) -> None:
     """No figure is made up."""
@@ -210,6 +187,35 @@ def test_nonsense_for_every_item_is_a_row_that_says_so(endpoint: Endpoint, body:
     row = ask(endpoint, retries=0)
     assert (row.status, row.predictions) == ("failed", None)
     assert row.reason is not None and said in row.reason
+
+
+def test_an_answer_that_was_cut_counts_only_where_it_went_on_after_its_price(endpoint: Endpoint) -> None:
+    """`$1,2` may have become `$1,299`; the row says that the limit of tokens is too low."""
+
+    def behave(handler: BaseHTTPRequestHandler, asked: str, _attempt: int) -> None:
+        body = completion("$1,2" if "Kettle 1" in asked else "$25 is my estimate, since kettles")
+        body["choices"][0]["finish_reason"] = "length"
+        send(handler, body)
+
+    endpoint.behave = behave
+    row = ask(endpoint, items=ITEMS[:2])
+    assert prices(row) == [None, 25.0]
+    assert row.reason is not None and "2 of 2 answers were cut by the limit of tokens" in row.reason
+
+
+def test_reasoning_in_parts_of_its_own_is_no_answer(endpoint: Endpoint) -> None:
+    """Some servers send the content as a list of parts; only its text counts."""
+    parts = [{"type": "thinking", "text": "perhaps $500"}, {"type": "text", "text": "$25"}]
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, completion(parts))  # type: ignore[arg-type]
+    assert prices(ask(endpoint, items=ITEMS[:1])) == [25.0]
+
+
+def test_a_request_that_is_refused_is_told_in_the_words_of_the_body(endpoint: Endpoint) -> None:
+    """Such as those of a server that does not know a parameter (422)."""
+    body = {"detail": [{"loc": ["body", "seed"], "msg": "seed is not permitted", "type": "extra"}]}
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, body, 422)
+    row = ask(endpoint, items=ITEMS[:1], retries=0)
+    assert row.reason is not None and row.reason.endswith("422: seed is not permitted")
 
 
 @pytest.mark.parametrize(

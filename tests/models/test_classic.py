@@ -74,6 +74,13 @@ def test_reading_the_words_beats_a_guess_and_the_right_constant_is_the_median(
     assert min(mae["network"], mae["boosting"]) < mae["tfidf_ridge"] < mae["word2vec_linear"]
 
 
+def test_a_random_price_stays_in_the_range_of_training() -> None:
+    """Of cars as of screws: it would otherwise be a row that says nothing."""
+    cars = [Item(str(n), f"car {n}", "", price=20_000.0 + n) for n in range(200)]
+    prices = Classic.fit("random", cars, cars[:50], seed=0).predict(cars).price
+    assert prices.min() >= 20_000 and prices.max() <= 20_199 and np.ptp(prices) > 150
+
+
 def test_basic_features_are_read_from_details_as_amazon_writes_them() -> None:
     """Weight in pounds, mean rank, length, top brand; NaN where the details do not say."""
     details = {"Item Weight": "8 ounces", "Best Sellers Rank": "#1,000 in Tools #3 in Saws", "Brand": "Sony"}

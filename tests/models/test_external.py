@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tasks.config.loading import load
 from tasks.data.items import Item
 from tasks.errors import UserError
-from tasks.models.external import ExternalPredictions, check_files, read_price, read_recorded, read_sheet, write_sheet
+from tasks.models.external import ExternalPredictions, check_files, read_recorded, read_sheet, write_sheet
 from tasks.scoring.comparisons import beside_person
 
 ITEMS = [Item(str(number), f"Kettle {number}", "Boils water.", price=10.0 * number) for number in range(1, 6)]
@@ -98,28 +98,19 @@ def test_a_sheet_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "price"),
+    ("cells", "prices_"),
     [
-        ("20", 20.0),
-        (" $1,234.50 ", 1234.5),
-        ("1,234", 1234.0),
-        ("12,50", 12.5),
-        ("USD 7", 7.0),
-        ("15 dollars", 15.0),
-        ("0", 0.0),
-        ("-5", None),
-        ("$-5", None),
-        ("about 20", None),
-        ("10-20", None),
-        ("nan", None),
-        ("inf", None),
-        ("1,23,4", None),
-        ("\u20ac12", None),
+        (["20", " $1,234.50 ", "1,234", "USD 7", "15 dollars"], [20.0, 1234.5, 1234.0, 7.0, 15.0]),
+        (["12,50", "1.234", "1.234,5", "0", "$5"], [12.5, 1234.0, 1234.5, 0.0, 5.0]),
+        (["0", "-5", "$-5", "about 20", "10-20"], [0.0, None, None, None, None]),
+        (["3", "nan", "inf", "1,23,4", "\u20ac12"], [3.0, None, None, None, None]),
     ],
+    ids=["dollars", "decimal comma", "words", "broken"],
 )
-def test_a_guess_is_one_number_of_zero_or_more(cell: str, price: float | None) -> None:
-    """As people type it; anything else is no guess."""
-    assert read_price(cell) == price
+def test_a_guess_is_one_number_of_zero_or_more(tmp_path: Path, cells: list[str], prices_: list[float | None]) -> None:
+    """As people type it, by the decimal mark of the whole column; anything else is no guess."""
+    rows = [f"{number}\t{cell}" for number, cell in enumerate(cells, 1)]
+    assert prices(read_sheet(sheet(tmp_path, *rows, header="id\tguess"), ITEMS)) == prices_
 
 
 @pytest.mark.parametrize(
@@ -155,11 +146,18 @@ def test_what_cannot_be_used_is_left_out_and_named(tmp_path: Path) -> None:
         ("id,guess", ["1,cheap", "2,-3"], "failed", "no guess can be used"),
         ("id,guess", ["1,", "2, "], "skipped", "holds no guess yet"),
         ("id,guess", [], "failed", "holds no rows"),
-        ("number,guess", ["1,5"], "failed", "has no column id; expected id, guess"),
+        ("number,guess", ["1,5"], "failed", "has no column id; expected a first line with id, guess"),
         ("", [], "failed", "has no column id, guess"),
-        ("id,guess", ["1,5", '2,"6', "3,7"], "failed", "is not CSV"),
+        ("id,guess", ["1,5,6", "2,6"], "failed", "is not CSV: more cells than the header in '1,5,6'"),
+        ("id;guess", ["1;1.299", "2;1.499"], "failed", "can be thousands"),
+        ("id,guess,Guess", ["1,5,6"], "failed", "two columns called guess"),
+        ("1,5", ["2,6"], "failed", "expected a first line with id, guess: its first line is '1, 5'"),
+        ("id,guess", ["Kettle 1,5"], "failed", "the column id holds titles"),
     ],
-    ids=["twice", "foreign", "words", "blank", "empty", "column", "nothing", "broken"],
+    ids=[
+        *("twice", "foreign", "words", "blank", "empty", "column", "nothing", "broken", "ambiguous", "column twice"),
+        *("no header", "titles"),
+    ],
 )
 def test_a_sheet_that_is_no_use_says_why(
     tmp_path: Path, header: str, rows: list[str], status: str, reason: str

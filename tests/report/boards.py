@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from tasks.report.board import Leaderboard
+from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.comparisons import compare
+from tasks.scoring.rows import Row
 
 KINDS = {
     "constant": "baseline",
@@ -29,7 +31,7 @@ SIGMA |= {"smollm2-135m-tuned": 0.3, "blend": 0.29, "recorded/gpt-4o": 0.4, "flo
 def board_of(truth, guesses, kinds, **changes) -> Leaderboard:
     """A board from guesses, its figures computed as evaluation computes them."""
     figures = compare(truth, guesses, kinds, seed=1, resamples=400)
-    rows = [{"model": model, "kind": kinds[model], "status": "ran", **figures[model]} for model in guesses]
+    rows = [Row(model, kinds[model]).measured(figures[model]) for model in guesses]
     nouns = ("Steel kettle", "Walnut shelf", "Trail tent", "Desk lamp", "Cordless drill")
     items = [
         {
@@ -62,29 +64,40 @@ def full_board(n: int = 300) -> Leaderboard:
     guesses = {model: truth * np.exp(random.normal(0, sigma, n)) for model, sigma in SIGMA.items()}
     guesses["human"][60:] = math.nan
     board = board_of(truth, {"constant": np.full(n, truth.mean()), **guesses}, KINDS)
-    for row in board.rows:
-        row |= {"n_train": 4000, "fit_seconds": 75.0, "predict_ms": 0.412, "size_mb": 12.5}
-        row |= {"champion": row["model"] == "blend", "best_checkpoint": row["model"] == "smollm2-135m-tuned"}
-        row["step"] = 300 if row["model"] == "smollm2-135m-tuned" else None
-    board.rows.insert(
-        0, {"model": "gpt-4.1", "kind": "api", "status": "skipped", "reason": "OPENAI_API_KEY is not set"}
-    )
-    board.rows.append({"model": "word2vec_svr", "kind": "baseline", "status": "failed", "reason": "out of memory"})
+    took = {"n_train": 4000, "fit_seconds": 75.0, "predict_ms": 0.412, "size_mb": 12.5}
+    marks = {"blend": {"champion": True}, "smollm2-135m-tuned": {"best_checkpoint": True, "step": 300}}
+    ran = [replace(row, **took, **marks.get(row.model, {})) for row in board.rows]
+    skipped = Row("gpt-4.1", "api", status="skipped", reason="OPENAI_API_KEY is not set")
+    failed = Row("word2vec_svr", "baseline", status="failed", reason="out of memory")
     tuned = guesses["smollm2-135m-tuned"]
     curve = [
-        {"step": step, "train_loss": 2.4 - step / 250, "mae": mae, "mae_low": mae - 4, "mae_high": mae + 5, "n": 200}
-        | {"chosen": step == 300, "label": f"step {step}", "difference": mae - 29.1, "p_value": 0.2}
-        | {"difference_low": mae - 31, "difference_high": mae - 28}
+        Checkpoint(
+            step,
+            f"step {step}",
+            model_id=f"m-{step}",
+            n=200,
+            mae=mae,
+            mae_low=mae - 4,
+            mae_high=mae + 5,
+            difference=mae - 29.1,
+            difference_low=mae - 31,
+            difference_high=mae - 28,
+            p_value=0.2,
+            chosen=step == 300,
+            train_loss=2.4 - step / 250,
+        )
         for step, mae in ((100, 41.0), (200, 33.5), (300, 29.1), (400, 30.2))
     ]
     intervals = {"smollm2-135m-tuned": ((tuned * 0.7).tolist(), (tuned * 1.4).tolist())}
     reproduce = {"command": "pricewright run -c conf/laptop.yaml", "conf": "a1b2c3d4", "commit": "0f1e2d3c"}
     pits = {"smollm2-135m-tuned": (random.beta(1.3, 1.1, n)).tolist()}
-    return replace(board, curve=curve, intervals=intervals, pits=pits, reproduce=reproduce)
+    return replace(
+        board, rows=[skipped, *ran, failed], curve=curve, intervals=intervals, pits=pits, reproduce=reproduce
+    )
 
 
 def row(model, mae, rank, difference=0.0, p_value=None, kind="baseline", **more):
     """A row of a leaderboard that ran, its interval $2 to both sides."""
     ends = {"difference": difference, "difference_low": difference - 1, "difference_high": difference + 1}
     figures = {"mae": mae, "mae_low": mae - 2, "mae_high": mae + 2, "n": 500, "rank": rank, "p_value": p_value}
-    return {"model": model, "kind": kind, "status": "ran", **figures, **ends, **more}
+    return Row(model, kind, **{**figures, **ends, **more})

@@ -20,7 +20,7 @@ def test_a_bar_out_of_all_proportion_is_cut_and_the_others_keep_theirs():
     """One absurd model does not flatten the rest: its bar ends at the edge and is marked, the page says so."""
     rows = [row("ridge", 40.0, 1), row("trees", 50.0, 2, 10.0, 0.01), row("random", 400.0, 3, 360, 0.01)]
     drawn = bars(in_order(rows))
-    ends = {bar["row"]["model"]: (bar["mae"], bar["cut"]) for bar in drawn["bars"]}
+    ends = {bar["row"].model: (bar["mae"], bar["cut"]) for bar in drawn["bars"]}
     assert ends["random"] == (100.0, True)
     assert ends["trees"][0] > 80 and not ends["trees"][1]
     assert not bars(in_order(rows[:2]))["cut"]
@@ -29,7 +29,7 @@ def test_a_bar_out_of_all_proportion_is_cut_and_the_others_keep_theirs():
 def test_the_running_error_ends_at_the_error(board):
     """After the last item each line stands at the model's MAE, items without a guess left out."""
     drawn = running(board, ["blend", "human"])
-    errors = {row["model"]: row["mae"] for row in board.rows if row.get("mae")}
+    errors = {row.model: row.mae for row in board.rows if row.mae}
     assert {line["model"]: line["last"] for line in drawn["lines"]} == pytest.approx(
         {model: errors[model] for model in ("blend", "human")}
     )

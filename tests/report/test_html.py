@@ -13,7 +13,9 @@ import pytest
 from tasks.report.board import Leaderboard
 from tasks.report.html import write_report
 from tasks.report.tables import GENERATED, in_order
+from tasks.scoring.rows import Row
 from tests.report.boards import board_of
+from tests.report.boards import row as ran
 
 
 class Page(HTMLParser):
@@ -62,15 +64,14 @@ def dots(page: Page) -> list[dict[str, str]]:
 def test_every_model_is_in_the_page_with_its_figures(page, board):
     """Each row of the board is a row of the page's leaderboard, with its MAE where it ran."""
     for row in board.rows:
-        name = row["model"] if row.get("step") is None else f"{row['model']} step {row['step']}"
-        found = next(text for text in page.rows if f" {name} {row['kind']} " in f" {' '.join(text.split())} ")
-        assert row.get("mae") is None or f"{row['mae']:.2f}" in found
+        found = next(text for text in page.rows if f" {row.label} {row.kind} " in f" {' '.join(text.split())} ")
+        assert row.mae is None or f"{row.mae:.2f}" in found
 
 
 def test_rows_that_did_not_run_are_last_and_say_why(page, board):
     """A skipped or failed model keeps its row, after all others, with status and reason."""
     ends = in_order(board.rows)[-2:]
-    assert {row["model"] for row in ends} == {"gpt-4.1", "word2vec_svr"}
+    assert {row.model for row in ends} == {"gpt-4.1", "word2vec_svr"}
     assert any("gpt-4.1" in row and "skipped: OPENAI_API_KEY is not set" in row for row in page.rows)
     assert any("word2vec_svr" in row and "failed: out of memory" in row for row in page.rows)
 
@@ -79,9 +80,9 @@ def test_data_is_shown_and_never_run(board, tmp_path):
     """Markup in titles, texts, categories, reasons, names and the dataset appears as text and makes no element."""
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     items = [item | {"title": evil, "text": evil, "category": evil} for item in board.items]
-    rows = [row | {"reason": evil} if row["status"] == "skipped" else row for row in board.rows]
+    rows = [replace(row, reason=evil) if row.status == "skipped" else row for row in board.rows]
     renamed = {evil if model == "boosted_trees" else model: guess for model, guess in board.predictions.items()}
-    rows = [row | {"model": evil} if row["model"] == "boosted_trees" else row for row in rows]
+    rows = [replace(row, model=evil) if row.model == "boosted_trees" else row for row in rows]
     dataset = board.dataset | {"name": evil, "source": evil}
     changed = replace(board, items=items, rows=rows, predictions=renamed, dataset=dataset, title=evil)
     page = Page(write_report(tmp_path / "report.html", changed))
@@ -116,30 +117,30 @@ def test_a_minimal_board_is_enough(tmp_path):
     """One constant model, no curve, no intervals: a page without the parts that have nothing to show."""
     board = board_of(np.array([5.0, 20.0, 80.0]), {"constant": np.full(3, 35.0)}, {"constant": "baseline"})
     page = Page(write_report(tmp_path / "report.html", board))
-    assert "constant is the only model that ran: its guesses are $30.00 off on average." in page.text
+    assert "constant is the only model that ran: its answers are $30.00 off on average." in page.text
     assert "Checkpoints on validation" not in page.text and "80% interval hold" not in page.text
 
 
-@pytest.mark.parametrize("rows", [[], [{"model": "gpt-4.1", "kind": "api", "status": "skipped", "reason": "no key"}]])
+@pytest.mark.parametrize("rows", [[], [Row("gpt-4.1", "api", status="skipped", reason="no key")]])
 def test_a_board_on_which_nothing_ran_says_so(tmp_path, rows):
     """No model, or none that ran, is a page that says that, not a crash."""
     page = Page(write_report(tmp_path / "report.html", Leaderboard("Empty", False, {}, rows, [], {})))
     assert "No model has run yet." in page.text
-    assert all(row["reason"] in page.text for row in rows)
+    assert all(str(row.reason) in page.text for row in rows)
 
 
 def test_hits_and_misses_differ_by_more_than_colour(page, board):
     """In the scatter, the leader's dots are classed by the rule for hits, and drawn filled or hollow."""
     drawn = dots(page)
     leader = in_order(board.rows)[0]
-    assert len(drawn) == leader["n"]
-    assert sum(dot["class"] == "hit" for dot in drawn) == round(leader["hits"] * leader["n"])
+    assert len(drawn) == leader.n
+    assert sum(dot["class"] == "hit" for dot in drawn) == round(leader.figures["hits"] * leader.n)
     assert re.search(r"circle\.miss \{ fill:transparent", page.source)
 
 
 def test_worst_and_best_items_are_the_extremes(page, board):
     """The worst item of the leader opens the list, with its error, and the best items stand there too."""
-    leader = in_order(board.rows)[0]["model"]
+    leader = in_order(board.rows)[0].model
     errors = [abs(guess - item["price"]) for guess, item in zip(board.predictions[leader], board.items, strict=True)]
     worst, best = int(np.argmax(errors)), int(np.argmin(errors))
     section = page.text[page.text.index("Furthest off") :]
@@ -169,9 +170,25 @@ def test_another_unit_is_written_after_the_number(board, tmp_path):
 
 def test_a_measure_nobody_knew_gets_a_column_where_rows_have_it(board, tmp_path):
     """What an evaluation measures beyond the known figures is shown under its name, and only then."""
-    rows = [row | {"answer_tokens": 1234.0, "coverage": 0.81} if row.get("mae") else row for row in board.rows]
+    more = {"answer_tokens": 1234.0, "coverage": 0.81}
+    rows = [row.beside(more) if row.mae else row for row in board.rows]
     page = Page(write_report(tmp_path / "report.html", replace(board, rows=rows)))
     assert "Answer tokens" in page.rows[0] and "In 80% interval" in page.rows[0]
     assert any("81%" in text and "1,234" in text for text in page.rows)
     plain = Page(write_report(tmp_path / "plain.html", board))
     assert "tokens" not in plain.rows[0].lower() and "In 80% interval" not in plain.rows[0]
+
+
+def test_a_long_leaderboard_is_folded_and_a_short_one_is_not(tmp_path, board):
+    """Of forty recorded rows the page opens with the first ten, our own and the champion; all of them are there."""
+    recorded = [ran(f"recorded/{i}", 10.0 + i, 2 + i, 1.0 + i, 0.001, kind="recorded") for i in range(40)]
+    rows = [
+        ran("recorded/best", 9.0, 1, kind="recorded"),
+        *recorded,
+        ran("ridge", 80.0, 42, 71.0, 0.001, champion=True),
+    ]
+    page = Page(write_report(tmp_path / "report.html", Leaderboard("Many", False, {}, rows, [], {})))
+    more = [attributes for tag, attributes in page.tags if tag == "tr" and "more" in (attributes.get("class") or "")]
+    assert len(more) == 31 and "Show all 42 models" in page.text
+    assert all(f"recorded/{i}" in page.text for i in range(40))
+    assert "Show all" not in Page(write_report(tmp_path / "few.html", replace(board, rows=board.rows[:8]))).text

@@ -114,16 +114,16 @@ def test_another_model_can_be_chosen(browser: Browser, report: str) -> None:
     board = full_board()
     browser.open(report)
     browser.evaluate("pick.value = 'human'; pick.dispatchEvent(new Event('change'))")
-    row = next(row for row in board.rows if row["model"] == "human")
-    expected = f"human: {round(row['hits'] * row['n'])} of the {row['n']} items shown are hits."
+    row = next(row for row in board.rows if row.model == "human")
+    expected = f"human: {round(row.figures['hits'] * row.n)} of the {row.n} items shown are hits."
     assert browser.evaluate("says.textContent") == expected
-    assert browser.evaluate("dots.filter((dot) => dot.style.display !== 'none').length") == row["n"]
+    assert browser.evaluate("dots.filter((dot) => dot.style.display !== 'none').length") == row.n
 
 
 def test_every_picture_is_a_file_a_browser_shows(browser: Browser, tmp_path: Path) -> None:
     """Each is well-formed SVG with its title, whatever control characters and markup the names hold."""
     board = full_board()
-    rows = [row | {"model": EVIL + "\x0b"} if row["model"] == "boosted_trees" else row for row in board.rows]
+    rows = [replace(row, model=EVIL + "\x0b") if row.model == "boosted_trees" else row for row in board.rows]
     renamed = {EVIL + "\x0b" if model == "boosted_trees" else model: g for model, g in board.predictions.items()}
     pictures = write_figures(tmp_path, replace(board, rows=rows, predictions=renamed))
     assert {picture.stem for picture in pictures} >= {

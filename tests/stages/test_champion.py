@@ -58,7 +58,7 @@ def test_a_decision_and_its_numbers_are_tags_and_the_loser_is_challenger(conf: s
         assert "does not beat the incumbent" in version.tags["decision"]
         assert float(version.tags["difference_low"]) <= float(version.tags["difference"])
         assert float(version.tags["p_value"]) <= 1 and int(version.tags["n"]) > 10
-        assert version.tags["alpha"] == "0.05"
+        assert version.tags["alpha"] == "0.025" and version.tags["look"] == "1"
     assert command("run", *words)[0] == 0  # the champion is the challenger again
     assert version_of(experiment, CHALLENGER) is None
 
@@ -80,8 +80,9 @@ def test_a_challenger_must_beat_the_champion_by_a_paired_test(conf: str) -> None
 def test_a_fitted_temperature_goes_through_the_whole_pipeline(conf: str) -> None:
     """Each checkpoint keeps its own; with too few items left to fit on, the training does not even start."""
     words = ("-c", conf, "promote.name=fitted", "baselines.models=[random]", "finetune.answer.temperature=fit")
-    status, said = command("finetune", *words, "finetune.score_items=100")
-    assert status == 2 and "Lower score_items" in said
+    status, said = command("finetune", *words)
+    assert status == 2 and "Give more data" in said
+    words = (*words, "data.validation_share=0.2")
     assert command("run", *words)[0] == 0
     experiment = load(conf, ["promote.name=fitted"])
     version = version_of(experiment, BEST_CHECKPOINT)

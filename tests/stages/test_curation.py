@@ -18,8 +18,9 @@ from tasks import curation
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.curation import curate
-from tasks.data import shards, splitting
+from tasks.data import splitting
 from tasks.data.catalogue import generate
+from tasks.data.files import shards
 from tasks.data.splits import SPLITS, Dataset, read_split
 from tasks.errors import UserError
 

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from tasks.config.loading import load
 from tasks.data.items import Item
+from tasks.data.splits import read_split
 from tasks.models.loading import load_predictor
+from tasks.scoring.record import PREDICTIONS, Record, open_run
 from tasks.tracking.registry import BEST_CHECKPOINT, version_of
 from tasks.tracking.store import connect, model_folder
 from tests.smoke import command
@@ -71,18 +74,9 @@ def test_an_adapter_is_taken_away_alone(conf: str, tmp_path: Path) -> None:
     assert config["base_model_name_or_path"] == "tiny-random"
     assert front_matter(folder)["library_name"] == "peft"
     experiment = load(conf)
-    client = connect(experiment)
-    from tasks.data.splits import Dataset, read_split
-    from tasks.tracking.runs import StageRun
-
-    version = version_of(experiment, BEST_CHECKPOINT)
-    run = StageRun(client, client.get_run(version.tags["evaluation"]), "evaluate", done=True)
-    board = run.read_json("leaderboard.json")
-    dataset = Dataset(**{key: value for key, value in board["dataset"].items() if key != "source"})
-    item = read_split(dataset, "test")[0]
-    import pyarrow.parquet as pq
-
-    kept = pq.read_table(run.artifact("predictions.parquet")).to_pandas()
+    run = open_run(experiment, version_of(experiment, BEST_CHECKPOINT).tags["evaluation"])
+    item = read_split(Record.read(run).dataset, "test")[0]
+    kept = pq.read_table(run.artifact(PREDICTIONS)).to_pandas()
     (price,) = kept[(kept["model"] == "finetuned") & (kept["id"] == item.id)]["price"]
     np.testing.assert_allclose(load_predictor(folder).predict([item]).price, price, atol=1.0)
 

@@ -80,6 +80,23 @@ def test_a_person_is_a_row_beside_whom_every_model_stands(words: list[str], tmp_
     assert tags["pricewright.external"] == "true"
 
 
+def test_what_is_to_be_priced_is_cleaned_as_what_was_trained_on(words: list[str], tmp_path: Path) -> None:
+    """By the rules that travel with the model: markup, part numbers and statements of a price change no answer; a file
+    may have the columns, the prices and the leaks of the one that trained."""
+    plain = "Stainless kettle\nHolds 1.7 litres."
+    shop = "<b>Stainless kettle</b>&nbsp;\n<p>Holds 1.7 litres.</p> MSRP: $162.00 XK-1234567"
+
+    def asked(*what: str) -> list[dict[str, Any]]:
+        return json.loads(command("predict", *what, "--json", *[word for word in words if "models" not in word]))
+
+    clean, raw = asked(plain, shop)
+    assert {**raw, "id": clean["id"]} == clean
+    file = tmp_path / "shop.csv"
+    file.write_text('Title;Description;Price\n"Stainless kettle";"<i>Holds 1.7 litres.</i> now $18,50";"18,50"\n')
+    (listed,) = asked("--file", str(file))
+    assert (listed["title"], listed["price"]) == (clean["title"], clean["price"])
+
+
 def test_a_sheet_needs_curated_data(tmp_path: Path, at: Callable, capsys: pytest.CaptureFixture) -> None:
     """Without test items the message names the command that makes them; a senseless number is refused."""
     store = at(tmp_path / "store")

@@ -21,7 +21,8 @@ from tasks.evaluation import evaluate
 from tasks.models.language import base_model
 from tasks.models.language.model import LanguageModel
 from tasks.models.predictor import Predictions
-from tasks.scoring.checkpoint_choice import choice, curve
+from tasks.scoring.checkpoint_choice import choice, chosen, curve
+from tasks.scoring.record import Record, open_run
 from tasks.tracking.runs import CHOSEN, Candidate, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.candidates import Candidates, mean_adapter
@@ -92,12 +93,12 @@ def test_the_evaluation_chooses_among_all_and_loads_only_the_chosen(whole: Exper
     """Without the adapters that are gone: by the predictions that they left."""
     candidates, run = finetuning.finetune(whole, curate(whole), "recall"), training(whole)
     scores = evaluate(whole, curate(whole), candidates)
-    board = StageRun(run.client, run.client.get_run(scores.run_id), "evaluate", done=True).read_json("leaderboard.json")
-    assert [row["step"] for row in board["curve"]] == [2, 4, 6, 8, 10, 12, 14, 16, None]
-    (chosen,) = (row for row in board["curve"] if row["chosen"])
-    assert chosen["label"] == run.run.data.tags[CHOSEN] and board["best_checkpoint"] == chosen["model_id"]
-    row = next(row for row in board["rows"] if row["model"] == "finetuned")
-    assert (row["step"], row["model_id"]) == (chosen["step"], chosen["model_id"]) and row["mae"] > 0
+    record = Record.read(open_run(whole, scores.run_id))
+    assert [one.step for one in record.curve] == [2, 4, 6, 8, 10, 12, 14, 16, None]
+    best = chosen(record.curve)
+    assert best.label == run.run.data.tags[CHOSEN] and record.best_checkpoint == best.model_id
+    row = next(row for row in record.rows if row.model == "finetuned")
+    assert (row.step, row.model_id) == (best.step, best.model_id) and row.mae > 0
 
 
 def test_patience_ends_a_training_where_an_interrupted_one_ends(
@@ -153,35 +154,33 @@ def test_a_mean_may_be_chosen() -> None:
     off = {"m6": 5.0, "m12": 4.0, "mean": 1.0}
     answers = {model: Predictions.points(truth + by) for model, by in off.items()}
     rows = curve([mean, *checkpoints], answers, truth, seed=0, resamples=200)
-    assert [(row["step"], row["chosen"]) for row in rows] == [(6, False), (12, False), (None, True)]
+    assert [(row.step, row.chosen) for row in rows] == [(6, False), (12, False), (None, True)]
     said = choice(rows)
     assert said.startswith("Chosen: the mean of the adapters of steps 6, 12, $1.00 off on 40 validation items")
     assert "The next, step 12, is $3.00 worse (95% interval $3.00 to $3.00), more than chance explains." in said
     tied = curve(checkpoints, dict.fromkeys(off, answers["m6"]), truth, seed=0, resamples=200)
-    assert [row["step"] for row in tied if row["chosen"]] == [6]
+    assert [row.step for row in tied if row.chosen] == [6]
 
 
 def test_an_adapter_of_another_base_model_is_refused(whole: Experiment, tmp_path: Path) -> None:
-    """One that notes another base, or whose base has other files by now; where its base lies makes no difference."""
+    """It names its base by content: another one of the same size is refused, and where it lies makes no difference."""
     run = training(whole)
     chosen = next(m for m in run.models() if m.tags.get(CHOSEN) == "true")
     folder = Path(shutil.copytree(model_folder(run.client, chosen.model_id), tmp_path / "model"))
-    spec, config = folder / "predictor.json", folder / "adapter" / "adapter_config.json"
-    noted = json.loads(config.read_text(encoding="utf-8"))
-    elsewhere = noted | {"base_model_name_or_path": "/another/cache/" + Path(noted["base_model_name_or_path"]).name}
-    config.write_text(json.dumps(elsewhere), encoding="utf-8")
+    spec = folder / "predictor.json"
+    fields = json.loads(spec.read_text(encoding="utf-8"))
     assert LanguageModel.load(folder).spec.base == "tiny-random"
-    config.write_text(json.dumps(noted | {"base_model_name_or_path": "some/other-model"}), encoding="utf-8")
-    with pytest.raises(UserError, match="belongs to some/other-model, not to tiny-random"):
+    base = Path(shutil.copytree(base_model.locate("tiny-random"), tmp_path / "mine"))
+    spec.write_text(json.dumps(fields | {"base": str(base)}), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"trained on the base model tiny-random-\w+, and {base} is \w+ now"):
         LanguageModel.load(folder)
-    config.write_text(json.dumps(noted | {"base_model_name_or_path": str(tmp_path / "mine")}), encoding="utf-8")
-    base = shutil.copytree(base_model.locate("tiny-random"), tmp_path / "mine")
-    fields = json.loads(spec.read_text(encoding="utf-8")) | {
-        "base": str(base),
-        "identity": base_model.identity(str(base)),
-    }
-    spec.write_text(json.dumps(fields), encoding="utf-8")
+    spec.write_text(json.dumps(fields | {"base": str(base), "identity": base_model.identity(str(base))}))
     LanguageModel.load(folder)
-    (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes() + b" ")
-    with pytest.raises(UserError, match="has other files than when the adapter"):
+    moved = base.rename(tmp_path / "moved")
+    spec.write_text(json.dumps(json.loads(spec.read_text()) | {"base": str(moved)}))
+    LanguageModel.load(folder)
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match="Put that one back, or fine-tune again"):
         LanguageModel.load(folder)

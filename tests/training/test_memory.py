@@ -36,7 +36,7 @@ def of_llama(**changes: object) -> memory.MemoryEstimate:
     """What the recipe's run takes, with changes of the conf."""
     conf = load("conf/amazon.yaml").finetune
     conf = conf.model_copy(update={**changes, "sft": {**conf.sft, **changes.pop("sft", {})}})
-    return estimate(conf, llama(), settings(GPU, conf.quantization, conf.sft), 190, GPU.device)
+    return estimate(conf, llama(), settings(GPU, conf.quantization, conf.sft), 190)
 
 
 def test_the_recipe_s_run_fits_its_gpu() -> None:

@@ -26,7 +26,7 @@ from tasks.models.language.prompts import render
 from tasks.paths import PROJECT
 from tasks.tracking.runs import STEP, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
-from tasks.training.checkpoints import Interruption, last_whole_checkpoint, mark_whole
+from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
 from tests.waiting import PATIENCE
 
 # Twelve steps, four checkpoints, and dropout, so that the random state matters.
@@ -89,7 +89,7 @@ def work_of(experiment: Experiment) -> Path:
 
 def saved(work: Path) -> list[int]:
     """The steps of the whole checkpoints in a work folder."""
-    return sorted(int(whole.parent.name.rpartition("-")[2]) for whole in work.glob("checkpoint-*/whole.json"))
+    return sorted(int(whole.parent.name.rpartition("-")[2]) for whole in work.glob("checkpoint-*/complete.json"))
 
 
 def when_saved(experiment: Experiment, step: int, process: multiprocessing.Process) -> int:
@@ -194,12 +194,12 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "adapter.bin").write_bytes(bytes(100))
         if step < 15:
-            mark_whole(folder)
+            finish_checkpoint(folder)
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-10"
-    mark_whole(tmp_path / "checkpoint-10")
+    finish_checkpoint(tmp_path / "checkpoint-10")
     (tmp_path / "checkpoint-10" / "adapter.bin").write_bytes(bytes(99))
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-5"
-    (tmp_path / "checkpoint-5" / "whole.json").write_text("{")
+    (tmp_path / "checkpoint-5" / "complete.json").write_text("{")
     assert last_whole_checkpoint(tmp_path) is None
     assert last_whole_checkpoint(tmp_path / "nowhere") is None
 
@@ -283,9 +283,10 @@ def test_training_goes_on_after_a_checkpoint_is_scored_in_4_bits() -> None:
     import torch
 
     from tasks.models.language.base_model import load_model
+    from tasks.models.language.model import ModelSpec
 
     conf = load("conf/smoke.yaml").finetune
-    model = load_model(TINY, conf.quantization)
+    model = load_model(TINY, ModelSpec.of(conf).settings())
     ids = torch.tensor([[5, 6, 7, 8]])
 
     def gradient() -> torch.Tensor:

@@ -7,23 +7,24 @@ converted once, into the user's cache.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
-import json
 import logging
 import os
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.digests import code_digest, digest, folder_digests
+from tasks.config.experiment import Finetune
+from tasks.digests import code_digest, folder_content, is_whole, mark_whole, versions
 from tasks.errors import UserError
 from tasks.locks import locked
-from tasks.models.language.hardware import Hardware, settings
+from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.paths import cache_folder
 from tasks.progress import say
 
@@ -52,19 +53,46 @@ EMBEDDED = {
 TINY = "tiny-random"  # a Llama of random weights, for trying the machinery in seconds
 
 
-def identity(base: str) -> Any:
-    """What a base model is, cheaply, for the ledger: its name, or the files of its folder."""
-    folder = Path(base)
-    if folder.is_dir():
-        return digest(sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file()))
-    return base
+LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
-def same_base(noted: str, base: str) -> bool:
-    """Whether a base model noted by an adapter is this one: by name, hub id, or a folder of that name in any cache."""
-    names = {base, Path(base).name, *([EMBEDDED[base].hub_id] if base in EMBEDDED else [])}
-    made_here = (base in EMBEDDED or base == TINY) and Path(noted).name.startswith(f"{base}-")
-    return noted in names or Path(noted).name in names or made_here
+def identity(base: str) -> str:
+    """What a base model is, for the ledger and for its adapters: what it is made from here, the content of its folder
+    wherever that lies, or the commit of a hub model.
+
+    Raises:
+        UserError: the hub has no such model, or it is gated.
+    """
+    if base in EMBEDDED or base == TINY:
+        return cached_as(base).name
+    return folder_content(Path(base)) if Path(base).is_dir() else f"{base}@{commit(base)}"
+
+
+@functools.cache
+def commit(base: str) -> str:
+    """The commit of a hub model that this process takes: the newest one, or the cached one if the hub is not reached.
+
+    Raises:
+        UserError: there is no such model, or it is gated.
+    """
+    from huggingface_hub import hf_hub_download
+
+    return Path(_checked(base, hf_hub_download, base, "config.json")).parent.name  # its folder in the cache
+
+
+def base_model_digest_parts(conf: Finetune) -> dict[str, Any]:
+    """What the base model of a conf answers by, besides prompt and answer: which it is, what it computes in, on which
+    kind of device, and by which libraries.
+
+    Raises:
+        UserError: there is no such model, or this machine cannot compute what the conf says.
+    """
+    found = settings(Hardware.here(conf.device), conf.quantization, {}, conf.dtype)
+    return {
+        "base": identity(conf.base),
+        "computing": [found.device, found.dtype, found.quantization],
+        "libraries": versions(*LIBRARIES, *(["bitsandbytes"] if found.quantization else [])),
+    }
 
 
 def locate(base: str) -> str:
@@ -100,7 +128,7 @@ def _cached(target: Path, make: Callable[[Path], None]) -> Path:
                 temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
                 try:
                     make(temporary)
-                    (temporary / "complete.json").write_text(json.dumps(folder_digests(temporary)))
+                    mark_whole(temporary)
                     shutil.rmtree(target, ignore_errors=True)
                     temporary.rename(target)
                 finally:
@@ -110,16 +138,9 @@ def _cached(target: Path, make: Callable[[Path], None]) -> Path:
 
 def _is_whole(target: Path) -> bool:
     """Whether every file of a cached model is as it was made; read in full once a process, since it is large."""
-    if target not in _known_whole:
-        try:
-            noted = json.loads((target / "complete.json").read_text())
-        except (OSError, ValueError):
-            return False
-        found = folder_digests(target)
-        if {name: value for name, value in found.items() if name != "complete.json"} != noted:
-            return False
+    if target not in _known_whole and is_whole(target):
         _known_whole.add(target)
-    return True
+    return target in _known_whole
 
 
 _known_whole: set[Path] = set()
@@ -207,7 +228,7 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     quiet()
     from transformers import AutoTokenizer
 
-    tokenizer = _from_hub(base, AutoTokenizer.from_pretrained, locate(base))
+    tokenizer = _pretrained(base, AutoTokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -222,12 +243,10 @@ def load_config(base: str) -> PreTrainedConfig:
     quiet()
     from transformers import AutoConfig
 
-    return _from_hub(base, AutoConfig.from_pretrained, locate(base))
+    return _pretrained(base, AutoConfig)
 
 
-def load_model(
-    base: str, quantization: Mapping[str, Any] | None, device: str = "auto", dtype: str = "auto"
-) -> PreTrainedModel:
+def load_model(base: str, on: Settings) -> PreTrainedModel:
     """The base model on its device, in the dtype it computes in there, quantized by bitsandbytes if asked to.
 
     Raises:
@@ -237,26 +256,24 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    hardware = Hardware.here(device)
-    device, plan = hardware.device, settings(hardware, quantization, {}, dtype)
-    computing, quantization, config = getattr(torch, plan.dtype), plan.quantization, None
-    if quantization:
+    computing, config = getattr(torch, on.dtype), None
+    if on.quantization:
         try:
-            config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **quantization})
+            config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **on.quantization})
         except (TypeError, ValueError) as error:
             raise UserError(f"finetune.quantization: {error}") from error
     # Weights are quantized from float32 whatever the model computes in. Rounded to bfloat16 before, some of them get
     # other 4-bit values: another base model, and an adapter trained on the one answers dollars off on the other.
     loading = torch.float32 if config is not None else computing
-    # Of several processes each has a GPU of its own, which accelerate has made the current one.
-    place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
-    model = _from_hub(
+    device = torch.device(on.device)
+    if on.device == "cuda":  # of several processes each has made its own GPU the current one
+        device = torch.device("cuda", torch.cuda.current_device())
+    model = _pretrained(
         base,
-        AutoModelForCausalLM.from_pretrained,
-        locate(base),
+        AutoModelForCausalLM,
         dtype=loading,
         quantization_config=config,
-        device_map={"": place} if config is not None or device != "cpu" else None,
+        device_map={"": device} if config is not None or on.device != "cpu" else None,
     )
     if config is not None:
         _keep_trainable(model)
@@ -288,21 +305,25 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def _from_hub(base: str, call: Any, place: str, **options: Any) -> Any:
+def _pretrained(base: str, kind: Any, **options: Any) -> Any:
+    """A part of a base model; of one on the hub from one commit, whatever is put there meanwhile."""
+    address = locate(base)
+    if address == base and not Path(base).is_dir():
+        options["revision"] = commit(base)
+    return _checked(base, kind.from_pretrained, address, **options)
+
+
+def _checked(base: str, call: Callable[..., Any], *arguments: str, **options: Any) -> Any:
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
-        return call(place, **options)
-    except (OSError, ValueError) as error:
+        return call(*arguments, **options)
+    except (OSError, ValueError, HfHubHTTPError) as error:
         known = ", ".join([*EMBEDDED, TINY])
         raise UserError(
             f"finetune.base: {base} cannot be loaded ({str(error).splitlines()[0]}). Expected one of {known}, a "
             "folder, or the id of a hub model; for a gated one, accept its terms on its page and run `hf auth login`."
         ) from error
-
-
-if (
-    __name__ == "__main__"
-):  # python -m tasks.models.language.base_model NAME: convert an embedded model ahead of the first run
-    print(locate(sys.argv[1]))
 
 
 def find_tokenizer(name: str) -> Path:
@@ -311,13 +332,15 @@ def find_tokenizer(name: str) -> Path:
     Raises:
         UserError: there is none, or it is gated.
     """
-    from tasks.models.language.base_model import EMBEDDED, TINY, locate
-
-    place = Path(locate(name) if name in (*EMBEDDED, TINY) else name)
-    if place.is_dir():
-        place /= "tokenizer.json"
-    if place.is_file():
-        return place
+    path = Path(locate(name))
+    if path.is_dir():
+        path /= "tokenizer.json"
+    if path.is_file():
+        return path
     from tasks.data.hub import fetch
 
     return fetch(name, "tokenizer.json", repo_type="model")
+
+
+if __name__ == "__main__":  # python -m tasks.models.language.base_model NAME: convert ahead of the first run
+    print(locate(sys.argv[1]))

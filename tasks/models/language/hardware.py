@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ class Hardware:
 class Settings:
     """How a model is loaded and trained on a machine; `notes` say what differs from the conf, and why."""
 
+    device: str
     dtype: str
     attention: str  # while training; prices are always scored with sdpa, which takes a tree mask
     quantization: dict[str, Any] | None
@@ -91,6 +93,13 @@ def settings(
     notes, changes = [], {}
     bf16 = hardware.bf16 if dtype == "auto" else dtype == "bfloat16"
     cuda = hardware.device == "cuda"
+    if quantization and (computing := quantization.get("bnb_4bit_compute_dtype")):
+        said = str(computing).removeprefix("torch.")
+        chosen = "bfloat16" if bf16 else "float32"
+        if said != chosen and (dtype != "auto" or (said == "bfloat16" and not hardware.bf16)):
+            why = "finetune.dtype says so" if dtype != "auto" else f"{hardware.device} has no bfloat16 here"
+            notes.append(f"bnb_4bit_compute_dtype is {said}, but 4-bit layers compute in {chosen}: {why}")
+            quantization = {**quantization, "bnb_4bit_compute_dtype": chosen}
     if quantization and hardware.device == "mps":
         notes.append("bitsandbytes has no kernels for MPS: the model is not quantized")
         quantization = None
@@ -117,12 +126,22 @@ def settings(
     if hardware.liger:
         ours["use_liger_kernel"] = True
     return Settings(
+        device=hardware.device,
         dtype="bfloat16" if bf16 else "float32",
         attention="flash_attention_2" if hardware.flash_attention and bf16 else "sdpa",
         quantization=dict(quantization) if quantization else None,
         sft={**ours, **sft, **changes},
         notes=tuple(notes),
     )
+
+
+def use_own_gpu(device: str) -> None:
+    """Make the GPU of this process the current one, before anything is put on one: that of its rank, as torchrun counts
+    them, where a training has several processes, and else the first."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def pick_device(wanted: str = "auto") -> str:

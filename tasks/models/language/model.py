@@ -16,6 +16,7 @@ from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.estimators import ESTIMATORS, fit_temperature, quantile, temper
+from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.models.language.price_trie import batches, build_trie, evaluating, price_distribution
 from tasks.models.language.prompts import parse, render
 from tasks.models.predictor import Distribution, Predictions
@@ -41,7 +42,7 @@ class ModelSpec:
     answer: Answer
     device: str = "auto"
     dtype: str = "auto"
-    identity: Any = None  # of the base model when this was saved
+    identity: str | None = None  # of the base model when this was saved
     comparables: Comparables | None = None
 
     @classmethod
@@ -65,6 +66,10 @@ class ModelSpec:
         where = {"device": finetune.device, "dtype": finetune.dtype}
         return cls(finetune.base, finetune.quantization, prompt, finetune.answer, **where, comparables=comparables)
 
+    def settings(self) -> Settings:
+        """How the model is loaded on this machine."""
+        return settings(Hardware.here(self.device), self.quantization, {}, self.dtype)
+
     def check_fit(self, items: Sequence[Item]) -> None:
         """Refuse to fit a temperature on too few items.
 
@@ -73,23 +78,21 @@ class ModelSpec:
         """
         if self.answer.temperature == "fit" and len(items) < MIN_FIT:
             raise UserError(
-                f"finetune.answer.temperature: fit needs {MIN_FIT} validation items beside the finetune.score_items "
-                f"that models are chosen on; there are {len(items)}. Lower score_items, or give a number."
+                f"finetune.answer.temperature: fit needs {MIN_FIT} validation items that serve for nothing else; there "
+                f"are {len(items)}, a quarter of all. Give more data, a larger data.validation_share, or a number."
             )
 
     def check_adapter(self, adapter: Path) -> None:
         """Refuse an adapter that was trained on another base model: it would load, and answer nonsense.
 
         Raises:
-            UserError: it notes another base, or the base's files are no longer those it was trained on.
+            UserError: the base model is not the one that it was trained on, by content.
         """
-        noted = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if noted and not base_model.same_base(noted, self.base):
-            raise UserError(f"The adapter in {adapter} belongs to {noted}, not to {self.base}. Give it its own base.")
-        if self.identity is not None and self.identity != base_model.identity(self.base):
+        found = base_model.identity(self.base)
+        if self.identity != found:
             raise UserError(
-                f"The base model {self.base} has other files than when the adapter in {adapter} was trained on it. Put "
-                "them back, or fine-tune again."
+                f"The adapter in {adapter} was trained on the base model {self.identity}, and {self.base} is {found} "
+                "now. Put that one back, or fine-tune again."
             )
 
     def save(self, folder: Path) -> None:
@@ -226,8 +229,8 @@ class LanguageModel:
         return cls.of(ModelSpec.load(folder), folder / "adapter" if (folder / "adapter").is_dir() else None)
 
     @classmethod
-    def of(cls, spec: ModelSpec, adapter: Path | None = None) -> Self:
-        """Load the base model of a spec, with an adapter if given.
+    def of(cls, spec: ModelSpec, adapter: Path | None = None, settings: Settings | None = None) -> Self:
+        """Load the base model of a spec, with an adapter if given; `settings` are worked out here unless they are.
 
         Raises:
             UserError: the adapter belongs to another base model, or this one has changed since.
@@ -235,15 +238,22 @@ class LanguageModel:
         if adapter is not None:
             spec.check_adapter(adapter)
         tokenizer = base_model.load_tokenizer(spec.base)
-        model = base_model.load_model(spec.base, spec.quantization, spec.device, spec.dtype)
-        if adapter is not None:
-            from peft import PeftModel
+        model = base_model.load_model(spec.base, settings or spec.settings())
+        plain = cls(spec, model, tokenizer)
+        return plain if adapter is None else plain.with_adapter(adapter)
 
-            try:
-                model = PeftModel.from_pretrained(model, adapter).eval()
-            except RuntimeError as error:  # the layers are of other sizes
-                raise UserError(f"The adapter in {adapter} does not fit {spec.base}: {error}") from error
-        return cls(spec, model, tokenizer)
+    def with_adapter(self, adapter: Path) -> Self:
+        """This model, which has none, with an adapter on its layers; `model.unload()` of what is returned takes it off.
+
+        Raises:
+            UserError: its layers are of other sizes.
+        """
+        from peft import PeftModel
+
+        try:
+            return type(self)(self.spec, PeftModel.from_pretrained(self.model, adapter).eval(), self.tokenizer)
+        except RuntimeError as error:
+            raise UserError(f"The adapter in {adapter} does not fit {self.spec.base}: {error}") from error
 
     def _what(self) -> str:
         adapter = " and its adapter" if hasattr(self.model, "peft_config") else ""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.config.experiment import Prompt
 from tasks.data.items import Item
+from tasks.data.price_words import leading_price
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
-
-NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 def render(
@@ -72,6 +70,5 @@ def check_prices(items: Sequence[Item], prompt: Prompt) -> None:
 
 
 def parse(text: str) -> float | None:
-    """The first number in whatever a model wrote, in the unit it was asked for; None where there is none."""
-    found = NUMBER.search(text)
-    return float(found.group().replace(",", "")) if found else None
+    """The price in whatever a model wrote after the prompt, in the unit it was asked for; None where there is none."""
+    return leading_price(text)

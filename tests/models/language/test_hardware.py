@@ -6,7 +6,7 @@ import pytest
 
 from tasks.config.loading import load
 from tasks.errors import UserError
-from tasks.models.language.hardware import Hardware, settings
+from tasks.models.language.hardware import Hardware, settings, use_own_gpu
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 CPU, MPS, OLD = Hardware("cpu"), Hardware("mps"), Hardware("cuda")
@@ -51,7 +51,44 @@ def test_what_the_conf_says_stands_where_it_can() -> None:
     assert settings(GPU, conf.quantization, conf.sft).sft["optim"] == "paged_adamw_32bit"
     plan = settings(CPU, conf.quantization, {**conf.sft, "use_liger_kernel": True})
     assert (plan.sft["optim"], plan.sft["use_liger_kernel"]) == ("adamw_torch", False)
-    assert "paged_adamw_32bit needs CUDA" in plan.notes[0] and "liger" in plan.notes[1]
+    computing, optimizer, liger = plan.notes
+    assert "paged_adamw_32bit needs CUDA" in optimizer and "liger" in liger
+    assert computing == (
+        "bnb_4bit_compute_dtype is bfloat16, but 4-bit layers compute in float32: cpu has no bfloat16 here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "computing", "said"),
+    [
+        (CPU, "auto", "float32", "cpu has no bfloat16 here"),
+        (OLD, "auto", "float32", "cuda has no bfloat16 here"),
+        (GPU, "float32", "float32", "finetune.dtype says so"),
+        (CPU, "bfloat16", "bfloat16", None),
+        (GPU, "auto", "bfloat16", None),
+    ],
+)
+def test_four_bit_layers_compute_in_what_the_rest_computes_in(
+    hardware: Hardware, dtype: str, computing: str, said: str | None
+) -> None:
+    """bnb_4bit_compute_dtype gives way to finetune.dtype and to what the machine has, and that is said."""
+    plan = settings(hardware, {**NF4, "bnb_4bit_compute_dtype": "bfloat16"}, {}, dtype)
+    assert plan.quantization["bnb_4bit_compute_dtype"] == plan.dtype == computing
+    assert [said in note for note in plan.notes] == ([True] if said else [])
+
+
+def test_a_process_takes_the_gpu_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is loaded; alone it takes the first, and without a GPU none."""
+    import torch
+
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    use_own_gpu("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    use_own_gpu("cuda")
+    use_own_gpu("cpu")
+    assert taken == [0, 1]
 
 
 @pytest.mark.parametrize(

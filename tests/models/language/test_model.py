@@ -13,6 +13,7 @@ from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language.base_model import load_model
 from tasks.models.language.estimators import TEMPERATURES, median
+from tasks.models.language.hardware import Hardware, settings
 from tasks.models.language.model import LanguageModel, ModelSpec
 from tasks.models.predictor import Predictions
 from tasks.scoring.predictions import from_table, to_table
@@ -52,7 +53,8 @@ def test_four_bit_weights_do_not_depend_on_what_is_computed_in() -> None:
     from bitsandbytes.nn import Linear4bit
 
     models = {
-        dtype: load_model("tiny-random", {"load_in_4bit": True}, "cpu", dtype) for dtype in ("float32", "bfloat16")
+        dtype: load_model("tiny-random", settings(Hardware("cpu"), {"load_in_4bit": True}, {}, dtype))
+        for dtype in ("float32", "bfloat16")
     }
     one, other = ([m.weight for m in model.modules() if isinstance(m, Linear4bit)] for model in models.values())
     for kept, same in zip(one, other, strict=True):

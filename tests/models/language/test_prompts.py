@@ -20,12 +20,15 @@ from tasks.models.language.prompts import completion, parse, render
         ("I cannot say", None),
         ("", None),
         ("$", None),
-        (".5", 5.0),
-        ("9" * 400, float("inf")),
+        (".5", 0.5),
+        ("1.299,00 or so", 1299.0),
+        ("49.00\n\nHow much does this cost?\n\nPrice is $12", 49.0),
+        ("GPT-4 cannot say", None),
+        ("9" * 400, None),
     ],
 )
 def test_whatever_comes_back_is_parsed_without_a_crash(text: str, price: float | None) -> None:
-    """The first number, or None."""
+    """The number it goes on with, or a price in its words, or None."""
     assert parse(text) == price
 
 

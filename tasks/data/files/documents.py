@@ -1,0 +1,151 @@
+"""JSON: one object a line, or one document that holds them as an array, by id, by column or under a name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from tasks.data.files.delimited import LINE, REJECTED, Row
+from tasks.data.files.encodings import decode
+from tasks.errors import UserError
+
+NOTED = "\0noted"  # the key of what is to be counted about a row that stays
+MOST_BYTES = 512 * 2**20  # of a document, which is held in memory
+OF_A_ROW = {"title", "price", "text", "description", "name"}
+
+
+def json_lines(lines: Iterable[bytes], origin: str, first: int = 1) -> Iterator[Row]:
+    """The rows of JSONL, blank lines left out; what is no object is the text of a row.
+
+    Raises:
+        UserError: a line is not JSON.
+    """
+    for number, line in enumerate(lines, first):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.isspace():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            row = _lenient(line, origin, number)
+        if line.count(b'"price"') > 1 and (twice := _twice(line)):
+            row = {REJECTED: f"the key {twice} twice", LINE: decode(line)[:500]}
+        yield row if isinstance(row, dict) else {"text": row}
+
+
+def _lenient(line: bytes, origin: str, number: int) -> Any:
+    """What strict JSON refuses and a catalogue may hold: NaN, control characters, other encodings, half surrogates."""
+    text = decode(line).replace("\0", " ")
+    try:
+        row = json.loads(text, strict=False)
+        row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{origin}, line {number}, is not JSON: {error}") from error
+    if isinstance(row, dict) and text.encode() != line:
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            row[NOTED] = "line that is not UTF-8, read as cp1252"
+    return row
+
+
+def _twice(line: bytes) -> str | None:
+    """A key that stands twice in the object of a line."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal twice
+        twice = next((key for key, count in Counter(key for key, _ in found).items() if count > 1), None)
+        return dict(found)
+
+    twice: str | None = None
+    try:
+        json.loads(decode(line), object_pairs_hook=pairs, strict=False)
+    except (ValueError, RecursionError):
+        return None
+    return twice  # of the outermost object, which is closed last
+
+
+def document_rows(content: bytes, origin: str) -> Iterator[Row]:
+    """The rows of a JSON document: an array of objects, objects by id, columns (as pandas writes them), or an object
+    that holds one of these.
+
+    Raises:
+        UserError: it is none of these, or not JSON.
+    """
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            f"{origin} is one JSON document of {len(content) / 1e9:.1f} GB. Write it as one object a line, such as by "
+            "`jq -c '.[]'`, which can be read in parts."
+        )
+    text = decode(content).lstrip("\ufeff") if not _is_utf8(content) else content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        found = _several(text if isinstance(text, str) else text.decode(), origin)
+    rows = _rows(found)
+    if rows is None:
+        keys = f" It has the keys {', '.join(list(found)[:10])}." if isinstance(found, dict) else ""
+        raise UserError(
+            f"{origin} is JSON, but no rows can be made out in it.{keys} Expected an array of objects, an object of "
+            "objects by id, or one object a line."
+        )
+    for row in rows:
+        yield row if isinstance(row, dict) else {"text": row}
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _several(text: str, origin: str) -> list[Any]:
+    """Values that stand one after another, over several lines each, as jq writes them."""
+    decoder, blank = json.JSONDecoder(strict=False), re.compile(r"\s*")
+    found, at = [], blank.match(text).end()
+    try:
+        while at < len(text):
+            value, at = decoder.raw_decode(text, at)
+            found.append(value)
+            at = blank.match(text, at).end()
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{origin} is not JSON: {error}") from error
+    return found[0] if len(found) == 1 else found
+
+
+def _rows(found: Any, deep: int = 0) -> list[Any] | None:
+    if isinstance(found, list):
+        return found
+    if not isinstance(found, dict):
+        return None
+    values = list(found.values())
+    if {"columns", "data"} <= found.keys() and isinstance(found["columns"], list):
+        return [dict(zip(found["columns"], row, strict=False)) for row in found["data"]]
+    names = {str(name).strip().lower() for name in found}
+    if values and all(isinstance(value, dict | list) for value in values) and names & OF_A_ROW:
+        return _from_columns(found)
+    if values and all(isinstance(value, dict) for value in values):
+        if all(key.isdigit() for value in values for key in value) and any(values):
+            return _from_columns(found)
+        return [{"id": key, **value} for key, value in found.items()]
+    held = [value for value in values if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(held) == 1:
+        return held[0]
+    if names & OF_A_ROW:
+        return [found]
+    inner = [rows for value in values if isinstance(value, dict) and deep < 2 and (rows := _rows(value, deep + 1))]
+    return inner[0] if len(inner) == 1 else None
+
+
+def _from_columns(columns: dict[str, Any]) -> list[Any]:
+    parts = {name: value if isinstance(value, dict) else dict(enumerate(value)) for name, value in columns.items()}
+    keys = dict.fromkeys(key for part in parts.values() for key in part)
+    return [{name: part.get(key) for name, part in parts.items()} for key in keys]

@@ -1,0 +1,70 @@
+"""The conclusion of a leaderboard in at most four sentences, by rule, for any number of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.report.tables import leader_of
+from tasks.scoring.comparisons import FLOOR
+from tasks.scoring.rows import Row
+from tasks.scoring.wording import amount, p_text, span
+
+
+def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
+    """Who is best, from rows in order: one sentence, and up to three on how certain that is and what else counts."""
+    ran = [row for row in rows if row.mae is not None]
+    leader = leader_of(rows)
+    if not ran:
+        return "No model has run yet.", []
+    if leader is None:
+        return "No model answered every test item, so none leads.", []
+    ranked = [row for row in ran if row.rank is not None and row is not leader]
+    tied = [row for row in ranked if row.rank == 1]
+    off = f"{amount(leader.mae or 0, unit)} off on average"
+    if not ranked:
+        first = f"{leader.label} is the only model that ran: its answers are {off}."
+    elif tied:
+        them = tied[0].label if len(tied) == 1 else f"{len(tied)} other models"
+        first = f"No certain winner: {leader.label} is {off}, and {them} cannot be told from it."
+    else:
+        first = f"{leader.label} leads: its answers are {off}."
+    sentences = (_certainty(leader, ranked, unit), _ours(leader, ranked, unit), _beside(rows, leader, unit))
+    return first, [sentence for sentence in sentences if sentence]
+
+
+def _certainty(leader: Row, ranked: Sequence[Row], unit: str) -> str:
+    ends = span(leader.mae_low, leader.mae_high, unit)
+    measured = f"This was measured on {leader.n:,} test items{ends and f' ({ends})'}"
+    worse = next((row for row in ranked if (row.rank or 1) > 1), None)
+    if worse is None:
+        return f"{measured}."
+    return f"{measured}; {_behind(worse, unit, 'the best that is certainly worse, ')}."
+
+
+def _ours(leader: Row, ranked: Sequence[Row], unit: str) -> str:
+    """The best model that this pipeline can serve, where another one leads."""
+    ours = min((row for row in ranked if row.ours), key=lambda row: row.mae or 0, default=None)
+    if leader.ours or ours is None:
+        return ""
+    told = "which chance alone can explain" if ours.rank == 1 else "which is certain"
+    return f"{_behind(ours, unit, 'The best of our own models, ', p=False)}, {told}."
+
+
+def _behind(row: Row, unit: str, who: str, *, p: bool = True) -> str:
+    evidence = [span(row.difference_low, row.difference_high, unit)]
+    evidence += [p_text(row.p_value)] if p and row.p_value is not None else []
+    told = "; ".join(part for part in evidence if part)
+    return f"{who}{row.label}, is {amount(row.difference or 0, unit)} behind{told and f' ({told})'}"
+
+
+def _beside(rows: Sequence[Row], leader: Row, unit: str) -> str:
+    """What to hold the leader's error against, and who is in service."""
+    ran = [row for row in rows if row.mae is not None and row is not leader]
+    constant = next((row for row in ran if row.model.startswith("constant")), None)
+    floor = next((row for row in ran if row.kind == FLOOR), None)
+    champion = next((row for row in rows if row.champion), None)
+    parts = [f"always answering the same price is {amount(constant.mae or 0, unit)} off"] if constant else []
+    parts += [f"the best possible answer is {amount(floor.mae or 0, unit)} off"] if floor else []
+    parts += [f"the champion in service is {champion.label}"] if champion and champion is not leader else []
+    told = "; ".join(parts)
+    return f"{told[0].upper()}{told[1:]}." if told else ""

@@ -1,0 +1,58 @@
+"""The conclusion: who is best and how certain that is, in at most four sentences for any number of models."""
+
+from __future__ import annotations
+
+from tasks.report.headline import headline
+from tasks.report.tables import in_order
+from tasks.scoring.rows import Row
+from tests.report.boards import row
+
+
+def said(rows: list[Row]) -> str:
+    first, more = headline(in_order(rows), "$")
+    assert len(more) <= 3
+    return " ".join([first, *more])
+
+
+def test_a_certain_winner_and_the_next() -> None:
+    """A leader alone at rank 1 leads, with the distance to the next, its interval and p-value."""
+    text = said([row("ridge", 14.0, 2, 4.0, 0.0002), row("trees", 10.0, 1), row("constant", 40.0, 3, 30.0, 0.0001)])
+    assert text.startswith("trees leads: its answers are $10.00 off on average. This was measured on 500 test items")
+    assert "certainly worse, ridge, is $4.00 behind (95% interval $3.00 to $5.00; p < 0.001)." in text
+    assert text.endswith("Always answering the same price is $40.00 off.")
+
+
+def test_no_winner_is_claimed_when_tied() -> None:
+    """Rows that share rank 1 make it a tie, whichever has the lower error; one rival is named, several are counted."""
+    tied = [row("ridge", 10.3, 1, 0.3, 0.4), row("trees", 10.0, 1)]
+    assert said(tied).startswith("No certain winner: trees is $10.00 off on average, and ridge cannot be told from it.")
+    more = said([*tied, row("blend", 10.4, 1, 0.4, 0.5)])
+    assert "and 2 other models cannot be told from it" in more and "leads" not in more
+
+
+def test_a_recorded_row_may_lead_and_the_best_of_ours_is_named() -> None:
+    """Whoever made it: the best row leads, and a second sentence says how far behind our own best is."""
+    rows = [
+        row("recorded/x", 6.0, 1, kind="recorded"),
+        row("trees", 10.0, 2, 4.0, 0.001),
+        row("ridge", 9.0, 2, 3.0, 0.01),
+    ]
+    text = said(rows)
+    assert text.startswith("recorded/x leads")
+    assert "The best of our own models, ridge, is $3.00 behind (95% interval $2.00 to $4.00), which is certain." in text
+
+
+def test_a_champion_that_is_not_the_leader_is_named() -> None:
+    """An incumbent that keeps its place although another model leads."""
+    assert "the champion in service is ridge." in said(
+        [row("trees", 10.0, 1), row("ridge", 14.0, 2, 4.0, 0.001, champion=True), row("constant", 20.0, 3, 10.0, 0.001)]
+    )
+
+
+def test_forty_models_need_no_more_sentences_than_two() -> None:
+    """Thirty of them tied, recorded ones among them, with a constant, a floor and an older champion."""
+    tied = [row(f"recorded/{i}", 10 + i / 100, 1, i / 100, 0.5 if i else None, kind="recorded") for i in range(30)]
+    worse = [row(f"model{i}", 20.0 + i, 31 + i, 10.0 + i, 0.001) for i in range(8)]
+    others = [row("constant", 60.0, 39, 50.0, 0.001, champion=True), row("floor", 5.0, None, -5.0, kind="floor")]
+    text = said([*tied, *worse, *others])
+    assert "29 other models" in text and len(text) < 700

@@ -1,0 +1,93 @@
+"""A champion is judged on what it does not know, at a level that thirty looks cannot wear out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.baselines import fit_baselines
+from tasks.config.experiment import Experiment
+from tasks.config.loading import load
+from tasks.curation import curate
+from tasks.data.catalogue import generate
+from tasks.evaluation import evaluate
+from tasks.promotion import MIN_UNSEEN, Champion, promote, spent_alpha
+from tasks.tracking.registry import CHAMPION, version_of
+from tasks.tracking.runs import MODEL_ID, candidate
+from tasks.tracking.store import connect, local_path
+
+QUICK = ["finetune.enabled=false", "evaluate.api=[]", "evaluate.resamples=200", "data.source=files", "data.near=null"]
+
+
+@pytest.fixture
+def night(tmp_path: Path, at: Callable) -> Callable[..., tuple[Experiment, Champion]]:
+    """One run of the classic models named, on so many products of one growing catalogue."""
+    rows = list(generate(900, seed=4))
+
+    def run(models: str, count: int, *overrides: str) -> tuple[Experiment, Champion]:
+        (tmp_path / "shop.jsonl").write_text("\n".join(map(json.dumps, rows[:count])))
+        words = [*at(tmp_path), *QUICK, f"data.path={tmp_path}/shop.jsonl", f"baselines.models=[{models}]", *overrides]
+        experiment = load("conf/smoke.yaml", words)
+        dataset = curate(experiment)
+        scores = evaluate(experiment, dataset, fit_baselines(experiment, dataset))
+        return experiment, promote(experiment, scores.run_id)
+
+    return run
+
+
+def test_alpha_is_spent_over_all_looks_together() -> None:
+    """However many nights: the levels add up to no more than alpha, and the first gets half."""
+    assert spent_alpha(0.05, 1) == 0.025
+    assert sum(spent_alpha(0.05, look) for look in range(1, 10_000)) <= 0.05
+
+
+def test_the_incumbent_is_not_judged_on_items_it_was_trained_on(night: Callable) -> None:
+    """Another seed moves items between the splits: nearly all test items are the incumbent's training items, on which
+    nobody could beat it. The model of its name, fitted today, takes its place; another one does not."""
+    _, first = night("neighbours", 700, "seed=1")
+    assert first.decision == "no incumbent"
+    _, other = night("random", 700, "seed=2")
+    assert other.model == "neighbours" and f"and {MIN_UNSEEN} are needed to compare it with random" in other.decision
+    experiment, again = night("neighbours", 700, "seed=2")
+    assert "fitted on today's data" in again.decision
+    assert "new to the incumbent" in version_of(experiment, CHAMPION).tags["decision"]
+
+
+def test_grown_data_are_compared_on_the_items_that_are_new(night: Callable) -> None:
+    """Items never move when data grow, so every test item is new to the incumbent; each comparison is a look of its
+    own, at a lower level, and the same one asked again is the same look."""
+    night("random", 600)
+    experiment, second = night("constant", 900)
+    assert "beats the incumbent" in second.decision and "at level 0.025 of look 1" in second.decision
+    _, third = night("basic_features,constant", 900, "seed=42")
+    looked = version_of(experiment, CHAMPION).tags
+    assert third.decision.endswith("items") and looked["look"] == "2" and looked["alpha"] == "0.008333"
+    assert night("basic_features,constant", 900)[1].model == third.model
+    assert version_of(experiment, CHAMPION).tags["look"] == "2"
+
+
+def test_a_champion_whose_files_are_gone_does_not_block_promotion(night: Callable) -> None:
+    """It cannot be served either: the challenger takes its place, and the reason is said."""
+    experiment, _ = night("constant", 600)
+    model_id = version_of(experiment, CHAMPION).tags[MODEL_ID]
+    model = connect(experiment).get_logged_model(model_id)
+    shutil.rmtree(local_path(model.artifact_location))
+    _, after = night("tfidf_ridge", 600)
+    assert after.model == "tfidf_ridge" and "can no longer be asked" in after.decision
+    winner = connect(experiment).get_logged_model(version_of(experiment, CHAMPION).tags[MODEL_ID])
+    assert candidate(winner).name == "tfidf_ridge"
+
+
+def test_each_dataset_has_a_champion_of_its_own(night: Callable, tmp_path: Path) -> None:
+    """A run on other products does not take the alias that prices these; a conf may name one for both."""
+    experiment, mine = night("constant", 600)
+    assert mine.name == "pricewright-shop"
+    other = load("conf/smoke.yaml", [*QUICK, f"data.path={tmp_path}/Other Shop.v2.csv"])
+    assert other.registered_model == "pricewright-Other-Shop"
+    assert load("conf/smoke.yaml").registered_model == "pricewright-sample"
+    assert load("conf/smoke.yaml", ["promote.name=one"]).registered_model == "one"
+    assert version_of(experiment, CHAMPION) is not None

@@ -1,0 +1,180 @@
+"""What only asks or scores checkpoints trains nothing again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tasks import digests, finetuning
+from tasks.config.experiment import Experiment
+from tasks.config.loading import load
+from tasks.curation import curate
+from tasks.data.splits import Dataset, read_split, sample
+from tasks.finetuning import weights_digest
+from tasks.models.language.model import LanguageModel
+from tasks.paths import PROJECT
+from tasks.scoring.predictions import kept_as, recall
+from tasks.tracking.runs import TRAINED_IN, StageRun
+from tasks.tracking.store import connect, experiment_id, model_folder
+from tasks.training.candidates import Candidates
+
+SMOKE = "conf/smoke.yaml"
+STEPS = [1, 2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> list[str]:
+    """The overrides of a training that was left alone."""
+    overrides = at(tmp_path_factory.mktemp("trained"))
+    experiment = load(SMOKE, overrides)
+    finetuning.finetune(experiment, curate(experiment))
+    return overrides
+
+
+def runs(experiment: Experiment) -> list[StageRun]:
+    """The trainings there are, the latest first."""
+    client = connect(experiment)
+    found = client.search_runs([experiment_id(experiment)], "tags.`pricewright.stage` = 'finetune'")
+    return [StageRun(client, run, "finetune", done=run.info.status == "FINISHED") for run in found]
+
+
+def adapters(run: StageRun) -> dict[int, dict[str, np.ndarray]]:
+    """The adapter of every checkpoint of a run."""
+    files = {m.step: model_folder(run.client, m.model_id) / "adapter" for m in run.candidates() if m.step is not None}
+    return {step: load_file(folder / "adapter_model.safetensors") for step, folder in files.items()}
+
+
+def assert_same(one: dict[int, dict[str, np.ndarray]], other: dict[int, dict[str, np.ndarray]]) -> None:
+    """Both hold every checkpoint, with the same weights."""
+    assert sorted(one) == sorted(other) == STEPS
+    for step, weights in one.items():
+        for name, values in weights.items():
+            np.testing.assert_array_equal(values, other[step][name])
+
+
+def steps_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that every step of a training from now on is added to."""
+    from tasks.training.trainer import PriceTrainer
+
+    plain, taken = PriceTrainer.training_step, []
+
+    def step(self: PriceTrainer, *arguments: object, **named: object) -> object:
+        taken.append(self.state.global_step + 1)
+        return plain(self, *arguments, **named)
+
+    monkeypatch.setattr(PriceTrainer, "training_step", step)
+    return taken
+
+
+@pytest.mark.parametrize("override", ["finetune.answer.estimate=mean", "finetune.score_items=9", "finetune.average=2"])
+def test_another_way_to_ask_trains_nothing_again(
+    trained: list[str], override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoints are asked again, and each becomes a model that answers as the conf says now; then it is done."""
+    experiment, taken = load(SMOKE, [*trained, override]), steps_trained(monkeypatch)
+    dataset = curate(experiment)
+    candidates = finetuning.finetune(experiment, dataset)
+    latest, *others = runs(experiment)
+    assert taken == [] and latest.run.data.tags[TRAINED_IN] in {run.id for run in others}
+    assert_same(adapters(latest), adapters(next(run for run in others if TRAINED_IN not in run.run.data.tags)))
+    assert [c.step for c in candidates if c.step is None] == ([None] if "average" in override else [])
+    asked = sample(read_split(dataset, "validation"), experiment.finetune.score_items, experiment.seed)
+    model = LanguageModel.load(model_folder(latest.client, candidates[-1].model_id))
+    assert model.spec.answer.estimate == experiment.finetune.answer.estimate
+    kept = recall(latest, candidates[-1].model_id, kept_as("validation", asked))
+    np.testing.assert_allclose(kept.price, model.predict(asked).price, rtol=1e-5)
+    assert finetuning.finetune(experiment, dataset) == candidates and len(runs(experiment)) == 1 + len(others)
+
+
+def test_again_trains_again(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for it gets it, though the weights are there."""
+    experiment, taken = load(SMOKE, [*trained, "finetune.score_items=7"]), steps_trained(monkeypatch)
+    finetuning.finetune(experiment, curate(experiment), "again")
+    assert taken == STEPS
+
+
+def test_an_interrupted_training_that_is_to_be_asked_otherwise_goes_on(
+    trained: list[str], tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts from its last checkpoint, what was scored before is asked again, and the weights are the same."""
+    plain = Candidates.add
+
+    def dies(self: Candidates, tuned: LanguageModel, step: int, *arguments: object) -> None:
+        if step == 3:
+            raise OSError("gone")
+        plain(self, tuned, step, *arguments)
+
+    before = load(SMOKE, at(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+        patch.setattr(Candidates, "add", dies)
+        finetuning.finetune(before, curate(before))
+    after, taken = load(SMOKE, [*at(tmp_path), "finetune.answer.estimate=mean"]), steps_trained(monkeypatch)
+    finetuning.finetune(after, curate(after))
+    assert taken == [4]
+    latest, *_ = runs(after)
+    assert_same(adapters(latest), adapters(runs(load(SMOKE, trained))[-1]))
+    assert not (PROJECT / "mlruns" / "work" / latest.id).exists()
+
+
+DATASET = Dataset("sample", "d1", "nowhere", {}, True)
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("finetune.answer.estimate=mean", True),
+        ("finetune.answer.temperature=2", True),
+        ("finetune.score_items=9", True),
+        ("finetune.average=2", True),
+        ("finetune.busy=fail", True),
+        ("evaluate.resamples=400", True),
+        ("baselines.models=[constant]", True),
+        ("finetune.patience=2", False),
+        ("finetune.keep=2", False),
+        ("finetune.checkpoints=2", False),
+        ("finetune.lora.r=2", False),
+        ("finetune.dtype=bfloat16", False),
+        ("finetune.prompt.question=How much?", False),
+        ("seed=43", False),
+    ],
+)
+def test_the_weights_depend_on_what_makes_them(override: str, same: bool) -> None:
+    """And on nothing that only asks or scores them."""
+    words = ["finetune.device=cpu", "finetune.dtype=float32"]
+    one, other = (weights_digest(load(SMOKE, each), DATASET) for each in (words, [*words, override]))
+    assert (one == other) == same
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        ([], {"scoring/metrics", "models/features", "models/language/price_trie", "training/candidates"}),
+        (["finetune.patience=2"], {"scoring/metrics", "models/features"}),
+        (["finetune.prompt.comparables=4"], {"scoring/metrics", "models/language/price_trie", "training/candidates"}),
+    ],
+    ids=["alone", "patient", "told of comparables"],
+)
+def test_the_weights_depend_on_the_code_that_makes_them(
+    overrides: list[str], kept: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A metric never does; what answers counts where patience listens to it, what finds comparables where they are."""
+    experiment = load(SMOKE, overrides)
+    before = weights_digest(experiment, DATASET)
+    shutil.copytree(PROJECT / "tasks", tmp_path / "tasks")
+    modules = ("scoring/metrics", "models/features", "models/language/price_trie", "training/candidates")
+    monkeypatch.setattr(digests, "PROJECT", tmp_path)
+    same = set()
+    for module in (*modules, "training/trainer", "models/language/prompts"):
+        file = tmp_path / "tasks" / f"{module}.py"
+        whole = file.read_text()
+        file.write_text(f"{whole}\nNEW = 1\n")
+        digests.code_digest.cache_clear()
+        same |= {module} if weights_digest(experiment, DATASET) == before else set()
+        file.write_text(whole)
+    digests.code_digest.cache_clear()
+    assert same == kept
