@@ -9,7 +9,8 @@ from flows.pipeline import mode_of
 from flows.schedule import drop_late
 from tasks.config.loading import DEFAULT_CONF, load
 from tasks.curation import curate
-from tasks.finetuning import check, finetune
+from tasks.finetuning import check as check_finetuning
+from tasks.finetuning import finetune
 
 
 @flow(name="finetune", flow_run_name="finetune {conf}", on_running=[drop_late, watch_progress])
@@ -22,6 +23,6 @@ def finetuning(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again:
         again: run it again, even if it is finished.
     """
     experiment = load(conf, overrides)
-    check(experiment)
+    check_finetuning(experiment)
     dataset = curate(experiment, "recall")
     return [candidate.model_id for candidate in finetune(experiment, dataset, mode_of(again))]

@@ -13,7 +13,8 @@ from tasks.config.loading import DEFAULT_CONF, load
 from tasks.curation import curate
 from tasks.data.splits import Dataset
 from tasks.evaluation import check_outside, evaluate
-from tasks.finetuning import check, finetune
+from tasks.finetuning import check as check_finetuning
+from tasks.finetuning import finetune
 from tasks.promotion import promote
 from tasks.tracking.runs import Candidate, Mode
 
@@ -32,7 +33,7 @@ def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: b
         return Cancelled(message=reason)
     check_outside(experiment)
     if experiment.finetune.enabled:
-        check(experiment)  # a misspelt setting should not wait for its stage
+        check_finetuning(experiment)  # a misspelt setting should not wait for its stage
     dataset = curate(experiment, mode)
     candidates = fit_candidates(experiment, dataset, mode)
     scores = evaluate(experiment, dataset, candidates, mode)

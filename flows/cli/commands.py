@@ -68,7 +68,7 @@ def print_leaderboard(experiment: Experiment, report: Report) -> None:
     board = read_leaderboard(experiment, report.run_id)
     print_table(board)
     if not any(row.champion for row in board.rows):
-        print(f"The champion of {experiment.registered_model} comes from an earlier run, and none of these beat it.")
+        print(f"The champion of {experiment.registered_model} is from an earlier run. None of these models beat it.")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
     print(f"Compare the models in MLflow and the runs in Prefect: {program} ui")
     print("The report:")
@@ -76,7 +76,7 @@ def print_leaderboard(experiment: Experiment, report: Report) -> None:
 
 
 def show_leaderboard(arguments: argparse.Namespace) -> None:
-    """Print the leaderboard of the conf, from what MLflow keeps of its evaluation: the models may be gone."""
+    """Print the leaderboard of the conf, from what MLflow keeps of its evaluation. It needs no model."""
     from flows.artifacts import command
     from flows.promotion import recall_scores
     from tasks.report.board import read_leaderboard
@@ -199,7 +199,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def collect_garbage(arguments: argparse.Namespace) -> None:
-    """Say what may go, and delete it if asked to."""
+    """List what can be deleted, and delete it if asked to."""
     from tasks.tracking.retention import delete, plan
 
     experiment = load(arguments.conf, arguments.overrides)
@@ -209,7 +209,7 @@ def collect_garbage(arguments: argparse.Namespace) -> None:
         delete(experiment, found)
         print("Deleted.")
     else:
-        print("Nothing was deleted: that takes --delete.")
+        print("Nothing was deleted. Add --delete to delete it.")
 
 
 def write_sheet(arguments: argparse.Namespace) -> None:

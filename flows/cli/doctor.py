@@ -108,7 +108,7 @@ def _asked(model: Api, experiment: Experiment) -> str:
     obstacle = forbidden(model, experiment.evaluate.budget)
     if obstacle:
         return f"not asked, since {obstacle}"
-    return "asked, for nothing" if model.free else f"asked, within ${experiment.evaluate.budget:g} for all of them"
+    return "asked, free of charge" if model.free else f"asked, within ${experiment.evaluate.budget:g} for all of them"
 
 
 def _tracking(experiment: Experiment) -> str:
@@ -123,4 +123,4 @@ def _server() -> str:
     address = address_of()
     if reached(address):
         return f"Prefect at {address.rpartition('@')[2]}: reached"
-    return "no Prefect server, which only schedules and the dashboard need: `pricewright ui`, then `pricewright deploy`"
+    return "no Prefect server. Only schedules and the dashboard need one: `pricewright ui`, then `pricewright deploy`"

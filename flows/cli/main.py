@@ -1,4 +1,4 @@
-"""The command line: which command, its exit status, and how trouble is told."""
+"""The command line: it runs a command, and turns errors into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def environment(*, debug: bool) -> None:
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 9 to 23 s were seen; 20 are the default
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the default is 20; 9 to 23 were measured
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if not debug:
-        settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # errors are shown once, by `fail`
+        settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # `fail` shows errors once
         settings["PREFECT_INTERNAL_LOGGING_LEVEL"] = "CRITICAL"  # each event that a server which is gone does not take
     for name, value in settings.items():
         os.environ.setdefault(name, value)

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator
 
 SAME = "The same command goes on where this one stopped."
-# What a message says, and what to do about it. The first that fits, in the error or in what it came from, is told.
+# Patterns of messages, and what to do about them. The first one that matches the error, or its cause, gives the advice.
 REMEDIES = (
-    ("disk is full", "The disk is full ({}). Make room; what was finished is kept, and the same command goes on."),
+    ("disk is full", "The disk is full ({}). Make room. Finished work is kept, and the same command goes on."),
     (
         "readonly database",
         "Something cannot be written ({}). Fix its permissions, or point tracking.* at another place.",
@@ -26,12 +26,12 @@ REMEDIES = (
     ),
     (
         r"file is not a database|disk image is malformed|no such (table|column)",
-        "MLflow's database is damaged ({}). Put back a copy of it; or move it away, and all is done again.",
+        "MLflow's database is damaged ({}). Put back a copy of it. Or move it away; then everything is computed again.",
     ),
     (
         r"API request to \S+ failed with (exception|timeout)|server closed the connection|could not connect to server"
         r"|Can't connect to",
-        f"The server of tracking.uri cannot be reached ({{}}). Start it, or mend the address. {SAME}",
+        f"The server of tracking.uri cannot be reached ({{}}). Start it, or correct the address. {SAME}",
     ),
     (
         r"failed with error code 40[13]|40[13] Client Error",
@@ -45,13 +45,13 @@ REMEDIES = (
     (
         r"Failed to reach API at|Timed out while attempting to connect to ephemeral|All connection attempts failed"
         r"|^\[Errno 111\] Connection refused$",  # of httpx, which here only Prefect's client speaks through
-        f"Prefect's server cannot be reached ({{}}). Start it, or unset PREFECT_API_URL to do without. {SAME}",
+        f"Prefect's server cannot be reached ({{}}). Start it, or unset PREFECT_API_URL to work without it. {SAME}",
     ),
 )
 
 
 def remedy(error: BaseException | None) -> str | None:
-    """What to do if trouble outside is behind an error, however deep; None if it is something else."""
+    """What to do about an error that comes from outside, however deep its cause lies; None for any other error."""
     for cause in _causes(error):
         said = str(cause).strip().partition("\n")[0][:200]  # a database's error goes on with its whole query
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
