@@ -164,4 +164,5 @@ def states(text: str, price: float) -> bool:
     if whole and price < 1000:
         return False
     written = {f"{price:.2f}", f"{price:,.2f}", f"{price:g}", *([f"{price:.0f}", f"{price:,.0f}"] if whole else [])}
+    written |= {form.translate(SWAPPED) for form in written}
     return any(form in text and re.search(rf"(?<![\d.,]){re.escape(form)}(?!\d|[.,]\d)", text) for form in written)
