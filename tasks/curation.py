@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections import deque
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from prefect import task
 
 from tasks.config.experiment import Data, Experiment
-from tasks.data.cleaning import STILL_STATED, Tally, clean_items, clean_shard, fields_of, write_items
+from tasks.data.cleaning import NO_PRICE, STILL_STATED, Tally, clean_items, clean_shard, fields_of, write_items
 from tasks.data.files.delimited import REJECTED
 from tasks.data.files.shards import Shard
 from tasks.data.items import RejectedError, from_row
@@ -143,7 +144,7 @@ def clean(source: Source, data: Data, seed: int, tokenizer: str | None, work: Pa
     if not tally.read:
         raise UserError(f"The data hold no rows. {expected}")
     if not tally.kept:
-        raise UserError(f"Every row was rejected: {tally.summary()} {expected}{unpriced(tally, data)}")
+        raise UserError(f"Every row was rejected: {tally.summary()} {expected}{rejected_by(tally, data)}")
     return data, tally
 
 
@@ -164,12 +165,16 @@ def decimal_of(evidence: Evidence, data: Data) -> tuple[str, list[str]]:
         ) from None
 
 
-def unpriced(tally: Tally, data: Data) -> str:
-    """Where no row has a price: the keys that there are, each with a value, and how to name the right one."""
-    if not tally.unpriced or "price" in data.columns:
-        return ""
-    keys = ", ".join(f"{key} ({value})" for key, value in list(tally.unpriced[0].items())[:12])
-    return f" The first row without a price has {keys}. If one of these is the price: data.columns.price=NAME."
+def rejected_by(tally: Tally, data: Data) -> str:
+    """Where every row was rejected: an example, and what the conf can do about the commonest reason."""
+    reason = tally.dropped.most_common(1)[0][0]
+    if reason == NO_PRICE and tally.unpriced and "price" not in data.columns:
+        keys = ", ".join(f"{key} ({value})" for key, value in list(tally.unpriced[0].items())[:12])
+        return f" The first row without a price has {keys}. If one of these is the price: data.columns.price=NAME."
+    example = f" Such as {tally.examples[reason][0][1]}."
+    if sign := re.match(r"price in (\S+),", reason):
+        return f"{example} If all prices are in it: data.currency='[{sign[1]}]'."
+    return f"{example} data.price_min and data.price_max set the window." if "price outside" in reason else example
 
 
 def clean_all(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | None, folder: Path) -> Tally:

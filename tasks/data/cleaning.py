@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from tasks.config.experiment import Data
 from tasks.data import minhash, price_leaks, splits
 from tasks.data.files import shards
-from tasks.data.files.columns import plan
+from tasks.data.files.columns import Plan, plan
 from tasks.data.files.delimited import LINE, REJECTED, Row
 from tasks.data.files.documents import NOTED
 from tasks.data.files.shards import Shard
@@ -36,7 +36,7 @@ from tasks.data.tokens import have_tokens
 from tasks.digests import fraction
 
 EXAMPLES = 10
-BATCH = 512  # rows cleaned at once
+BATCH = 1024  # rows cleaned at once
 # Prices that stand for "none": 0.01, runs of nines or ones, round millions. Reported wherever they are.
 PLACEHOLDER = re.compile(r"0\.01|9{3,}(\.9+)?|1{3,}(\.1+)?|[1-9]0{6,}|1234(56?7?8?9?)?(\.\d+)?")
 NO_PRICE = "no price"
@@ -183,7 +183,7 @@ def clean_rows(rows: Sequence[Row], rules: Data, tokenizer: str | None = None) -
 def read_rows(rows: Sequence[Row], rules: Data) -> Cleaned:
     """The items of raw rows as they are written there; rows without words or a price are dropped."""
     items, tally = [], Tally(read=len(rows))
-    decimal = rules.decimal or "."
+    decimal, keys, found = rules.decimal or ".", None, None
     for row in rows:
         if REJECTED in row:
             tally.drop(row[REJECTED], row[LINE])
@@ -191,7 +191,10 @@ def read_rows(rows: Sequence[Row], rules: Data) -> Cleaned:
         if NOTED in row:
             tally.note(row[NOTED], str(row.get("title") or row.get("text") or row)[:160])
         try:
-            fields = fields_of(row, rules)
+            if (names := tuple(row)) != keys:  # most rows have the keys of the one before
+                keys, found = names, None
+            found = found or plan_of(names, rules)
+            fields = found.of(row)
             if rules.decimal is None:
                 tally.decimal.look(fields.get("price"))
             item = from_row(fields, decimal=decimal, currency=rules.currency)
@@ -205,17 +208,26 @@ def read_rows(rows: Sequence[Row], rules: Data) -> Cleaned:
     return Cleaned(items, tally)
 
 
-def fields_of(row: Row, rules: Data) -> Row:
-    """The row under our names, where the conf or their own names say which column is which.
+def plan_of(keys: tuple[str, ...], rules: Data) -> Plan:
+    """Which of the keys of a row are which of our fields, by the conf or by their own names.
 
     Raises:
-        RejectedError: two of its keys are the same but for case, so that nobody knows which one counts.
+        RejectedError: two of them are the same but for case, so that nobody knows which one counts.
     """
-    found = plan(tuple(row), rules.columns)
+    found = plan(keys, rules.columns)
     if found.twice:
         ours, names = found.twice[0]
         raise RejectedError(f"two keys for {ours}: {' and '.join(names)}")
-    return found.of(row)
+    return found
+
+
+def fields_of(row: Row, rules: Data) -> Row:
+    """The row under our names.
+
+    Raises:
+        RejectedError: as `plan_of`.
+    """
+    return plan_of(tuple(row), rules).of(row)
 
 
 def _example(row: Row, rules: Data) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
@@ -11,6 +12,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from tasks.data.prices import DOLLARS, UnreadableError, read_cell
 
@@ -117,17 +120,21 @@ def content_id(title: str, text: str) -> str:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value)
+    if isinstance(value, str):
+        return not value
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
+    if value is None:
+        return ""
     if isinstance(value, list | tuple) or hasattr(value, "tolist"):
-        if isinstance(value, list) and value and all(isinstance(part, tuple) and len(part) == 2 for part in value):
+        if isinstance(value, list) and value and isinstance(value[0], tuple):
             value = dict(value)  # a map of Parquet
         else:
-            return " ".join(_text(part) for part in value if not _missing(part))
+            return " ".join([part if isinstance(part, str) else _text(part) for part in value if not _missing(part)])
     if isinstance(value, Mapping):
         named = ((str(key), _text(part)) for key, part in value.items() if not _missing(part))
         return ", ".join(f"{key}: {part}" for key, part in named if not is_price_name(key))
@@ -151,15 +158,18 @@ def _details(value: Any) -> dict[str, str]:
             return {"Details": text} if (text := collapse(_text(value))) else {}
     if not isinstance(value, Mapping):
         return {}
-    return {collapse_name(str(key)): collapse(_text(part)) for key, part in value.items() if not _missing(part)}
+    return {
+        collapse_name(str(key)): collapse(part if isinstance(part, str) else _text(part))
+        for key, part in value.items()
+        if not _missing(part)
+    }
 
 
 def _structure(text: str) -> Any:
     """What a text of JSON, or of a Python dict or list as `to_csv` writes it, holds; None if it is neither."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
+    for loads in (orjson.loads, json.loads):  # the second one knows NaN
+        with contextlib.suppress(ValueError):
+            return loads(text)
     if text.lstrip()[:1] not in ("{", "[") or len(text) > 100_000:
         return None
     try:

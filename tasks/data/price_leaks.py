@@ -161,7 +161,8 @@ def states(text: str, price: float) -> bool:
     """Whether a text holds the exact price, whatever it means there; of whole prices only those that no count or
     measure is likely to be."""
     whole = price == int(price)
-    if whole and price < 1000:
+    if (whole and price < 1000) or str(int(price))[-3:] not in text:  # quick, and true of most
         return False
     written = {f"{price:.2f}", f"{price:,.2f}", f"{price:g}", *([f"{price:.0f}", f"{price:,.0f}"] if whole else [])}
+    written |= {form.translate(SWAPPED) for form in written}
     return any(form in text and re.search(rf"(?<![\d.,]){re.escape(form)}(?!\d|[.,]\d)", text) for form in written)

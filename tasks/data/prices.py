@@ -17,12 +17,13 @@ BLANKS = " \u00a0\u2007\u2009\u202f"
 APOSTROPHES = "'\u2019\u02bc\u00b4`"
 # Digits with whatever may part them; which of the marks is the decimal one is another question.
 FIGURE = rf"(?:\d{{1,3}}(?:[{BLANKS}{APOSTROPHES}]\d{{3}})+(?!\d)(?:[.,]\d+)?|\d[\d.,]*\d|\d|(?<![\d.,])[.,]\d+)(?!\d)"
+FOUND = re.compile(FIGURE)
 PARTED = re.compile(rf"\d{{1,3}}(?:[{BLANKS}{APOSTROPHES}]\d{{3}})+(?:[.,]\d+)?")
 GROUPED = {mark: rf"\d{{1,3}}(?:{re.escape(mark)}\d{{3}})+" for mark in ".,"}
 INDIAN = r"\d{1,2}(?:,\d{2})+,\d{3}"  # 1,39,900
 WHOLE = {".": rf"{GROUPED[',']}|{INDIAN}|\d+", ",": rf"{GROUPED['.']}|\d+"}
 NUMBER = {mark: re.compile(rf"({WHOLE[mark]})?(?:{re.escape(mark)}(\d+))?") for mark in ".,"}
-PLAIN = re.compile(r"\d+(?:\.\d{1,2})?")
+PLAIN = re.compile(r"\d+(?:\.\d{1,2})?|\d+(?:\.\d+)?[eE][+-]?\d+")  # the latter as programs write it
 CODES = "USD|EUR|GBP|INR|CAD|AUD|NZD|CHF|JPY|CNY|SEK|NOK|DKK|PLN|CZK|HUF|BRL|MXN|ZAR|KRW|TRY|RUB"
 STRANGE_SIGN = re.compile(rf"[^\d\W]?\s?[$€£¥₹₽₩₺]|\b(?:{CODES}|Rs\.?|kr\.?|zł|Kč|Ft|руб\.?)", re.IGNORECASE)  # noqa: RUF001
 # After the number: no cents (12,- or 12.--), a footnote, a full stop.

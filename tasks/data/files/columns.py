@@ -22,18 +22,17 @@ class Plan(NamedTuple):
     def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a row."""
         return {
-            ours: row[theirs]
-            if isinstance(theirs, str)
-            else None
-            if theirs is None
-            else [None if name is None else row[name] for name in theirs]
-            for ours, theirs in self.columns
+            ours: row[theirs] if theirs.__class__ is str else _several(row, theirs) for ours, theirs in self.columns
         }
+
+
+def _several(row: Mapping[str, Any], names: tuple[str | None, ...] | None) -> list[Any] | None:
+    return None if names is None else [None if name is None else row[name] for name in names]
 
 
 def plan(keys: tuple[str, ...], mapped: Mapped) -> Plan:
     """The plan for rows, or a header, of these keys."""
-    return _plan(keys, tuple((ours, theirs) for ours, theirs in mapped.items()))
+    return _plan(keys, tuple(mapped.items()))
 
 
 @functools.lru_cache(maxsize=4096)
