@@ -35,7 +35,8 @@ from tasks.scoring.comparisons import beside_person, compare, selection_key
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import score
 from tasks.scoring.rows import leaderboard_row, predictions_table
-from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode, StageRun, stage
+from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode, StageRun
+from tasks.tracking.stages import stage
 from tasks.tracking.store import model_folder
 
 OWN = ("base", "finetuned", "blend", "human", "floor")  # rows whose names no model behind an API may have

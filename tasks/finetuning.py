@@ -26,7 +26,8 @@ from tasks.models.language.hardware import Hardware, Settings, lock_gpus, settin
 from tasks.models.language.model import ModelSpec
 from tasks.paths import PROJECT, cache_folder
 from tasks.progress import say
-from tasks.tracking.runs import WEIGHTS, Candidate, Mode, StageRun, once, stage
+from tasks.tracking.runs import WEIGHTS, Candidate, Mode, StageRun
+from tasks.tracking.stages import once, stage
 from tasks.training.launch import train_in_processes
 from tasks.training.memory import TrainingCost, out_of_memory
 

@@ -20,7 +20,8 @@ from tasks.scoring.comparisons import paired_comparison
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import kept_as, recall, score
 from tasks.tracking.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, register, registered, withdraw
-from tasks.tracking.runs import StageRun, candidate, once
+from tasks.tracking.runs import StageRun, candidate
+from tasks.tracking.stages import once
 from tasks.tracking.store import model_folder
 
 

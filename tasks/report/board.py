@@ -16,7 +16,8 @@ from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.paths import PROJECT
 from tasks.tracking.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, registered
-from tasks.tracking.runs import DIGEST, StageRun, whole_splits
+from tasks.tracking.runs import DIGEST, StageRun
+from tasks.tracking.stages import whole_splits
 from tasks.tracking.store import connect, tracking_uri
 
 if TYPE_CHECKING:

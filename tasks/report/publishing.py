@@ -9,7 +9,8 @@ from tasks.config.experiment import Experiment
 from tasks.report.board import MARKS, open_run, read_leaderboard
 from tasks.report.html import write_figures, write_report
 from tasks.report.tables import as_markdown, headline, in_order
-from tasks.tracking.runs import Candidate, once
+from tasks.tracking.runs import Candidate
+from tasks.tracking.stages import once
 
 REPORT, FIGURES = "report.html", "figures"
 
