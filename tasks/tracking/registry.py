@@ -42,10 +42,8 @@ def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[st
     client, name = connect(experiment), experiment.promote.name
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    versions = client.search_model_versions(f"name = '{name}'")
-    known = next(
-        (version for version in versions if _is_ours(version) and version.tags.get(MODEL_ID) == model_id), None
-    )
+    versions = filter(_is_ours, client.search_model_versions(f"name = '{name}'"))
+    known = next((version for version in versions if version.tags.get(MODEL_ID) == model_id), None)
     if known is None:
         marks = {MODEL_ID: model_id, LAYOUT_TAG: LAYOUT}
         known = client.create_model_version(name, f"models:/{model_id}", model_id=model_id, tags=marks)

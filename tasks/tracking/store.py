@@ -117,10 +117,11 @@ def _check_layout(experiment: Experiment, client: MlflowClient, known: MlflowExp
     if found == LAYOUT:
         return
     if client.search_runs([known.experiment_id], run_view_type=3, max_results=1):  # deleted ones too
+        store = tracking_uri(experiment).rpartition("@")[2]
         raise UserError(
-            f"The MLflow experiment {known.name} in {tracking_uri(experiment).rpartition('@')[2]} holds runs of another "
-            f"layout ({found or 'none is noted'}; this version reads {LAYOUT}). Set tracking.experiment to another name, "
-            "or move mlruns/ away. Nothing was changed."
+            f"The MLflow experiment {known.name} in {store} holds runs of another layout ({found or 'none is noted'}; "
+            f"this version reads {LAYOUT}). Set tracking.experiment to another name, or move mlruns/ away. Nothing was "
+            "changed."
         )
     client.set_experiment_tag(known.experiment_id, LAYOUT_TAG, LAYOUT)
 
