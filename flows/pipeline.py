@@ -15,6 +15,7 @@ from tasks.data.splits import Dataset
 from tasks.evaluation import check_outside, evaluate
 from tasks.finetuning import check as check_finetuning
 from tasks.finetuning import finetune
+from tasks.models.language.suitability import check_base
 from tasks.promotion import promote
 from tasks.tracking.runs import Candidate, Mode
 
@@ -34,6 +35,8 @@ def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: b
     check_outside(experiment)
     if experiment.finetune.enabled:
         check_finetuning(experiment)  # a misspelt setting should not wait for its stage
+    else:
+        check_base(experiment.finetune)  # it is scored all the same
     dataset = curate(experiment, mode)
     candidates = fit_candidates(experiment, dataset, mode)
     scores = evaluate(experiment, dataset, candidates, mode)

@@ -15,7 +15,8 @@ from tasks.errors import UserError
 from tasks.models.classic import BASELINES, Classic
 from tasks.progress import Progress
 from tasks.scoring.predictions import score
-from tasks.tracking.runs import Candidate, Mode, StageRun, stage
+from tasks.tracking.runs import Candidate, Mode, StageRun
+from tasks.tracking.stages import stage
 
 
 def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> list[Candidate]:

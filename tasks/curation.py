@@ -32,7 +32,8 @@ from tasks.errors import UserError
 from tasks.models.language.base_model import find_tokenizer
 from tasks.progress import Progress, say
 from tasks.report.data_card import render_html, render_markdown
-from tasks.tracking.runs import CONTENT, Mode, StageRun, stage
+from tasks.tracking.runs import CONTENT, Mode, StageRun
+from tasks.tracking.stages import stage
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -75,7 +76,7 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
         if not run.done:
             split_rows(source, data, str(tokenizer) if tokenizer else None, experiment.seed, run)
         card = run.read_json("card.json")
-        folder = run.place(f"splits/{card['digest']}")
+        folder = run.artifact_address(f"splits/{card['digest']}")
         return Dataset(card["name"], card["digest"], folder, card["rows"], card["generated"])
 
 
@@ -117,7 +118,7 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
     run.log_json(card, "card.json")
     run.client.set_tag(run.id, CONTENT, content)
     run.log_metrics({f"rows_{split}": rows[split] for split in SPLITS} | {"rows_read": tally.read})
-    warn(tally, rows, run.place(f"splits/{content}/card.html"))
+    warn(tally, rows, run.artifact_address(f"splits/{content}/card.html"))
 
 
 def clean(source: Source, data: Data, seed: int, tokenizer: str | None, work: Path) -> tuple[Data, Tally]:

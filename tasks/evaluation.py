@@ -36,7 +36,8 @@ from tasks.scoring.contest import Contest, truth
 from tasks.scoring.record import PREDICTIONS, Record
 from tasks.scoring.roles import estimated_errors
 from tasks.scoring.rows import Row, predictions_table, row_of
-from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode, stage
+from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode
+from tasks.tracking.stages import stage
 from tasks.tracking.store import model_folder
 
 OWN = ("base", "finetuned", "blend", "human", FLOOR)  # rows whose names no model behind an API may have

@@ -24,9 +24,11 @@ from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.hardware import Hardware, Settings, lock_gpus, settings, use_own_gpu
 from tasks.models.language.model import ModelSpec
+from tasks.models.language.suitability import check_base
 from tasks.paths import PROJECT, cache_folder
 from tasks.progress import say
-from tasks.tracking.runs import WEIGHTS, Candidate, Mode, StageRun, once, stage
+from tasks.tracking.runs import WEIGHTS, Candidate, Mode, StageRun
+from tasks.tracking.stages import once, stage
 from tasks.training.launch import train_in_processes
 from tasks.training.memory import TrainingCost, out_of_memory
 
@@ -147,10 +149,11 @@ def train_checkpoints(
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse upstream keys that upstream does not know, with the nearest one that it does.
+    """Refuse upstream keys that upstream does not know, with the nearest one that it does, and a base model that cannot
+    be used.
 
     Raises:
-        UserError: there is such a key, or one that the stage sets itself.
+        UserError: there is such a key, or one that the stage sets itself, or such a model.
     """
     base_model.quiet()
     from peft import LoraConfig
@@ -163,7 +166,9 @@ def check(experiment: Experiment) -> None:
     hardware.check_processes(conf.processes)
     for key in NOT_AVERAGED:
         if conf.average and conf.lora.get(key):
-            raise UserError(f"finetune.average: adapters with lora.{key} cannot be averaged. Take one of both out.")
+            raise UserError(
+                f"finetune.average: adapters with lora.{key} cannot be averaged. Remove one of the two settings."
+            )
     for section, values, config in (("sft", conf.sft, SFTConfig), ("lora", conf.lora, LoraConfig)):
         _check_names(f"finetune.{section}", values, [field.name for field in dataclasses.fields(config) if field.init])
         for name, value in values.items():
@@ -175,6 +180,7 @@ def check(experiment: Experiment) -> None:
 
         names = [name for name in inspect.signature(BitsAndBytesConfig).parameters if name != "kwargs"]
         _check_names("finetune.quantization", conf.quantization, names)
+    check_base(conf)
 
 
 def _check_names(section: str, values: dict[str, Any], names: Iterable[str]) -> None:

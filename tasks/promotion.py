@@ -34,7 +34,8 @@ from tasks.tracking.registry import (
     registered,
     withdraw,
 )
-from tasks.tracking.runs import StageRun, candidate, once, trained_on, whole_splits
+from tasks.tracking.runs import StageRun, candidate
+from tasks.tracking.stages import once, trained_on, whole_splits
 from tasks.tracking.store import model_folder
 
 MIN_UNSEEN = 50  # test items that the incumbent does not know from its training: fewer cannot tell

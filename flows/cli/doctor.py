@@ -15,6 +15,7 @@ from tasks.errors import UserError
 from tasks.models.api import forbidden
 from tasks.models.language.base_model import EMBEDDED, TINY, cached_as
 from tasks.models.language.hardware import GIB, Hardware, free_memory, settings
+from tasks.models.language.suitability import check_base
 from tasks.paths import PROJECT
 from tasks.tracking.store import connect, tracking_uri
 
@@ -87,6 +88,7 @@ def _training(experiment: Experiment, hardware: Hardware) -> list[str]:
     from tasks.training.memory import TrainingCost
 
     try:
+        check_base(conf)
         size = TrainingCost.foreseen(conf, resolved)
     except UserError as error:
         return [f"NOT POSSIBLE: {error}"]

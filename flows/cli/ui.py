@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 
 from flows.addresses import HOST, PREFECT_PORT, check_free
 from tasks.config.experiment import Experiment
-from tasks.tracking.runs import PARENT, latest_evaluation
+from tasks.tracking.runs import PARENT
+from tasks.tracking.stages import latest_evaluation
 from tasks.tracking.store import address, experiment_id
 
 

@@ -12,7 +12,8 @@ from tasks.report.html import write_figures, write_report
 from tasks.report.tables import as_markdown, in_order
 from tasks.scoring.record import Record, open_run
 from tasks.scoring.rows import MARKS, NUMBERS
-from tasks.tracking.runs import Candidate, once
+from tasks.tracking.runs import Candidate
+from tasks.tracking.stages import once
 
 REPORT, FIGURES = "report.html", "figures"
 NAMES = {key: f"mae_{key}" for key in ("difference", "difference_low", "difference_high")}  # beside mae in lists

@@ -9,7 +9,8 @@ from tasks.config.experiment import Experiment
 from tasks.data.splits import Dataset
 from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.rows import Row
-from tasks.tracking.runs import StageRun, whole_splits
+from tasks.tracking.runs import StageRun
+from tasks.tracking.stages import whole_splits
 from tasks.tracking.store import connect
 
 FILE, PREDICTIONS = "leaderboard.json", "predictions.parquet"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.tracking.runs import MODEL_ID
-from tasks.tracking.store import connect
+from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -43,10 +43,11 @@ def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[st
     client, name = connect(experiment), experiment.registered_model
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    versions = client.search_model_versions(f"name = '{name}'")
+    versions = filter(_is_ours, client.search_model_versions(f"name = '{name}'"))
     known = next((version for version in versions if version.tags.get(MODEL_ID) == model_id), None)
     if known is None:
-        known = client.create_model_version(name, f"models:/{model_id}", model_id=model_id, tags={MODEL_ID: model_id})
+        marks = {MODEL_ID: model_id, LAYOUT_TAG: LAYOUT}
+        known = client.create_model_version(name, f"models:/{model_id}", model_id=model_id, tags=marks)
     for key, value in tags.items():
         client.set_model_version_tag(name, known.version, key, str(value))
     client.set_registered_model_alias(name, alias, known.version)
@@ -60,13 +61,19 @@ def withdraw(experiment: Experiment, alias: str) -> None:
 
 
 def version_of(experiment: Experiment, alias: str) -> ModelVersion | None:
-    """The version that has an alias of the registered model of the conf; None if nobody has it."""
+    """The version that has an alias of the registered model of the conf; None if nobody has it, or one that another
+    version of Pricewright laid out."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return connect(experiment).get_model_version_by_alias(experiment.registered_model, alias)
+        found = connect(experiment).get_model_version_by_alias(experiment.registered_model, alias)
     except MlflowException:
         return None
+    return found if _is_ours(found) else None
+
+
+def _is_ours(version: ModelVersion) -> bool:
+    return version.tags.get(LAYOUT_TAG) == LAYOUT
 
 
 def looks(experiment: Experiment, tested: str) -> list[str]:

@@ -1,8 +1,4 @@
-"""MLflow's layout, known here alone: what a stage run is, when it counts as done, and where its models lie.
-
-MLflow is the only ledger. A stage is done when a FINISHED run carries the digest of everything the stage depends on
-(its slice of the conf, what it reads, the code it runs) and every file it left behind is still as it was.
-"""
+"""MLflow's layout, known here alone: what a stage run holds, and where its models lie."""
 
 from __future__ import annotations
 
@@ -11,17 +7,13 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.config.experiment import Experiment
-from tasks.errors import UserError
-from tasks.locks import locked
 from tasks.paths import PROJECT
-from tasks.tracking.manifest import MANIFEST, intact, manifest
-from tasks.tracking.store import LOCKS, connect, experiment_id, fetch, local_path
+from tasks.tracking.manifest import MANIFEST, intact
+from tasks.tracking.store import fetch, local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -193,7 +185,7 @@ class StageRun:
         )
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
-    def place(self, name: str) -> str:
+    def artifact_address(self, name: str) -> str:
         """The address of an artifact: its path in a local store, else its URI."""
         uri = f"{self.run.info.artifact_uri}/{name}"
         return str(local_path(uri) or uri)
@@ -201,7 +193,7 @@ class StageRun:
     def artifact(self, name: str, *, fresh: bool = False) -> Path:
         """Where an artifact of the run lies on this machine; fetched first if the store is elsewhere, and `fresh` if it
         may have been written again."""
-        return fetch(self.place(name), fresh=fresh)
+        return fetch(self.artifact_address(name), fresh=fresh)
 
     def read_json(self, name: str) -> Any:
         """What `log_json` kept."""
@@ -324,112 +316,9 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", name).strip("-")
 
 
-@contextmanager
-def stage(
-    experiment: Experiment,
-    name: str,
-    digest: str,
-    *,
-    command: str,
-    mode: Mode = "reuse",
-    resume: bool = False,
-    tags: Mapping[str, str] | None = None,
-) -> Iterator[StageRun]:
-    """The run of a stage: the finished one if it is `done`, or a new one that is FINISHED when the block ends well.
-
-    With `resume`, a run that was interrupted is opened again, so that what it logged is still there. While one process
-    works on a digest, another one that wants the same waits for it.
-
-    Raises:
-        UserError: in mode "recall" or "read", when the stage is not done; `command` is the remedy.
-    """
-    where = experiment_id(experiment)
-    client = connect(experiment)
-    with once(digest):
-        finished = None if mode == "again" else _finished(client, where, name, digest, whole=mode != "read")
-        if finished is not None:
-            yield StageRun(client, finished, name, done=True)
-            return
-        if mode in ("recall", "read"):
-            raise UserError(
-                f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the same "
-                "-c and key=value."
-            )
-        interrupted = _interrupted(client, where, name, digest)
-        if resume and interrupted and mode != "again":
-            run = interrupted[0]
-            client.update_run(run.info.run_id, status="RUNNING")
-        else:
-            tags = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`", **(tags or {})}
-            run = client.create_run(where, run_name=f"{name}-{digest[:6]}", tags=tags)
-        for stale in interrupted:
-            if stale.info.run_id != run.info.run_id and stale.info.status == "RUNNING":
-                client.set_terminated(stale.info.run_id, "KILLED")
-        current = StageRun(client, run, name, done=False, rules=experiment.data.rules())
-        try:
-            yield current
-        except BaseException as error:
-            failed = isinstance(error, Exception)
-            client.set_terminated(run.info.run_id, "FAILED" if failed else "KILLED")
-            raise
-        current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
-        current.log_json(manifest(current.addresses()), MANIFEST)
-        client.set_terminated(run.info.run_id, "FINISHED")
-        for older in _search(client, where, name, digest):  # by the tag and not by time: clocks are put back
-            if older.info.status == "FINISHED" and older.info.run_id != run.info.run_id:
-                client.set_tag(older.info.run_id, SUPERSEDED, run.info.run_id)
-
-
-def once(digest: str) -> AbstractContextManager[None]:
-    """Let one process of this machine at a time do what has this name; others wait."""
-    return locked(LOCKS / f"{digest}.lock", notice="Another process is doing this already; waiting for it to end.")
-
-
-def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
-    query = f"tags.`{STAGE}` = '{name}' and tags.`{DIGEST}` = '{digest}'"
-    return list(client.search_runs([where], query, order_by=["attributes.start_time DESC"]))
-
-
-def _finished(client: MlflowClient, where: str, name: str, digest: str, *, whole: bool) -> Run | None:
-    for run in sorted(_search(client, where, name, digest), key=lambda run: SUPERSEDED in run.data.tags):
-        if run.info.status == "FINISHED" and (not whole or StageRun(client, run, name, done=True).intact()):
-            return run
-    return None
-
-
-def _interrupted(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
-    return [run for run in _search(client, where, name, digest) if run.info.status != "FINISHED"]
-
-
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def whole_splits(experiment: Experiment, content: str) -> str | None:
-    """Where splits of this content lie, in any run of curate that is as it was; None if there are none."""
-    query = f"tags.`{STAGE}` = 'curate' and tags.`{CONTENT}` = '{content}' and attributes.status = 'FINISHED'"
-    client = connect(experiment)
-    for run in client.search_runs([experiment_id(experiment)], query):
-        curated = StageRun(client, run, "curate", done=True)
-        if curated.intact():
-            return curated.place(f"splits/{content}")
-    return None
-
-
-def latest_evaluation(experiment: Experiment) -> str | None:
-    """The id of the last run that ended with a leaderboard, of whichever conf; None if there is none."""
-    query = f"tags.`{STAGE}` = 'evaluate' and attributes.status = 'FINISHED'"
-    where = [experiment_id(experiment)]
-    runs = connect(experiment).search_runs(where, query, order_by=["attributes.start_time DESC"], max_results=1)
-    return runs[0].info.run_id if runs else None
-
-
-def trained_on(experiment: Experiment, model_id: str) -> str | None:
-    """The digest of the dataset that a LoggedModel was made from; None where its run does not say."""
-    client = connect(experiment)
-    source = client.get_logged_model(model_id).source_run_id
-    return client.get_run(source).data.params.get("dataset") if source else None

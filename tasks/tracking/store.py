@@ -18,7 +18,9 @@ from tasks.paths import PROJECT, cache_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment as MlflowExperiment
 
+LAYOUT_TAG, LAYOUT = "pricewright.layout", "1"  # how runs, models and registered versions are laid out here
 LOCKS = PROJECT / "mlruns" / "locks"
 
 
@@ -84,7 +86,8 @@ def experiment_id(experiment: Experiment) -> str:
     at once break it.
 
     Raises:
-        UserError: the experiment keeps its artifacts somewhere else than the conf says.
+        UserError: the experiment keeps its artifacts somewhere else than the conf says, or its runs are laid out
+            otherwise.
     """
     with locked(LOCKS / "store.lock"):
         return _experiment_id(experiment, connect(experiment))
@@ -101,11 +104,26 @@ def _experiment_id(experiment: Experiment, client: MlflowClient) -> str:
                 f"The experiment {known.name} keeps its artifacts in {known.artifact_location}, not in {artifacts}. "
                 "Leave tracking.artifacts out, or give tracking.experiment another name."
             )
+        _check_layout(experiment, client, known)
         return known.experiment_id
     if artifacts is None and experiment.tracking.uri is None:
         artifacts = (PROJECT / "mlruns" / "artifacts").as_uri()
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts, tags=kind)
+    tags = {"mlflow.experimentKind": "custom_model_development", LAYOUT_TAG: LAYOUT}
+    return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts, tags=tags)
+
+
+def _check_layout(experiment: Experiment, client: MlflowClient, known: MlflowExperiment) -> None:
+    found = known.tags.get(LAYOUT_TAG)
+    if found == LAYOUT:
+        return
+    if client.search_runs([known.experiment_id], run_view_type=3, max_results=1):  # deleted ones too
+        store = tracking_uri(experiment).rpartition("@")[2]
+        raise UserError(
+            f"The MLflow experiment {known.name} in {store} holds runs of another layout ({found or 'none is noted'}; "
+            f"this version reads {LAYOUT}). Set tracking.experiment to another name, or move mlruns/ away. Nothing was "
+            "changed."
+        )
+    client.set_experiment_tag(known.experiment_id, LAYOUT_TAG, LAYOUT)
 
 
 def model_folder(client: MlflowClient, model_id: str) -> Path:
@@ -120,29 +138,29 @@ def fetch(uri: str, *, fresh: bool = False) -> Path:
     Raises:
         FileNotFoundError: it is gone.
     """
-    place = local_path(uri)
-    if place is not None:
-        if not place.exists():
-            raise FileNotFoundError(f"{place} is gone")
-        return place
-    place = _cached_as(uri)
-    if place.is_file() and not fresh:
-        return place
+    path = local_path(uri)
+    if path is not None:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is gone")
+        return path
+    copy = _cached_as(uri)
+    if copy.is_file() and not fresh:
+        return copy
     files = listing(uri)
     if not files:
-        _download(uri, place)
+        _download(uri, copy)
     for name, size in files.items():
-        if not (place / name).is_file() or (place / name).stat().st_size != size:
-            _download(f"{uri}/{name}", place / name)
-    return place
+        if not (copy / name).is_file() or (copy / name).stat().st_size != size:
+            _download(f"{uri}/{name}", copy / name)
+    return copy
 
 
 def listing(uri: str) -> dict[str, int]:
     """The files below an artifact location, with their sizes in bytes; none if it is a file itself or not there."""
-    place = local_path(uri)
-    if place is not None:
-        files = sorted(path for path in place.rglob("*") if path.is_file())
-        return {path.relative_to(place).as_posix(): path.stat().st_size for path in files}
+    folder = local_path(uri)
+    if folder is not None:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     store, found, pending = get_artifact_repository(uri), {}, [""]

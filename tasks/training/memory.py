@@ -18,7 +18,8 @@ from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.hardware import GIB, Settings, free_memory
-from tasks.models.language.prompts import completion, render, similar_line
+from tasks.models.language.prompts import completion, render, token_counts
+from tasks.models.language.suitability import check_context, longest_prompt
 from tasks.progress import clock, say
 
 if TYPE_CHECKING:
@@ -205,11 +206,11 @@ class TrainingCost:
         tokenizer, config = base_model.load_tokenizer(conf.base), base_model.load_config(conf.base)
         count = conf.prompt.comparables
         dearest = [[math.inf] * count] * len(items) if count else None  # no price has more tokens
-        texts = [
+        texts = (
             f"{prompt}{completion(item.price, conf.prompt)}"
             for item, prompt in zip(items, render(items, conf.prompt, tokenizer, dearest), strict=True)
-        ]
-        lengths = [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # and the token that ends the answer
+        )
+        lengths = [count + 1 for count in token_counts(texts, tokenizer)]  # and the token that ends the answer
         check_context(lengths, config, conf)
         steps, epochs = steps_and_epochs(settings.sft, len(items), conf.processes)
         tokens = int(sum(lengths) * epochs)
@@ -224,10 +225,7 @@ class TrainingCost:
             UserError: there is no such model.
         """
         tokenizer, config = base_model.load_tokenizer(conf.base), base_model.load_config(conf.base)
-        prompt = conf.prompt
-        similar = similar_line([math.inf] * prompt.comparables, prompt) if prompt.comparables else ""
-        around = f"{prompt.question}\n\n{similar}\n\n{prompt.prefix}{completion(math.inf, prompt)}"
-        longest = prompt.text_tokens + len(tokenizer(around)["input_ids"]) + 2
+        longest = longest_prompt(conf.prompt, tokenizer)
         check_context([longest], config, conf)
         items = conf.train_items or 1000
         steps, epochs = steps_and_epochs(settings.sft, items, conf.processes)
@@ -276,23 +274,6 @@ def out_of_memory(error: BaseException) -> bool:
     said = str(error).lower()
     allocation = "can't allocate memory" in said or "not enough memory" in said or "out of memory" in said
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and allocation)
-
-
-def check_context(lengths: Sequence[int], config: PreTrainedConfig, conf: Finetune) -> None:
-    """Refuse prompts that are longer, with their price, than the model can read.
-
-    Raises:
-        UserError: there are such prompts.
-    """
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    over = [length for length in lengths if context and length > context]
-    if over:
-        room = conf.prompt.text_tokens - (max(over) - context)
-        remedy = f"finetune.prompt.text_tokens={room}" if room > 0 else "a shorter finetune.prompt.question"
-        raise UserError(
-            f"{len(over):,} of {len(lengths):,} prompts are longer than the context of {conf.base}, {context:,} "
-            f"tokens; the longest has {max(over):,}. Set {remedy}, or take a base model with a longer context."
-        )
 
 
 def steps_and_epochs(sft: Mapping[str, Any], n_items: int, processes: int = 1) -> tuple[int, float]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from datasets import Dataset as ArrowDataset
@@ -47,7 +48,7 @@ class PriceTrainer(SFTTrainer):
         """Batches of like length, where they are asked for and pay, in an order that a resumed training finds again;
         upstream's depends on the random state at the start of the epoch."""
         if self.args.train_sampling_strategy == "group_by_length":
-            lengths, batch = [len(ids) for ids in self.train_dataset["input_ids"]], self._train_batch_size
+            lengths, batch = _lengths(self.train_dataset), self._train_batch_size
             if pays(lengths, batch):
                 return LikeLengths(lengths, batch * self.args.world_size, self.args.data_seed)
             self.args.train_sampling_strategy = "random"  # otherwise upstream sorts them in its way
@@ -112,6 +113,12 @@ class PriceTrainer(SFTTrainer):
             return said
         votes = self.accelerator.reduce(torch.tensor(float(said), device=self.accelerator.device), reduction="sum")
         return bool(votes.item())
+
+
+def _lengths(examples: ArrowDataset) -> list[int]:
+    """How many tokens each example has, without making Python numbers of all of them."""
+    columns = examples.with_format("arrow").iter(batch_size=10_000)
+    return [length for part in columns for length in pc.list_value_length(part["input_ids"]).to_pylist()]
 
 
 class Watch(TrainerCallback):
@@ -252,9 +259,12 @@ def make_trainer(
 
 @contextlib.contextmanager
 def attending(model: PeftModel, attention: str) -> Iterator[None]:
-    """Another kernel of attention inside: those that train fastest take no tree mask, with which prices are scored."""
+    """Another kernel of attention inside, if the model has it: those that train fastest take no tree mask, with which
+    prices are scored."""
     inner = model.get_base_model()
     before = inner.config._attn_implementation
+    if not (inner._supports_sdpa if attention == "sdpa" else inner._supports_flash_attn):
+        attention = before
     if attention != before:
         inner.set_attn_implementation(attention)
     try:

@@ -15,7 +15,8 @@ import pytest
 from flows.cli.main import main
 from tasks.config.loading import load
 from tasks.tracking import retention
-from tasks.tracking.runs import MODEL, STAGE, stage
+from tasks.tracking.runs import MODEL, STAGE
+from tasks.tracking.stages import stage
 from tasks.tracking.store import connect, experiment_id, local_path
 
 SMOKE = "conf/smoke.yaml"

@@ -11,7 +11,8 @@ import pytest
 
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
-from tasks.tracking.runs import slug, stage
+from tasks.tracking.runs import slug
+from tasks.tracking.stages import stage
 from tasks.tracking.store import connect, experiment_id, local_path
 from tests.waiting import PATIENCE
 

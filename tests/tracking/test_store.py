@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -17,8 +17,10 @@ import pytest
 
 from flows.cli.main import main
 from tasks.config.loading import load
-from tasks.tracking.runs import STAGE, stage
-from tasks.tracking.store import connect, experiment_id, fetch, listing
+from tasks.errors import UserError
+from tasks.tracking.runs import STAGE
+from tasks.tracking.stages import stage
+from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect, experiment_id, fetch, listing
 from tests.endpoint import KEY, completion, send, serving
 from tests.waiting import answers, free_port, stop, until
 
@@ -222,3 +224,49 @@ def test_a_server_that_is_not_there_is_one_message(
     assert main(["leaderboard", "-c", SMOKE, f"tracking.uri={uri}"]) == 2
     said = capsys.readouterr().err
     assert PASSWORD not in said and ("cannot be reached" in said or "not installed" in said)
+
+
+def test_a_store_of_another_layout_is_left_whole_and_refused_in_a_sentence(
+    tmp_path: Path, at: Callable[[Path], list[str]]
+) -> None:
+    """What was found, and what to do; another experiment of the same store can be used, and an empty one is ours."""
+    from mlflow import MlflowClient
+
+    experiment = load(SMOKE, at(tmp_path))
+    client = MlflowClient(experiment.tracking.uri)
+    old = client.create_experiment("pricewright", artifact_location=str(tmp_path / "artifacts"))
+    run = client.create_run(old, tags={STAGE: "curate", "pricewright.digest": "d1"})
+    client.set_terminated(run.info.run_id, "FINISHED")
+    before = client.get_experiment(old).tags
+    for found in ("none is noted", "0"):
+        with pytest.raises(UserError) as caught:
+            experiment_id(experiment)
+        said = str(caught.value)
+        assert f"The MLflow experiment pricewright in {experiment.tracking.uri} holds runs of another layout" in said
+        assert f"({found}; this version reads {LAYOUT})" in said
+        assert "Set tracking.experiment to another name, or move mlruns/ away. Nothing was changed." in said
+        assert client.get_experiment(old).tags == before and len(client.search_runs([old])) == 1
+        client.set_experiment_tag(old, LAYOUT_TAG, "0")
+        before = client.get_experiment(old).tags
+    other = load(SMOKE, [*at(tmp_path), "tracking.experiment=other"])
+    assert experiment_id(other) == experiment_id(other) != old
+    empty = client.create_experiment("empty", artifact_location=str(tmp_path / "artifacts"))
+    assert experiment_id(load(SMOKE, [*at(tmp_path), "tracking.experiment=empty"])) == empty
+    assert client.get_experiment(empty).tags[LAYOUT_TAG] == LAYOUT
+
+
+def test_a_registered_version_of_another_layout_is_nobody_s(tmp_path: Path, at: Callable[[Path], list[str]]) -> None:
+    """It is no champion to beat or to price with; one that is registered here is."""
+    from tasks.tracking.registry import CHAMPION, register, registered, version_of
+
+    experiment = load(SMOKE, at(tmp_path))
+    client, where = connect(experiment), experiment_id(experiment)
+    client.create_registered_model("pricewright")
+    old = client.create_model_version("pricewright", str(tmp_path / "m-1"), tags={"pricewright.model_id": "m-1"})
+    client.set_registered_model_alias("pricewright", CHAMPION, old.version)
+    assert version_of(experiment, CHAMPION) is None and registered(experiment, CHAMPION) is None
+    model = client.create_logged_model(where, name="new")
+    client.finalize_logged_model(model.model_id, "READY")
+    register(experiment, model.model_id, CHAMPION, {})
+    assert registered(experiment, CHAMPION) == model.model_id
+    assert client.get_model_version("pricewright", old.version).tags == {"pricewright.model_id": "m-1"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from tasks.config.experiment import Prompt
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
+CHUNK = 1000  # texts that are tokenized at once: what a tokenizer returns is forty times as large as its text
+ENOUGH = 16  # characters for each token that is kept: of a text that is longer, its head says where to cut
+
 
 def render(
     items: Sequence[Item],
@@ -24,18 +28,48 @@ def render(
 ) -> list[str]:
     """The prompts of the items, each ending right before the price; title and text cut to `prompt.text_tokens`, and
     after them what similar ones cost: `comparables` [n, count] in US dollars."""
-    bodies = [f"{item.title}\n{item.text}".strip() for item in items]
-    if not bodies:
-        return []
-    encoded = tokenizer(bodies, add_special_tokens=False, return_offsets_mapping=True)
+    question = f"{prompt.question}\n\n" if prompt.question else ""
+    bodies = (f"{item.title}\n{item.text}".strip() for item in items)
     prompts = []
-    for row, (body, offsets) in enumerate(zip(bodies, encoded["offset_mapping"], strict=True)):
-        if len(offsets) > prompt.text_tokens:
-            body = body[: offsets[prompt.text_tokens - 1][1]].rstrip()
-        question = f"{prompt.question}\n\n" if prompt.question else ""
+    for row, body in enumerate(_cut(bodies, prompt.text_tokens, tokenizer)):
         similar = "" if comparables is None else f"{similar_line(comparables[row], prompt)}\n\n"
         prompts.append(f"{question}{body}\n\n{similar}{prompt.prefix}")
     return prompts
+
+
+def _cut(bodies: Iterable[str], most: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Each text up to the end of its token number `most`.
+
+    A long one is cut to a bounded number of characters first, before a space. That changes no token before the last
+    word of what is left: an end in an earlier word is that of the whole text. Otherwise the whole text is tokenized.
+    """
+
+    def ends(texts: Sequence[str]) -> list[int | None]:
+        """The characters that `most` tokens take; None for a text that has no more of them."""
+        if not texts:
+            return []
+        found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return [offsets[most - 1][1] if len(offsets) > most else None for offsets in found]
+
+    for chunk in _chunks(bodies):
+        heads = [body if len(body) <= ENOUGH * most else body[: ENOUGH * most].rpartition(" ")[0] for body in chunk]
+        end_of = ends(heads)
+        for row, (body, head, end) in enumerate(zip(chunk, heads, end_of, strict=True)):
+            if len(head) < len(body) and (end is None or not any(map(str.isspace, head[end:].strip()))):
+                (end_of[row],) = ends([body])
+        yield from (body if end is None else body[:end].rstrip() for body, end in zip(chunk, end_of, strict=True))
+
+
+def token_counts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
+    """How many tokens each text has, special ones included."""
+    for chunk in _chunks(texts):
+        yield from map(len, tokenizer(chunk)["input_ids"])
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    texts = iter(texts)
+    while chunk := list(islice(texts, CHUNK)):
+        yield chunk
 
 
 def similar_line(prices: Sequence[float] | np.ndarray, prompt: Prompt) -> str:

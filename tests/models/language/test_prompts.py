@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
 
 from tasks.config.experiment import Prompt
 from tasks.data.items import Item
+from tasks.models.language import prompts
 from tasks.models.language.base_model import TINY, load_tokenizer
-from tasks.models.language.prompts import beyond_range, completion, parse, render
+from tasks.models.language.prompts import beyond_range, completion, parse, render, token_counts
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,48 @@ def test_prices_beyond_what_a_model_can_answer_are_remarked() -> None:
     assert "67% of the prices are beyond, up to 49,851.00" in str(beyond_range([500, 20_000, 49_851], Prompt()))
     assert beyond_range([*[500.0] * 200, 1200.0], Prompt()) is None
     assert beyond_range([500, 20_000, 49_851], Prompt(unit=100)) is None
+
+
+@given(
+    st.lists(st.text(st.sampled_from("ab1 \n\u00a0.-"), max_size=1200), min_size=1, max_size=5),
+    st.integers(1, 40),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_long_text_is_cut_where_it_is_cut_as_a_whole(texts: list[str], most: int) -> None:
+    """Looking at the head of a text first changes no prompt: with words, without, and with blanks of any kind."""
+    tokenizer = merging()
+    items = [Item(str(row), "", text) for row, text in enumerate(texts)]
+    for item, shown in zip(items, render(items, Prompt(question="", text_tokens=most), tokenizer), strict=True):
+        body = item.text.strip()
+        offsets = tokenizer(body, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        whole = body[: offsets[most - 1][1]].rstrip() if len(offsets) > most else body
+        assert shown == f"{whole}\n\nPrice is $"
+
+
+@functools.cache
+def merging() -> PreTrainedTokenizerBase:
+    """A tokenizer that merges pairs within words, as those of real models do."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(["abab aab 11 1.1 ab-ab bba aaaa bbbb  ab\n\nab"] * 50, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def test_prompts_are_tokenized_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, none is lost and no more than a chunk is held at once; a long text costs its head."""
+    monkeypatch.setattr(prompts, "CHUNK", 3)
+    tokenizer, seen = load_tokenizer(TINY), []
+
+    def spied(texts: list[str], **options: bool) -> object:
+        seen.append(sum(map(len, texts)))
+        return tokenizer(texts, **options)
+
+    items = [Item(str(row), f"pot {row}", "steel " * 5000) for row in range(10)]
+    shown = render(items, Prompt(question="", text_tokens=20), spied)
+    assert [text.partition("\n")[0] for text in shown] == [item.title for item in items]
+    assert len(seen) == 4 and max(seen) <= 3 * prompts.ENOUGH * 20
+    assert list(token_counts(shown, tokenizer)) == [len(ids) for ids in tokenizer(shown)["input_ids"]]

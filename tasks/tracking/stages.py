@@ -1,0 +1,140 @@
+"""When a stage counts as done, and who does it otherwise.
+
+MLflow is the only ledger. A stage is done when a FINISHED run carries the digest of everything the stage depends on
+(its slice of the conf, what it reads, the code it runs) and every file it left behind is still as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from tasks.config.experiment import Experiment
+from tasks.errors import UserError
+from tasks.locks import locked
+from tasks.tracking.claims import Claim, await_owner, is_elected
+from tasks.tracking.manifest import MANIFEST, manifest
+from tasks.tracking.runs import CANDIDATES, CONTENT, DIGEST, STAGE, SUPERSEDED, Mode, StageRun
+from tasks.tracking.store import LOCKS, connect, experiment_id
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+@contextmanager
+def stage(
+    experiment: Experiment,
+    name: str,
+    digest: str,
+    *,
+    command: str,
+    mode: Mode = "reuse",
+    resume: bool = False,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[StageRun]:
+    """The run of a stage: the finished one if it is `done`, or a new one that is FINISHED when the block ends well.
+
+    With `resume`, a run that was interrupted is opened again, so that what it logged is still there. While one process
+    works on a digest, here or in another checkout on the same store, another one that wants the same waits for it.
+
+    Raises:
+        UserError: in mode "recall" or "read", when the stage is not done; `command` is the remedy.
+    """
+    where = experiment_id(experiment)
+    client = connect(experiment)
+    with once(digest):
+        claim = None
+        while claim is None:
+            finished = None if mode == "again" else _finished(client, where, name, digest, whole=mode != "read")
+            if finished is not None:
+                yield StageRun(client, finished, name, done=True)
+                return
+            if mode in ("recall", "read"):
+                raise UserError(
+                    f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the "
+                    "same -c and key=value."
+                )
+            noted = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`", **(tags or {})}
+            claim = _claimed(client, where, noted, resume=resume and mode != "again")
+        with claim:
+            current = StageRun(client, client.get_run(claim.run_id), name, done=False, rules=experiment.data.rules())
+            try:
+                yield current
+            except BaseException as error:
+                if claim.holds():
+                    client.set_terminated(current.id, "FAILED" if isinstance(error, Exception) else "KILLED")
+                raise
+            claim.check()
+            current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
+            current.log_json(manifest(current.addresses()), MANIFEST)
+            client.set_terminated(current.id, "FINISHED")
+        for older in _search(client, where, name, digest):  # by the tag and not by time: clocks are put back
+            if older.info.status == "FINISHED" and older.info.run_id != current.id:
+                client.set_tag(older.info.run_id, SUPERSEDED, current.id)
+
+
+def _claimed(client: MlflowClient, where: str, noted: Mapping[str, str], *, resume: bool) -> Claim | None:
+    """The claim to a run that is to be worked on: an interrupted one or a new one; None if somebody else had it, whose
+    end was waited for."""
+    name, digest = noted[STAGE], noted[DIGEST]
+    interrupted = [run for run in _search(client, where, name, digest) if run.info.status != "FINISHED"]
+    for run in interrupted:
+        if run.info.status == "RUNNING" and not await_owner(client, run.info.run_id):
+            return None
+    if resume and interrupted:
+        claim = Claim.taken_over(client, interrupted[0])
+    else:
+        claim = Claim.of_new_run(client, where, f"{name}-{digest[:6]}", noted)
+        known = {claim.run_id, *(run.info.run_id for run in interrupted)}
+        rivals = [run for run in _search(client, where, name, digest) if run.info.run_id not in known]
+        if not is_elected(client, claim, rivals):
+            return None
+    for stale in interrupted:
+        if claim and stale.info.run_id != claim.run_id and stale.info.status == "RUNNING":
+            client.set_terminated(stale.info.run_id, "KILLED")
+    return claim
+
+
+def once(digest: str) -> AbstractContextManager[None]:
+    """Let one process of this machine at a time do what has this name; others wait."""
+    return locked(LOCKS / f"{digest}.lock", notice="Another process is doing this already; waiting for it to end.")
+
+
+def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
+    query = f"tags.`{STAGE}` = '{name}' and tags.`{DIGEST}` = '{digest}'"
+    return list(client.search_runs([where], query, order_by=["attributes.start_time DESC"]))
+
+
+def _finished(client: MlflowClient, where: str, name: str, digest: str, *, whole: bool) -> Run | None:
+    for run in sorted(_search(client, where, name, digest), key=lambda run: SUPERSEDED in run.data.tags):
+        if run.info.status == "FINISHED" and (not whole or StageRun(client, run, name, done=True).intact()):
+            return run
+    return None
+
+
+def whole_splits(experiment: Experiment, content: str) -> str | None:
+    """Where splits of this content lie, in any run of curate that is as it was; None if there are none."""
+    query = f"tags.`{STAGE}` = 'curate' and tags.`{CONTENT}` = '{content}' and attributes.status = 'FINISHED'"
+    client = connect(experiment)
+    for run in client.search_runs([experiment_id(experiment)], query):
+        curated = StageRun(client, run, "curate", done=True)
+        if curated.intact():
+            return curated.artifact_address(f"splits/{content}")
+    return None
+
+
+def latest_evaluation(experiment: Experiment) -> str | None:
+    """The id of the last run that ended with a leaderboard, of whichever conf; None if there is none."""
+    query = f"tags.`{STAGE}` = 'evaluate' and attributes.status = 'FINISHED'"
+    where = [experiment_id(experiment)]
+    runs = connect(experiment).search_runs(where, query, order_by=["attributes.start_time DESC"], max_results=1)
+    return runs[0].info.run_id if runs else None
+
+
+def trained_on(experiment: Experiment, model_id: str) -> str | None:
+    """The digest of the dataset that a LoggedModel was made from; None where its run does not say."""
+    client = connect(experiment)
+    source = client.get_logged_model(model_id).source_run_id
+    return client.get_run(source).data.params.get("dataset") if source else None

@@ -1,0 +1,183 @@
+"""Of several checkouts on one store, one does a stage; what is dead is taken over, whatever the clocks say."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.config.experiment import Experiment
+from tasks.errors import UserError
+from tasks.paths import PROJECT
+from tasks.tracking import claims
+from tasks.tracking.claims import HEARTBEAT, OWNER, Claim, await_owner, is_elected
+from tasks.tracking.runs import DIGEST, STAGE
+from tasks.tracking.stages import stage
+from tasks.tracking.store import connect, experiment_id
+
+WORKER = """
+import sys
+from tasks.config.loading import load
+from tasks.tracking import claims
+from tasks.tracking.stages import stage
+claims.BEAT, claims.DEAD, claims.POLL = 0.2, float(sys.argv[1]), 0.1
+print("ready", flush=True)
+sys.stdin.readline()
+with stage(load("conf/smoke.yaml", sys.argv[2:]), "curate", "d1", command="", resume=True) as run:
+    print("done" if run.done else "working", run.id, flush=True)
+    sys.stdin.readline()
+print("left", flush=True)
+"""
+ELSEWHERE = "another-machine/pid:[1] 1 0000"
+
+
+@pytest.fixture
+def overrides(tmp_path: Path, at: Callable) -> list[str]:
+    return at(tmp_path / "store")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, overrides: list[str]) -> Callable[..., subprocess.Popen]:
+    """Starts a process of a checkout of its own, with locks of its own, on the store that all of them share."""
+    started = []
+
+    def start(name: str, dead: float = 60) -> subprocess.Popen:
+        folder = tmp_path / name
+        if not folder.exists():
+            folder.mkdir()
+            for part in ("tasks", "conf"):
+                shutil.copytree(PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(dead), *overrides],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def go(process: subprocess.Popen) -> None:
+    """Let it go on: into the stage, or out of it."""
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_of_two_checkouts_one_works_and_the_other_waits(checkout: Callable) -> None:
+    """Started at the same moment on one store, they do the stage once: the second finds it done by the first."""
+    both = [checkout("one"), checkout("two")]
+    for process in both:
+        go(process)
+    first = threading.Event()
+    said: list[tuple[subprocess.Popen, str]] = []
+
+    def listen(process: subprocess.Popen) -> None:
+        said.append((process, process.stdout.readline()))
+        first.set()
+
+    listeners = [threading.Thread(target=listen, args=(process,), daemon=True) for process in both]
+    for listener in listeners:
+        listener.start()
+    assert first.wait(120)
+    worker, line = said[0]
+    other = next(process for process in both if process is not worker)
+    assert "is doing this already" in other.stderr.readline() and len(said) == 1
+    go(worker)
+    assert worker.stdout.readline() == "left\n"
+    for listener in listeners:
+        listener.join(120)
+    assert line.startswith("working ") and said[1] == (other, line.replace("working", "done"))
+
+
+def test_what_another_checkout_left_when_it_was_killed_is_taken_over(checkout: Callable) -> None:
+    """At once, as its process is gone from this machine: the same run goes on."""
+    killed, heir = checkout("one"), checkout("two")
+    go(killed)
+    line = killed.stdout.readline()
+    killed.kill()
+    killed.wait(30)
+    go(heir)
+    assert heir.stdout.readline() == line
+
+
+def test_a_process_that_stands_still_loses_its_run_and_leaves_when_it_wakes(checkout: Callable) -> None:
+    """A laptop that was closed, say: after a while without a heartbeat another process has the run, and the first one
+    neither works on it nor ends it."""
+    import signal
+
+    asleep, heir = checkout("one"), checkout("two", dead=2)
+    go(asleep)
+    line = asleep.stdout.readline()
+    asleep.send_signal(signal.SIGSTOP)
+    go(heir)
+    assert heir.stdout.readline() == line
+    asleep.send_signal(signal.SIGCONT)
+    _, said = asleep.communicate(timeout=60)
+    assert asleep.returncode != 0 and "Another process has taken over the run" in said
+    go(heir)
+    assert heir.stdout.readline() == "left\n"
+
+
+def test_a_heartbeat_is_watched_and_no_time_is_read(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of another machine is alive while its heartbeat changes, and dead once it does not for long enough."""
+    monkeypatch.setattr(claims, "POLL", 0.02)
+    monkeypatch.setattr(claims, "DEAD", 1.0)
+    client, where = connect(experiment), experiment_id(experiment)
+    tags = {STAGE: "curate", DIGEST: "d1", OWNER: ELSEWHERE, HEARTBEAT: "7"}
+    run_id = client.create_run(where, tags=tags).info.run_id
+    answer: list[bool] = []
+    watcher = threading.Thread(target=lambda: answer.append(await_owner(client, run_id)))
+    watcher.start()
+    end = time.monotonic() + 3  # three times as long as it takes to count as dead
+    while time.monotonic() < end:
+        client.set_tag(run_id, HEARTBEAT, str(time.monotonic()))
+        time.sleep(0.1)
+    assert not answer
+    watcher.join(60)
+    assert answer == [True]
+    client.set_terminated(run_id, "FINISHED")
+    assert not await_owner(client, run_id)
+
+
+def test_of_runs_made_at_the_same_moment_one_is_elected(experiment: Experiment) -> None:
+    """Whoever found nobody has a heartbeat and wins; without one the lowest id does, and the other run is deleted."""
+    client, where = connect(experiment), experiment_id(experiment)
+    mine = Claim.of_new_run(client, where, "mine", {})
+    rival = client.create_run(where, tags={OWNER: ELSEWHERE})
+    if rival.info.run_id < mine.run_id:
+        assert not is_elected(client, mine, [rival])
+        assert client.get_run(mine.run_id).info.lifecycle_stage == "deleted"
+    else:
+        threading.Timer(0.5, client.delete_run, [rival.info.run_id]).start()  # it sees that it has lost
+        assert is_elected(client, mine, [rival])
+    again = Claim.of_new_run(client, where, "again", {})
+    client.set_tag(mine.run_id, OWNER, ELSEWHERE)
+    working = client.create_run(where, tags={OWNER: ELSEWHERE, HEARTBEAT: "0"})
+    assert not is_elected(client, again, [working])
+    ended = Claim.of_new_run(client, where, "ended", {})
+    client.set_terminated(working.info.run_id, "FINISHED")
+    assert is_elected(client, ended, [client.get_run(working.info.run_id)])
+
+
+def test_a_stage_that_was_taken_over_is_not_ended_by_who_had_it(experiment: Experiment) -> None:
+    """Its run stays as the new owner has it, and the old one says so."""
+    client = connect(experiment)
+    with pytest.raises(UserError, match="has taken over"), stage(experiment, "curate", "d1", command="") as run:
+        client.set_tag(run.id, OWNER, ELSEWHERE)
+    assert client.get_run(run.id).info.status == "RUNNING"
