@@ -14,13 +14,13 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
 from tasks.data.items import Item
-from tasks.data.lineage import known_from_training
 from tasks.data.splits import Dataset, items_digest, read_split
 from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import Comparison, paired_comparison
+from tasks.scoring.lineage import known_from_training
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import recall, score
 from tasks.scoring.record import PREDICTIONS, Record, open_run

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from tasks.data.items import Item
-from tasks.data.lineage import known_from_training
+from tasks.scoring.lineage import known_from_training
 
 
 def test_the_same_and_nearly_the_same_items_are_known_and_others_are_not(items: list[Item]) -> None:
