@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+NEAR = 0.7  # texts this alike are near duplicates, where no conf says otherwise
 ERROR = 0.12  # an estimate lies at most so far below the Jaccard index, but for 1 in 400
 SLOTS, ROWS = 120, 5  # 24 bands of 5: two texts of likeness 0.7 meet with a probability of 0.99, of 0.8 with 0.9999
 WORD = re.compile(r"\w+")

@@ -11,10 +11,10 @@ from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.model_selection import KFold, cross_val_predict
-from sklearn.neighbors import NearestNeighbors
 
 from tasks.data.items import Item
 from tasks.digests import fraction
+from tasks.models.neighbours import NeighbourIndex
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -198,8 +198,7 @@ class Neighbours(RegressorMixin, TransformerMixin, BaseEstimator):
         """
         if rows.shape[0] < 2:
             raise ValueError(f"neighbours need at least two training items, got {rows.shape[0]}")
-        count = min(self.count, rows.shape[0] - 1)
-        self.index_ = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(rows)
+        self.index_ = NeighbourIndex(csr_matrix(rows))
         self.target_ = np.asarray(target, dtype=float)
         return self
 
@@ -216,8 +215,8 @@ class Neighbours(RegressorMixin, TransformerMixin, BaseEstimator):
         return self._figures(rows)[:, 1]
 
     def _figures(self, rows: csr_matrix | None) -> np.ndarray:
-        distance, found = self.index_.kneighbors(rows)
-        similarity = np.clip(1 - distance, 1e-6, 1)
+        similarity, found = self.index_.nearest(rows, min(self.count, len(self.target_) - 1))
+        similarity = np.clip(similarity, 1e-6, 1)
         targets, weight = self.target_[found], similarity**self.power
         weight /= weight.sum(axis=1, keepdims=True)
         mean = (weight * targets).sum(axis=1)

@@ -9,8 +9,6 @@ import numpy as np
 from tasks.data import minhash
 from tasks.data.items import Item
 
-LIKENESS = 0.7  # where the conf does not look for near duplicates
-
 
 def known_from_training(items: Sequence[Item], training: Sequence[Item], near: float | None) -> np.ndarray:
     """Which of the items [n] stand among training items, by their id, their text, or a text as alike as `near`."""
@@ -27,7 +25,7 @@ def known_from_training(items: Sequence[Item], training: Sequence[Item], near: f
     theirs = minhash.bands(minhash.signatures([_words(items[place]) for place in others])).tolist()
     for place, bands in zip(others, theirs, strict=True):
         met = {row for band in enumerate(bands) for row in in_band.get(band, [])}
-        known[place] = any(minhash.jaccard(_words(items[place]), words[row]) >= (near or LIKENESS) for row in met)
+        known[place] = any(minhash.jaccard(_words(items[place]), words[row]) >= (near or minhash.NEAR) for row in met)
     return known
 
 

@@ -30,6 +30,19 @@ def test_the_most_similar_comes_first_and_never_the_item_itself() -> None:
     np.testing.assert_array_equal(kept.look_up([twin], 2), [[30.0, 40.0]])
 
 
+def test_near_duplicates_of_a_training_item_are_not_among_its_comparables() -> None:
+    """They never stand across splits: an item of another split has none, and training must not see more."""
+    text = "a sturdy kettle of brushed steel with a wooden handle for gas and electric stoves and a lid that whistles"
+    flock = [
+        Item(f"k{n}", "Steel kettle", text.replace("whistles", word), price=10.0 + n) for n, word in enumerate("abc")
+    ]
+    others = [Item("c", "Copper kettle", "of hammered copper, with a handle", price=90.0), *KETTLES[3:]]
+    kept = Comparables.fit([*flock, *others])
+    np.testing.assert_array_equal(kept.look_up([flock[0]], 1), [[90.0]])
+    new = Item("new", "Steel kettle", text, price=0.0)
+    assert set(kept.look_up([new], 3)[0]) == {10.0, 11.0, 12.0}
+
+
 def test_fewer_than_asked_for_are_what_there_is() -> None:
     """All others, and none where there are no others; no items have no comparables."""
     assert Comparables.fit(KETTLES).look_up(KETTLES[:2], 9).shape == (2, 4)

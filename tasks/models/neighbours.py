@@ -1,0 +1,76 @@
+"""The most similar rows of a sparse matrix: exact for some thousands of rows, nearly so for hundreds of thousands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
+
+EXACT = 20_000  # rows: with more, looking up all of them among themselves takes hours
+COMMON = 400  # rows: a term that more of them hold names no candidates where there are more rows than EXACT
+CANDIDATES = 100  # of which the most similar ones are found exactly
+CHUNK = 1_000  # rows looked up at once
+
+
+@dataclass(eq=False)
+class NeighbourIndex:
+    """n rows [n, features] to look similar ones up in, by the cosine.
+
+    With more than EXACT rows the terms that many of them hold are left out when candidates are looked for: they make
+    nearly all of the work and say least. The candidates are then ranked by all terms. benchmarks/neighbours.py measures
+    how many of the true neighbours that finds, and in which time.
+    """
+
+    rows: csr_matrix
+    exact: int = EXACT
+    common: int = COMMON
+
+    def nearest(self, queries: csr_matrix | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The similarities [m, count] and the places [m, count] of the most similar rows, the most similar first.
+
+        Without `queries`, those of the n rows themselves, of which none is its own neighbour.
+        """
+        if self.rows.shape[0] <= self.exact:
+            index = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(self.rows)
+            distances, places = index.kneighbors(queries)
+            return 1 - distances, places
+        asked = self.rows if queries is None else queries
+        rows = normalize(self.rows)
+        rare = np.bincount(self.rows.indices, minlength=self.rows.shape[1]) <= self.common
+        columns = rows[:, rare].T.tocsr()
+        found = []
+        for start in range(0, asked.shape[0], CHUNK):
+            some = normalize(asked[start : start + CHUNK])
+            own = start + np.arange(some.shape[0]) if queries is None else None
+            found.append(self._ranked(rows, columns, some, some[:, rare], own, count))
+        similarities, places = zip(*found, strict=True)
+        return np.concatenate(similarities), np.concatenate(places)
+
+    def _ranked(
+        self,
+        rows: csr_matrix,
+        columns: csr_matrix,
+        asked: csr_matrix,
+        rare: csr_matrix,
+        own: np.ndarray | None,
+        count: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        shared = (rare @ columns).tocsr()
+        similarities, places = np.empty((asked.shape[0], count)), np.empty((asked.shape[0], count), dtype=np.int64)
+        for row in range(asked.shape[0]):
+            span = slice(shared.indptr[row], shared.indptr[row + 1])
+            met, score = shared.indices[span], shared.data[span]
+            if own is not None:
+                met, score = met[met != own[row]], score[met != own[row]]
+            if len(met) > CANDIDATES:
+                met = met[np.argpartition(-score, CANDIDATES)[:CANDIDATES]]
+            if len(met) < count:  # it has hardly a rare term: all rows are candidates
+                met = np.arange(rows.shape[0]) if own is None else np.delete(np.arange(rows.shape[0]), own[row])
+            met = np.sort(met)
+            exact = (rows[met] @ asked[row].T).toarray()[:, 0]
+            best = np.argsort(-exact, kind="stable")[:count]
+            similarities[row], places[row] = exact[best], met[best]
+        return similarities, places

@@ -1,0 +1,46 @@
+"""The most similar rows, exactly and nearly so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix, random_array
+
+from tasks.models.neighbours import NeighbourIndex
+
+
+@pytest.fixture(scope="module")
+def rows() -> csr_matrix:
+    """600 rows over 300 terms, a few of which nearly all rows hold."""
+    random = np.random.default_rng(0)
+    rare = random_array((600, 280), density=0.03, rng=random, data_sampler=random.random)
+    common = random_array((600, 20), density=0.9, rng=random, data_sampler=lambda size: 0.2 * random.random(size))
+    return csr_matrix(np.hstack([rare.toarray(), common.toarray()]))
+
+
+@pytest.mark.parametrize("exact", [1_000, 0])
+def test_no_row_is_its_own_neighbour_and_others_find_it(rows: csr_matrix, exact: int) -> None:
+    """By both ways, the most similar first."""
+    index = NeighbourIndex(rows, exact=exact, common=100)
+    similarity, places = index.nearest(None, 5)
+    assert places.shape == (600, 5) and not (places == np.arange(600)[:, None]).any()
+    assert (np.diff(similarity, axis=1) <= 1e-12).all()
+    found, itself = index.nearest(rows[:50], 1)
+    assert (itself[:, 0] == np.arange(50)).all() and np.allclose(found, 1)
+
+
+def test_leaving_out_common_terms_finds_nearly_all(rows: csr_matrix) -> None:
+    """The similarities of what it finds are those of all terms; few of the true neighbours are missed."""
+    true_similarity, true = NeighbourIndex(rows).nearest(None, 8)
+    similarity, found = NeighbourIndex(rows, exact=0, common=100).nearest(None, 8)
+    assert np.mean([len({*a} & {*b}) / 8 for a, b in zip(found, true, strict=True)]) > 0.9
+    assert np.allclose(similarity[:, 0][found[:, 0] == true[:, 0]], true_similarity[:, 0][found[:, 0] == true[:, 0]])
+
+
+def test_a_row_without_rare_terms_is_looked_up_among_all(rows: csr_matrix) -> None:
+    """And one without any term has neighbours of no similarity, but as many as were asked for."""
+    asked = csr_matrix(np.vstack([np.r_[np.zeros(280), np.ones(20)], np.zeros(300)]))
+    exact, true = NeighbourIndex(rows).nearest(asked[:1], 4)
+    similarity, found = NeighbourIndex(rows, exact=0, common=100).nearest(asked, 4)
+    assert (found[0] == true[0]).all() and np.allclose(similarity[0], exact[0])
+    assert (similarity[1] == 0).all() and len(set(found[1])) == 4
