@@ -39,6 +39,8 @@ def connect(experiment: Experiment) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
     mlflow.set_tracking_uri(address(experiment))
+    # Models are registered where runs are, whatever MLFLOW_REGISTRY_URI says.
+    mlflow.set_registry_uri(address(experiment))
     if experiment.tracking.uri is None:
         _check_writable(PROJECT / "mlruns")
         follow(PROJECT / "mlruns")

@@ -70,3 +70,12 @@ def test_a_plain_path_is_taken_as_it_stands() -> None:
     assert local_path("/a#b/c?d/e%20f") == Path("/a#b/c?d/e%20f")
     assert local_path(Path("/a#b/c?d/e%20f").as_uri()) == Path("/a#b/c?d/e%20f")
     assert local_path("s3://bucket/a") is None
+
+
+def test_another_registry_in_the_environment_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are registered in the store of the runs; a server that nobody runs any more would be waited for."""
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    move_to(tmp_path, monkeypatch)
+    client = store.connect(load(SMOKE))
+    client.create_registered_model("pricewright")
+    assert [model.name for model in client.search_registered_models()] == ["pricewright"]
