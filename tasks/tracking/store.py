@@ -9,12 +9,13 @@ import tempfile
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse, urlsplit
+from urllib.parse import quote, unquote, urlparse, urlsplit
 
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.locks import locked
-from tasks.paths import PROJECT, cache_folder
+from tasks.paths import PROJECT, cache_folder, local_path
+from tasks.tracking.moved import follow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,14 +41,20 @@ def connect(experiment: Experiment) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
     mlflow.set_tracking_uri(address(experiment))
+    # Models are registered where runs are, whatever MLFLOW_REGISTRY_URI says.
+    mlflow.set_registry_uri(address(experiment))
     if experiment.tracking.uri is None:
         _check_writable(PROJECT / "mlruns")
+        follow(PROJECT / "mlruns")
     return mlflow.MlflowClient()
 
 
 def tracking_uri(experiment: Experiment) -> str:
     """The tracking URI as the conf has it, to be shown: without the values of the environment."""
-    return experiment.tracking.uri or f"sqlite:///{PROJECT / 'mlruns' / 'mlflow.db'}"
+    if experiment.tracking.uri:
+        return experiment.tracking.uri
+    database = PROJECT / "mlruns" / "mlflow.db"  # a question mark would end the path of a plain address
+    return f"sqlite:///file:{quote(str(database))}?uri=true" if "?" in str(database) else f"sqlite:///{database}"
 
 
 def address(experiment: Experiment) -> str:
@@ -202,9 +209,3 @@ def _download(uri: str, file: Path) -> None:
             if name in listing(folder):  # which fails as well, and says why, where the store cannot be reached
                 raise
             raise FileNotFoundError(f"{uri} is gone") from error
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a file: URI or a plain path; None for what lies elsewhere."""
-    parts = urlparse(uri)
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
