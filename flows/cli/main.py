@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -14,7 +15,7 @@ from tasks.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit status 0: done; 2: something the user can mend; 1: a stage failed."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a console that has no ★ shows a question mark, and nothing breaks
+        if isinstance(stream, io.TextIOWrapper):  # a console that has no ★ shows a question mark, and nothing breaks
             stream.reconfigure(errors="replace")
     arguments = parse(argv)
     environment(debug=arguments.debug or arguments.name == "deploy")  # its terminal is the log of all runs

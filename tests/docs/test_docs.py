@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -64,7 +64,8 @@ def unknown_key(key: str) -> str | None:
         elif place + 1 < len(names):
             found = [part for part in get_args(kind) if isinstance(part, type) and issubclass(part, BaseModel)]
             if not found:
-                return None if names[place + 1] in upstream(name) else key
+                ours = set(get_args(get_args(kind)[0])) if get_origin(kind) is dict else set()
+                return None if names[place + 1] in ours | upstream(name) else key
             model = found[0]
     return None
 
@@ -221,6 +222,8 @@ def test_what_is_not_there_is_found(text: str) -> None:
         ("finetune.sft.gradient_checkpointing", False),
         ("finetune.sft.gradient_chekpointing", True),
         ("finetune.number_loss", True),
+        ("data.columns.price", False),
+        ("data.columns.cost", True),
         ("schedule", False),
     ],
 )
