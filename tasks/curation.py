@@ -118,7 +118,7 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
     run.log_json(card, "card.json")
     run.client.set_tag(run.id, CONTENT, content)
     run.log_metrics({f"rows_{split}": rows[split] for split in SPLITS} | {"rows_read": tally.read})
-    warn(tally, rows, run.artifact_address(f"splits/{content}/card.html"))
+    warn(tally, dict(rows), run.artifact_address(f"splits/{content}/card.html"))
 
 
 def clean(source: Source, data: Data, seed: int, tokenizer: str | None, work: Path) -> tuple[Data, Tally]:
@@ -293,8 +293,9 @@ def deduplicate_and_split(splitter: Splitter, data: Data, *, fixed: bool, tally:
     caps: list[tuple[Split, int | None]] = [("validation", data.validation_items), ("train", data.train_items)]
     held: list[Split] = ["test"]
     for split, most in caps:
-        for other in held if data.near is not None else []:
-            splitter.drop_near(split, other, data.near, tally)
+        if data.near is not None:
+            for other in held:
+                splitter.drop_near(split, other, data.near, tally)
         splitter.cap(split, most, tally)
         held.append(split)
 

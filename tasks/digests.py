@@ -63,7 +63,7 @@ def folder_content(folder: Path) -> str:
             seen = [stat.st_size, stat.st_mtime_ns]
             same = known.get(name, [])[:2] == seen
             found[name] = [*seen, known[name][2] if same else file_digest(path)]
-    lasting = {name: entry for name, entry in found.items() if abs(time.time() - entry[1] / 1e9) > FRESH}
+    lasting = {name: entry for name, entry in found.items() if abs(time.time() - float(entry[1]) / 1e9) > FRESH}
     if lasting != known:
         memory.parent.mkdir(parents=True, exist_ok=True)
         temporary = memory.with_suffix(f".{os.getpid()}")

@@ -17,9 +17,10 @@ import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -185,7 +186,7 @@ class Draw:
     """One row before it is put in words: each attribute's value, which of them are told, the price in US dollars."""
 
     product: Product
-    values: dict[str, str | int]
+    values: dict[str, Any]  # a name or a number
     told: frozenset[str]
     price: float
 
@@ -194,13 +195,13 @@ class Draw:
 def levels(product: Product) -> dict[str, tuple[tuple[str | int, float, float], ...]]:
     """By attribute that moves this product's price: its (value, log of the price factor, prior weight)."""
     middle = sum(map(math.log, product.sizes)) / max(1, len(product.sizes))
-    found = {
+    found: dict[str, list[tuple[Any, float, float]]] = {
         "tier": [(tier, product.tier * math.log(TIERS[tier][0]), len(BRANDS[tier])) for tier in TIERS],
         "size": [(size, product.growth * (math.log(size) - middle), 1) for size in product.sizes],
         "material": [(material, math.log(MATERIALS[material][0]), 1) for material in product.materials],
         "pack": [(count, PACK_GROWTH * math.log(count), 1) for count in product.packs],
     }
-    aging = {"condition": CONDITIONS} if product.ages else {}
+    aging: dict[str, Mapping[Any, tuple]] = {"condition": CONDITIONS} if product.ages else {}
     if product.generations:
         aging["generation"] = GENERATIONS
     for attribute, table in aging.items():
@@ -246,12 +247,13 @@ def _facts(draw: Draw, rng: random.Random) -> dict[str, str]:
         facts["size"] = size_words(value["size"], wording, scale)
     if value.get("pack", 1) > 1:
         facts["pack"] = rng.choice(PACK_WORDS).format(n=value["pack"], word=NUMBERS[value["pack"]])
-    for attribute, table in (
+    tables: tuple[tuple[str, Mapping[Any, tuple]], ...] = (
         ("tier", TIERS),
         ("material", MATERIALS),
         ("condition", CONDITIONS),
         ("generation", GENERATIONS),
-    ):
+    )
+    for attribute, table in tables:
         if attribute in value and attribute in told:
             facts[attribute] = rng.choice(table[value[attribute]][-1])
     return facts
@@ -268,7 +270,7 @@ def _page(facts: dict[str, str], rng: random.Random) -> dict[str, str | list[str
     left = dict(facts)
     title = ""
     for part in rng.choice(TITLES).split("|"):
-        slot = re.search(r"{(\w+)}", part)[1]
+        slot = re.findall(r"{(\w+)}", part)[0]
         if slot in left:
             title += part.format(**{slot: left.pop(slot)})
     title = _capital(title.strip(" ,-"))

@@ -109,7 +109,7 @@ class Tally:
         self.decimal.add(other.decimal)
         self.unpriced = sorted([*self.unpriced, *other.unpriced], key=str)[:EXAMPLES]
         for reason, examples in other.examples.items():
-            merged = {*self.examples.get(reason, []), *map(tuple, examples)}
+            merged = {*self.examples.get(reason, []), *((rank, example) for rank, example in examples)}
             self.examples[reason] = heapq.nsmallest(EXAMPLES, merged)
 
     def summary(self) -> str:
@@ -203,7 +203,7 @@ def read_rows(rows: Sequence[Row], rules: Data) -> Cleaned:
             if str(rejection) == NO_PRICE and len(tally.unpriced) < EXAMPLES:
                 tally.unpriced.append({str(key): str(value)[:40] for key, value in row.items()})
         else:
-            tally.priced(item.price)
+            tally.priced(item.known_price)
             items.append(item)
     return Cleaned(items, tally)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from filelock import FileLock
 
@@ -47,7 +47,7 @@ def snapshot(repo: str, revision: str | None = None) -> Snapshot:
 
     with _mendable(f"the dataset {repo}", revision):
         info = _patiently(lambda: HfApi(endpoint=_endpoint()).dataset_info(repo, revision=revision or "main"))
-    return Snapshot(repo, info.sha, sorted(file.rfilename for file in info.siblings))
+    return Snapshot(repo, str(info.sha), sorted(file.rfilename for file in info.siblings or []))
 
 
 def matching(found: Snapshot, pattern: str) -> list[str]:
@@ -103,7 +103,9 @@ def _download(url: str, part: Path, size: int | None) -> None:
             def update(self, count: float = 1) -> None:
                 progress.advance(int(count))
 
-        http_get(url, file, resume_size=done, headers=build_hf_headers(), expected_size=size, _tqdm_bar=Bar())
+        http_get(
+            url, file, resume_size=done, headers=build_hf_headers(), expected_size=size, _tqdm_bar=cast(Any, Bar())
+        )
 
 
 def _check(part: Path, etag: str, path: str) -> None:
@@ -143,7 +145,8 @@ def _of_network(error: BaseException) -> bool:
 
 
 def _asked_to_wait(error: Exception) -> float:
-    asked = error.response.headers.get("Retry-After", "") if getattr(error, "response", None) is not None else ""
+    response = getattr(error, "response", None)
+    asked = "" if response is None else response.headers.get("Retry-After", "")
     return min(float(asked), 300) if asked.isdigit() else 0
 
 

@@ -45,6 +45,12 @@ class Item:
     details: dict[str, str] = field(default_factory=dict)
     price: float | None = None
 
+    @property
+    def known_price(self) -> float:
+        """The price of an item that has one, as all items of a dataset do."""
+        assert self.price is not None
+        return self.price
+
     @classmethod
     def from_text(cls, text: str) -> Item:
         """An item to be priced: the first line is the title, the rest the text."""

@@ -151,7 +151,7 @@ def is_own(words: str, price: float) -> bool:
     """Whether an amount of money is the price itself, or the price to the nearest whole."""
     found = FIGURE.search(words)
     assert found is not None
-    values = {number(found.group(), mark) for mark in ".,"} - {None}
+    values = {value for mark in ".," if (value := number(found.group(), mark)) is not None}
     return any(math.isclose(value, price, abs_tol=0.005) for value in values) or (
         not CENTS.search(found.group()) and any(abs(value - price) < 1 for value in values)
     )

@@ -75,9 +75,10 @@ class Evidence:
 
     def look(self, value: Any) -> None:
         """Take a value into account."""
-        if not isinstance(value, str) or (PLAIN.fullmatch(value) is None and not (found := re.search(FIGURE, value))):
+        if not isinstance(value, str):
             return
-        mark = decimal_of(value if PLAIN.fullmatch(value) else found.group())
+        found = PLAIN.fullmatch(value) or re.search(FIGURE, value)
+        mark = decimal_of(found.group()) if found else None
         if mark:
             self._count(mark, 1, [value.strip()[:40]])
 

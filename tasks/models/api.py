@@ -130,7 +130,8 @@ class Inquiry:
         model, answers = self.model, [answer for answer in self.answers if answer]
         served = ", ".join(sorted({answer.served for answer in answers}))
         params = {"api": model.model_dump(exclude={"key_env", "concurrency", "timeout", "retries"}), "served": served}
-        about = {"name": model.name, "kind": "api", "params": params, "unfinished": why is not None and not self.broke}
+        unfinished = why is not None and not self.broke
+        about: dict[str, Any] = {"name": model.name, "kind": "api", "params": params, "unfinished": unfinished}
         if not answers:
             return ExternalPredictions(**about, status=absent, reason=why)
         read = [priced(answer) if answer else None for answer in self.answers]

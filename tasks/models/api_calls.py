@@ -153,9 +153,10 @@ class Calls:
         choice, usage = completion.choices[0], completion.usage
         tokens = [getattr(usage, f"{part}_tokens", None) for part in ("prompt", "completion")]
         counted = None not in tokens
+        spent = [int(count or 0) for count in tokens] if counted else [most.input_tokens, most.output_tokens]
         return Answer(
             self._hidden(_words(choice.message)),
-            *(map(int, tokens) if counted else (most.input_tokens, most.output_tokens)),
+            *spent,
             seconds=seconds,
             served=self._hidden(str(completion.model or most.served)),
             counted=counted,

@@ -10,7 +10,7 @@ tests against the leader (Fisher 1935), and Holm's correction for having made ma
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +42,7 @@ def is_hit(truth: ArrayLike, guess: ArrayLike) -> NDArray[np.bool_]:
     return (error < HIT_DOLLARS) | (error < HIT_SHARE * np.asarray(truth, dtype=float))
 
 
-def _of_prices(function: Callable[[Array, Array], float]) -> Callable[[Array, Predictions], float]:
+def _of_prices(function: Callable[[Array, Array], Any]) -> Callable[[Array, Predictions], float]:
     """A metric of truths and point estimates, over the items that have one; NaN when there are none."""
 
     def metric(truth: Array, predictions: Predictions) -> float:
@@ -70,7 +70,7 @@ def _rmsle(truth: Array, guess: Array) -> float:
 
 def _r2(truth: Array, guess: Array) -> float:
     spread = np.sum((truth - truth.mean()) ** 2)
-    return 1 - np.sum((guess - truth) ** 2) / spread if spread > 0 else math.nan
+    return float(1 - np.sum((guess - truth) ** 2) / spread) if spread > 0 else math.nan
 
 
 def _unparsable(_: Array, predictions: Predictions) -> float:

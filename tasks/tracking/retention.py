@@ -40,9 +40,9 @@ class Plan:
 
     def __str__(self) -> str:
         stages = [run for run in self.runs if STAGE in run.data.tags]
-        counts = {"stage runs": stages, "models": self.models, "versions without an alias": self.versions}
-        counts |= {"work folders and locks": self.folders}
-        what = ", ".join(f"{len(found)} {name}" for name, found in counts.items())
+        counts = {"stage runs": len(stages), "models": len(self.models)}
+        counts |= {"versions without an alias": len(self.versions), "work folders and locks": len(self.folders)}
+        what = ", ".join(f"{count} {name}" for name, count in counts.items())
         stay = ", ".join(f"{count} {why}" for why, count in self.kept.items())
         names = [f"  {run.info.run_name}, {_date(run)}, {run.info.status}" for run in stages]
         return "\n".join([*names, f"{what}: {self.bytes / 1e6:.1f} MB. Stage runs that stay: {stay or 'none'}."])
@@ -59,8 +59,9 @@ def plan(experiment: Experiment) -> Plan:
     gone = {model.model_id for model in found.models}
     found.versions = [version for version in ledger.versions if version.tags[MODEL_ID] in gone]
     found.folders = list(_left_behind(ledger.runs, stay, before=time.time() - experiment.gc.keep_days * DAY / 1000))
-    places = [run.info.artifact_uri for run in found.runs] + [model.artifact_location for model in found.models]
-    found.bytes = sum(sum(listing(place).values()) for place in places)
+    addresses = [str(run.info.artifact_uri) for run in found.runs]
+    addresses += [str(model.artifact_location) for model in found.models]
+    found.bytes = sum(sum(listing(address).values()) for address in addresses)
     found.bytes += sum(file.stat().st_size for folder in found.folders for file in _files(folder))
     return found
 
@@ -79,7 +80,7 @@ def delete(experiment: Experiment, found: Plan) -> None:
         _remove(model.artifact_location)
         client.delete_logged_model(model.model_id)
     for run in sorted(found.runs, key=lambda run: STAGE in run.data.tags):  # the models before the stage they belong to
-        _remove(run.info.artifact_uri)
+        _remove(str(run.info.artifact_uri))
         if run.info.lifecycle_stage == "active":
             client.delete_run(run.info.run_id)
     for folder in found.folders:

@@ -72,7 +72,13 @@ class StageRun:
                 self.client.log_param(self.id, key, str(value)[:500])
 
     def log_metrics(
-        self, metrics: Mapping[str, float | None], *, step: int = 0, model_id: str | None = None, **dataset: str
+        self,
+        metrics: Mapping[str, float | None],
+        *,
+        step: int = 0,
+        model_id: str | None = None,
+        dataset_name: str | None = None,
+        dataset_digest: str | None = None,
     ) -> None:
         """Log the metrics that have a value (never NaN), on the run or, if given, on a model and the run of its model.
 
@@ -87,7 +93,15 @@ class StageRun:
                 run_id, step = self.model_run(entry), 0
         for key, value in metrics.items():
             if isinstance(value, int | float) and value == value:
-                self.client.log_metric(run_id, key, float(value), step=step, model_id=model_id, **dataset)
+                self.client.log_metric(
+                    run_id,
+                    key,
+                    float(value),
+                    step=step,
+                    model_id=model_id,
+                    dataset_name=dataset_name,
+                    dataset_digest=dataset_digest,
+                )
 
     def model_run(self, entry: Candidate) -> str:
         """The id of a model's own run within this one, made if need be: MLflow compares models as it compares runs."""
@@ -133,7 +147,8 @@ class StageRun:
         """Note on this run or one of its models which dataset it was measured on, and with which models."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
 
-        if not self.client.get_run(run_id).inputs.dataset_inputs:
+        inputs = self.client.get_run(run_id).inputs
+        if inputs is None or not inputs.dataset_inputs:
             dataset = Dataset(name, digest, "local", json.dumps({"uri": name}))
             context = InputTag("mlflow.data.context", name.rpartition("-")[2])
             self.client.log_inputs(run_id, [DatasetInput(dataset, [context])], [*map(LoggedModelInput, model_ids)])
@@ -283,7 +298,8 @@ class StageRun:
 
     def addresses(self) -> dict[str, str]:
         """Where the artifacts of the run ("") and of its models (by id) lie."""
-        return {"": self.run.info.artifact_uri, **{model.model_id: model.artifact_location for model in self.models()}}
+        models = {model.model_id: str(model.artifact_location) for model in self.models()}
+        return {"": str(self.run.info.artifact_uri), **models}
 
     def intact(self) -> bool:
         """Whether every file that the run left is still as it was."""

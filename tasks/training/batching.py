@@ -15,7 +15,7 @@ CHUNK = 8  # batches that are sorted together: more are more alike, fewer more r
 WORTH = 1.1  # tokens that random batches compute for each one that is there, from which on like ones are made
 
 
-def padding(lengths: Sequence[int], order: Sequence[int], batch: int) -> float:
+def padding(lengths: Sequence[int], order: Sequence[int] | np.ndarray, batch: int) -> float:
     """Tokens computed for each one that is there when examples are batched in an order."""
     cut = np.split(np.asarray(lengths)[np.asarray(order, dtype=int)], range(batch, len(order), batch))
     return sum(len(part) * part.max() for part in cut) / sum(lengths)

@@ -121,7 +121,8 @@ class Candidates:
             return
         self._drop(max(self.answers), self.conf.keep or 0)
         candidates = self.run.candidates()
-        answers = {model.model_id: self.recall(model.model_id) for model in candidates}
+        kept = {model.model_id: self.recall(model.model_id) for model in candidates}
+        answers = {model_id: answer for model_id, answer in kept.items() if answer is not None}
         checkpoints = curve(candidates, answers, self.truth, seed=self.seed)
         best, following = chosen(checkpoints), runner_up(checkpoints)
         figures = {f"chosen_{key}": getattr(best, key) for key in ("step", "mae", "mae_low", "mae_high")}

@@ -4,9 +4,9 @@
 
 Each process gets its share of every batch. The first logs, saves and scores, the others wait for it meanwhile.
 
-torch's own launcher (torch.distributed.launcher, torch 2.13) was tried in its place: a launcher that is killed leaves its
-processes running. It also puts handlers of its own in the place of Prefect's for SIGTERM and Ctrl-C, and never gives them
-back.
+torch's own launcher (torch.distributed.launcher, torch 2.13) was tried in its place: a launcher that is killed leaves
+its processes running. It also puts handlers of its own in the place of the ones that Prefect has for SIGTERM and Ctrl-C,
+and never gives them back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Experiment
 from tasks.data.splits import Dataset
@@ -50,7 +50,7 @@ def train_in_processes(run: StageRun, plan: TrainingPlan) -> None:
     """
     work = Path(plan.arguments.output_dir)
     work.mkdir(parents=True, exist_ok=True)
-    order = {"experiment": plan.experiment.model_dump(mode="json"), "dataset": vars(plan.dataset)}
+    order: dict[str, Any] = {"experiment": plan.experiment.model_dump(mode="json"), "dataset": vars(plan.dataset)}
     order |= {"settings": vars(plan.settings), "run": run.id}
     (work / ORDER).write_text(json.dumps(order), encoding="utf-8")
     (work / TROUBLE).unlink(missing_ok=True)

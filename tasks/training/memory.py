@@ -207,7 +207,7 @@ class TrainingCost:
         count = conf.prompt.comparables
         dearest = [[math.inf] * count] * len(items) if count else None  # no price has more tokens
         texts = (
-            f"{prompt}{completion(item.price, conf.prompt)}"
+            f"{prompt}{completion(item.known_price, conf.prompt)}"
             for item, prompt in zip(items, render(items, conf.prompt, tokenizer, dearest), strict=True)
         )
         lengths = [count + 1 for count in token_counts(texts, tokenizer)]  # and the token that ends the answer

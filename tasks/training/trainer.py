@@ -233,7 +233,7 @@ def make_trainer(
     Raises:
         UserError: the labels are not the prices.
     """
-    answers = [completion(item.price, plan.conf.prompt) for item in plan.items]
+    answers = [completion(item.known_price, plan.conf.prompt) for item in plan.items]
     set_seed(plan.experiment.seed)
     trainer = PriceTrainer(
         model=language.model,

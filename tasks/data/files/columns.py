@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 FIELDS = ("id", "title", "text", "description", "features", "details", "category", "price")
 WORDS = frozenset({"title", "text", "description", "features", "details"})
-Mapped = Mapping[str, str | tuple[str, ...]]
+Mapped = Mapping[Any, str | tuple[str, ...]]  # by the names of our fields
 
 
 class Plan(NamedTuple):
@@ -22,7 +22,7 @@ class Plan(NamedTuple):
     def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a row."""
         return {
-            ours: row[theirs] if theirs.__class__ is str else _several(row, theirs) for ours, theirs in self.columns
+            ours: row[theirs] if isinstance(theirs, str) else _several(row, theirs) for ours, theirs in self.columns
         }
 
 

@@ -107,7 +107,8 @@ class Table:
     def _strictly(self, text: str) -> tuple[list[str] | None, bool]:
         """The cells, if quotes stand where they belong; and whether every quote is closed."""
         closed = True
-        for options in ({}, {"doublequote": False, "escapechar": "\\"} if "\\" in text else None):
+        backslashes: dict[str, Any] = {"doublequote": False, "escapechar": "\\"}
+        for options in ({}, backslashes if "\\" in text else None):
             try:
                 if options is not None:
                     (cells,) = csv.reader([text], delimiter=self.delimiter, strict=True, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -109,16 +108,22 @@ def _is_utf8(content: bytes) -> bool:
 
 def _several(text: str, origin: str) -> list[Any]:
     """Values that stand one after another, over several lines each, as jq writes them."""
-    decoder, blank = json.JSONDecoder(strict=False), re.compile(r"\s*")
-    found, at = [], blank.match(text).end()
+    decoder = json.JSONDecoder(strict=False)
+    found, at = [], _after_blanks(text, 0)
     try:
         while at < len(text):
             value, at = decoder.raw_decode(text, at)
             found.append(value)
-            at = blank.match(text, at).end()
+            at = _after_blanks(text, at)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin} is not JSON: {error}") from error
     return found[0] if len(found) == 1 else found
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
 
 
 def _rows(found: Any, deep: int = 0) -> list[Any] | None:

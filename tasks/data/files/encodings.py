@@ -8,7 +8,7 @@ import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from tasks.errors import UserError
 from tasks.progress import say
@@ -47,7 +47,7 @@ def is_gzip(file: Path) -> bool:
 
 def open_bytes(file: Path) -> IO[bytes]:
     """The bytes of a file, uncompressed."""
-    return gzip.open(file, "rb") if is_gzip(file) else file.open("rb")  # type: ignore[return-value]
+    return cast(IO[bytes], gzip.open(file, "rb")) if is_gzip(file) else file.open("rb")
 
 
 def encoding_of(file: Path, given: str | None) -> str:

@@ -92,11 +92,11 @@ def check_prices(items: Sequence[Item], prompt: Prompt) -> None:
     Raises:
         UserError: there are such prices, rounded to whole units.
     """
-    outside = [item for item in items if not prompt.lowest <= round(item.price / prompt.unit) <= prompt.highest]
+    outside = [item for item in items if not prompt.lowest <= round(item.known_price / prompt.unit) <= prompt.highest]
     if not outside:
         return
-    worst = sorted(outside, key=lambda item: item.price, reverse=True)[:3]
-    examples = ", ".join(f"${shown(item.price)} ({item.id})" for item in worst)
+    worst = sorted(outside, key=lambda item: item.known_price, reverse=True)[:3]
+    examples = ", ".join(f"${shown(item.known_price)} ({item.id})" for item in worst)
     raise UserError(
         f"{len(outside):,} of {len(items):,} training prices are outside {prompt.lowest}..{prompt.highest} of "
         f"finetune.prompt, in units of ${prompt.unit:g}: {examples}. Set data.price_min and data.price_max within it, "

@@ -57,7 +57,7 @@ def check_context(lengths: Sequence[int], config: PreTrainedConfig, conf: Finetu
     """
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     over = [length for length in lengths if context and length > context]
-    if over:
+    if context and over:
         room = conf.prompt.text_tokens - (max(over) - context)
         remedy = f"finetune.prompt.text_tokens={room}" if room > 0 else "a shorter finetune.prompt.question"
         raise UserError(
@@ -94,10 +94,10 @@ def _class_of(base: str, config: PreTrainedConfig) -> Any:
         what = "no causal language model"
     elif config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         what = "an encoder, which reads a text in both directions and continues none"
-    if what is None:
-        kind = mapping[type(config)]
-        taken = inspect.signature(kind.forward).parameters
-        if kind._is_stateful or (missing := [name for name in FORWARD if name not in taken]):
+    kind: Any = mapping[type(config)] if what is None else None
+    if kind is not None:
+        missing = [name for name in FORWARD if name not in inspect.signature(kind.forward).parameters]
+        if kind._is_stateful or missing:
             why = "a recurrent state" if kind._is_stateful else f"no {missing[0]}"
             what = f"a model with {why}: prices are laid out as a tree behind a cache of keys and values"
     if what is not None:
