@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-OURS = ("tasks.models.features.", "tasks.models.network.")
+OURS = ("tasks.models.features.", "tasks.models.network.", "tasks.models.terms.")
 TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", *OURS)
 
 

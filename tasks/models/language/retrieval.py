@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from tasks.data.items import Item
 from tasks.models.estimator_files import dump, read
-from tasks.models.features import Tfidf, content_words, words
+from tasks.models.terms import Tfidf, content_words, words
 
 
 @dataclass(frozen=True, eq=False)
