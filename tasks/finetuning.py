@@ -53,9 +53,7 @@ ASKING_CODE = frozenset(
         *("tasks.models.language.price_distribution", "tasks.models.language.price_trie"),
     )
 )
-COMPARABLES_CODE = frozenset(
-    {"tasks.models.language.retrieval", "tasks.models.features", "tasks.models.estimator_files"}
-)
+COMPARABLES_CODE = frozenset({"tasks.models.language.retrieval", "tasks.models.terms", "tasks.models.estimator_files"})
 NOT_AVERAGED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
 
 

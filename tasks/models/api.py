@@ -16,11 +16,11 @@ import numpy as np
 
 from tasks.config.experiment import Api
 from tasks.data.items import Item
+from tasks.data.price_words import price_in
 from tasks.digests import digest
 from tasks.models.api_calls import Answer, Budget, BudgetError, Calls, StoppedError
 from tasks.models.external import ExternalPredictions
 from tasks.models.predictor import Predictions
-from tasks.models.price_words import price_in
 from tasks.paths import cache_folder
 from tasks.progress import Progress
 

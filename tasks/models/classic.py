@@ -23,21 +23,18 @@ from tasks.data.items import Item
 from tasks.models.estimator_files import dump, read
 from tasks.models.features import (
     STRUCTURED,
-    Counts,
     Neighbours,
     OutOfFold,
-    Tfidf,
     WordVectors,
     basic_features,
-    content_words,
     drawn,
     nothing,
     table,
-    words,
 )
 from tasks.models.intervals import conformal, interval
 from tasks.models.network import Network
 from tasks.models.predictor import Predictions
+from tasks.models.terms import Counts, Tfidf, content_words, words
 
 ESTIMATOR = "estimator.skops"
 

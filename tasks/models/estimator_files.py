@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-OURS = ("tasks.models.features.", "tasks.models.neighbours.", "tasks.models.network.")
+OURS = tuple(f"tasks.models.{module}." for module in ("features", "neighbours", "network", "terms"))
 TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", *OURS)
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.model_selection import KFold, cross_val_predict
 
 from tasks.data.items import Item
 from tasks.digests import fraction
 from tasks.models.neighbours import NeighbourIndex
+from tasks.models.terms import words
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -29,11 +29,6 @@ NUMBER = re.compile(r"\d+\.?\d*")
 TOP_BRANDS = {"hp", "dell", "lenovo", "samsung", "asus", "sony", "canon", "apple", "intel"}
 # The numeric columns of `table`; logarithms of what spans magnitudes.
 STRUCTURED = ["weight", "heaviest", "volume", "pack", "title_length", "text_length", "numbers", "largest_number"]
-
-
-def words(items: Sequence[Item]) -> list[str]:
-    """Title and text of each item."""
-    return [f"{item.title}\n{item.text}" for item in items]
 
 
 def nothing(items: Sequence[Item]) -> np.ndarray:
@@ -106,35 +101,6 @@ def _structured(item: Item) -> list[float]:
         len(numbers),
         np.log1p(max(numbers)) if numbers else np.nan,
     ]
-
-
-class _Compact:
-    """Keeps a vocabulary as one string: as a dictionary, a saved model would hold it number by number, in minutes."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # ty: ignore[no-matching-overload] - of the vectorizer beside it
-        if "vocabulary_" in state:
-            state["vocabulary_"] = "\n".join(sorted(state["vocabulary_"], key=state["vocabulary_"].get))
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "vocabulary_" in state:
-            terms = state["vocabulary_"].split("\n")
-            state = {**state, "vocabulary_": {term: column for column, term in enumerate(terms)}}
-        super().__setstate__(state)  # ty: ignore[missing-attribute]
-
-
-class Counts(_Compact, CountVectorizer):
-    """scikit-learn's counts of words; saved in a second."""
-
-
-class Tfidf(_Compact, TfidfVectorizer):
-    """scikit-learn's TF-IDF; saved in a second."""
-
-
-def content_words() -> Tfidf:
-    """TF-IDF without the words that every text has: what similar products share."""
-    return Tfidf(ngram_range=(1, 2), min_df=2, max_features=50_000, sublinear_tf=True, stop_words="english")
 
 
 class WordVectors(TransformerMixin, BaseEstimator):

@@ -5,8 +5,8 @@
 Each process gets its share of every batch. The first logs, saves and scores, the others wait for it meanwhile.
 
 torch's own launcher (torch.distributed.launcher, torch 2.13) was tried in its place: a launcher that is killed leaves
-its processes running. It also puts handlers of its own in the place of the ones that Prefect has for SIGTERM and Ctrl-C,
-and never gives them back.
+its processes running. It also puts handlers of its own in the place of Prefect's for SIGTERM and Ctrl-C, and never
+gives them back.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.data.price_words import leading_price, price_in
 from tasks.data.prices import Evidence, UnreadableError, decimal_of, number, read_cell, rounded, shown
-from tasks.models.price_words import leading_price, price_in
 
 
 @pytest.mark.parametrize(

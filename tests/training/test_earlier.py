@@ -121,6 +121,7 @@ def test_an_interrupted_training_that_is_to_be_asked_otherwise_goes_on(
     assert not (PROJECT / "mlruns" / "work" / latest.id).exists()
 
 
+INDIFFERENT, ASKING = ("scoring/metrics", "models/features"), ("models/language/price_trie", "training/candidates")
 DATASET = Dataset("sample", "d1", "nowhere", {}, True)
 
 
@@ -153,26 +154,23 @@ def test_the_weights_depend_on_what_makes_them(override: str, same: bool) -> Non
 @pytest.mark.parametrize(
     ("overrides", "kept"),
     [
-        ([], {"scoring/metrics", "models/features", "models/language/price_distribution", "training/candidates"}),
-        (["finetune.patience=2"], {"scoring/metrics", "models/features"}),
-        (
-            ["finetune.prompt.comparables=4"],
-            {"scoring/metrics", "models/language/price_distribution", "training/candidates"},
-        ),
+        ([], {*INDIFFERENT, *ASKING, "models/terms"}),
+        (["finetune.patience=2"], {*INDIFFERENT, "models/terms"}),
+        (["finetune.prompt.comparables=4"], {*INDIFFERENT, *ASKING}),
     ],
     ids=["alone", "patient", "told of comparables"],
 )
 def test_the_weights_depend_on_the_code_that_makes_them(
     overrides: list[str], kept: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A metric never does; what answers counts where patience listens to it, what finds comparables where they are."""
+    """A metric or a baseline never does; what answers does where patience listens to it, what finds comparables where
+    a prompt holds them."""
     experiment = load(SMOKE, overrides)
     before = weights_digest(experiment, DATASET)
     shutil.copytree(PROJECT / "tasks", tmp_path / "tasks")
-    modules = ("scoring/metrics", "models/features", "models/language/price_distribution", "training/candidates")
     monkeypatch.setattr(digests, "PROJECT", tmp_path)
     same = set()
-    for module in (*modules, "training/trainer", "models/language/prompts"):
+    for module in (*INDIFFERENT, *ASKING, "models/terms", "training/trainer", "models/language/prompts"):
         file = tmp_path / "tasks" / f"{module}.py"
         whole = file.read_text()
         file.write_text(f"{whole}\nNEW = 1\n")

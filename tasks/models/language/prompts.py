@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from tasks.config.experiment import Prompt
 from tasks.data.items import Item
+from tasks.data.price_words import leading_price
 from tasks.data.prices import shown
 from tasks.errors import UserError
-from tasks.models.price_words import leading_price
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,8 +13,8 @@ from scipy.sparse import csr_matrix
 from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.models.estimator_files import dump, read
-from tasks.models.features import Tfidf, content_words, words
 from tasks.models.neighbours import NeighbourIndex
+from tasks.models.terms import Tfidf, content_words, words
 
 SPARE = 24  # neighbours looked at beyond those wanted, since some may be near duplicates
 
