@@ -20,8 +20,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from tasks.data.items import from_row
-from tasks.models.features import content_words, words
 from tasks.models.neighbours import NeighbourIndex
+from tasks.models.terms import content_words, words
 
 ASKED = 1_000
 
