@@ -20,7 +20,7 @@ from tasks.models.language.model import ModelSpec
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import bootstrap_interval
-from tasks.scoring.metrics import absolute_error, is_hit, measure
+from tasks.scoring.metrics import absolute_error, hit_dollars, is_hit, measure
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
 from tasks.tracking.registry import expected
@@ -208,7 +208,7 @@ def _metric_lines(found: Exported, figures: dict[str, float | None]) -> list[tup
     inside = (answers.low <= truth) & (truth <= answers.high)
     per_item = {
         "mae": ("mean absolute error", "${:.2f}", absolute_error(truth, answers.price)),
-        "hits": ("within $40 or 20%", "{:.0%}", np.where(gaps, np.nan, is_hit(truth, answers.price))),
+        "hits": (f"within {_within(truth)}", "{:.0%}", np.where(gaps, np.nan, is_hit(truth, answers.price))),
         "coverage": ("inside the 80% interval", "{:.0%}", np.where(np.isnan(answers.low), np.nan, inside)),
     }
     lows, highs = bootstrap_interval(np.stack([values for *_, values in per_item.values()]), seed=0)
@@ -217,6 +217,10 @@ def _metric_lines(found: Exported, figures: dict[str, float | None]) -> list[tup
         for (key, (name, form, _)), low, high in zip(per_item.items(), lows, highs, strict=True)
         if figures[key] is not None
     ]
+
+
+def _within(truth: np.ndarray) -> str:
+    return "$40 or 20%" if hit_dollars(truth) else "20%"
 
 
 def _bases(folder: Path) -> list[str]:

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import binomtest
 
+from tasks.data.prices import rounded
 from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.comparisons import bootstrap_interval
-from tasks.scoring.metrics import HIT_DOLLARS, HIT_SHARE, absolute_error, is_hit
+from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit
 from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount
 
 if TYPE_CHECKING:
-    from tasks.report.board import Leaderboard
+    from tasks.data.prices import rounded
+from tasks.report.board import Leaderboard
 
 MAX_POINTS = 2_000  # more dots than this hide each other and make the page slow
 LONG_BAR = 2.0  # a bar beyond so many times the middle one is cut, or it would flatten all the others
@@ -112,7 +114,7 @@ def scatter(board: Leaderboard, models: list[str]) -> dict[str, Any]:
         return np.round(100 * np.sqrt(np.clip(value, 0, top) / top), 2)
 
     line = top * np.linspace(0, 1, 60) ** 2
-    reach = np.maximum(HIT_DOLLARS, HIT_SHARE * line)
+    reach = np.maximum(hit_dollars(truth), HIT_SHARE * line)
     edge = [*zip(line, line + reach, strict=True), *zip(line[::-1], (line - reach)[::-1], strict=True)]
     ticks: list[float] = []
     for tick in sorted(m * 10.0**power for power in range(-2, 7) for m in (1, 2.5, 5)):
@@ -132,7 +134,7 @@ def scatter(board: Leaderboard, models: list[str]) -> dict[str, Any]:
             "truth": truth.tolist(),
             "guesses": guesses,
             "top": top,
-            "hit": [HIT_DOLLARS, HIT_SHARE],
+            "hit": [hit_dollars(truth), HIT_SHARE],
             "affixes": amount(1, board.unit, "g").split("1"),
         },
     }
@@ -261,4 +263,4 @@ def _floats(values: Sequence[float | None]) -> np.ndarray:
 
 
 def _plain(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else round(float(value), 2)
+    return None if value is None or math.isnan(value) else rounded(float(value))

@@ -23,7 +23,7 @@ from tasks.report.headline import headline
 from tasks.report.tables import GENERATED, columns, in_order, leader_of, marks, outcome
 from tasks.scoring.checkpoint_choice import choice
 from tasks.scoring.comparisons import FLOOR
-from tasks.scoring.metrics import HIT_DOLLARS, HIT_SHARE
+from tasks.scoring.metrics import HIT_SHARE, hit_dollars
 from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount
 
@@ -61,7 +61,9 @@ def picture(board: Leaderboard) -> dict[str, Any]:
     first, sentences = headline(rows, board.unit)
     page: dict[str, Any] = {"board": board, "rows": rows, "columns": columns(rows), "leader": leader_of(rows)}
     page |= {"headline": first, "sentences": sentences, "bars": figures.bars(rows), "models": models}
-    page["folded"] = folded(rows)
+    page["folded"], dollars = folded(rows), hit_dollars([item["price"] for item in board.items])
+    within = [amount(dollars, board.unit, "g")] if dollars else []
+    page["HIT"] = f"less than {' or '.join([*within, f'{HIT_SHARE:.0%} of the price'])} off"
     page["curve"] = figures.curve_points(board.curve) if board.curve else None
     page["choice"] = choice(board.curve, board.unit) if board.curve else None
     page |= dict.fromkeys(("scatter", "running", "groups", "calibration", "quantiles", "items"))
@@ -114,7 +116,6 @@ def _environment(unit: str) -> Environment:
         amount=lambda value, digits=None: amount(value, unit, digits),
         sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     )
-    hit = f"less than {amount(HIT_DOLLARS, unit, 'g')} or {HIT_SHARE:.0%} of the price off"
-    names: dict[str, Any] = {"GENERATED": GENERATED, "MAX_TEXT": MAX_TEXT, "HIT": hit, "EXPECTED": figures.EXPECTED}
+    names: dict[str, Any] = {"GENERATED": GENERATED, "MAX_TEXT": MAX_TEXT, "EXPECTED": figures.EXPECTED}
     environment.globals.update(names)
     return environment

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from tasks.scoring.comparisons import FLOOR
 from tasks.scoring.rows import CONTRACT, Row
-from tasks.scoring.wording import duration, escaped, interval, p_text
+from tasks.scoring.wording import duration, escaped, figure, interval, p_text
 
 GENERATED = "Generated data: made up by a program, not a statement about real products."
 SYMBOLS = {"champion": "★ champion", "challenger": "▲ challenger", "best_checkpoint": "◆ best checkpoint"}
@@ -55,7 +55,7 @@ class Column(NamedTuple):
 def _number(key: str, form: str) -> Callable[[Row], str]:
     def text(row: Row) -> str:
         value = row.number(key)
-        return "" if value is None else format(value, form)
+        return "" if value is None else figure(value, form)
 
     return text
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import SIGNIFICANCE, compare
-from tasks.scoring.wording import amount, escaped, interval, span
+from tasks.scoring.wording import amount, escaped, figure, interval, span
 from tasks.tracking.runs import Candidate
 
 
@@ -101,8 +101,8 @@ def curve_table(checkpoints: Sequence[Checkpoint], unit: str = "$") -> str:
     lines = [headings, ["---", *["---:"] * 4]]
     for one in checkpoints:
         mark = "◆ " if one.chosen else ""
-        behind = "" if one.chosen or one.difference is None else f"{one.difference:+.2f}"
-        mae = "" if one.mae is None else f"{one.mae:.2f}"
+        behind = "" if one.chosen or one.difference is None else figure(one.difference, "+.2f")
+        mae = "" if one.mae is None else figure(one.mae, ".2f")
         figures = mae, interval(one.mae_low, one.mae_high, ".1f"), behind, f"{one.n:,}"
         lines.append([f"{mark}{escaped(one.label)}", *figures])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

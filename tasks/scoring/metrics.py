@@ -39,7 +39,12 @@ def absolute_error(truth: ArrayLike, guess: ArrayLike) -> Array:
 def is_hit(truth: ArrayLike, guess: ArrayLike) -> NDArray[np.bool_]:
     """Whether each guess is less than $40 or less than 20% of the truth away; False where the guess is NaN."""
     error = absolute_error(truth, guess)
-    return (error < HIT_DOLLARS) | (error < HIT_SHARE * np.asarray(truth, dtype=float))
+    return (error < hit_dollars(truth)) | (error < HIT_SHARE * np.asarray(truth, dtype=float))
+
+
+def hit_dollars(truth: ArrayLike) -> float:
+    """The $40 of a hit, which count only where most prices are higher: of screws, every guess would be one."""
+    return HIT_DOLLARS if np.size(truth) and np.median(np.asarray(truth, dtype=float)) > HIT_DOLLARS else 0.0
 
 
 def _of_prices(function: Callable[[Array, Array], Any]) -> Callable[[Array, Predictions], float]:
@@ -86,13 +91,18 @@ def _crps(truth: Array, predictions: Predictions) -> float:
     return float(predictions.distribution.crps(truth).mean())
 
 
+def _hits(truth: Array, predictions: Predictions) -> float:
+    given = ~np.isnan(predictions.price)  # which dollars count is a question of all prices, not of those answered
+    return float(is_hit(truth, predictions.price)[given].mean()) if given.any() else math.nan
+
+
 METRICS: dict[str, Metric] = {
     "mae": Metric(_of_prices(lambda truth, guess: np.mean(np.abs(guess - truth))), False),
     "median_ae": Metric(_of_prices(lambda truth, guess: np.median(np.abs(guess - truth))), False),
     "rmse": Metric(_of_prices(lambda truth, guess: np.sqrt(np.mean((guess - truth) ** 2))), False),
     "rmsle": Metric(_of_prices(_rmsle), False),
     "r2": Metric(_of_prices(_r2), True),
-    "hits": Metric(_of_prices(lambda truth, guess: np.mean(is_hit(truth, guess))), True),
+    "hits": Metric(_hits, True),
     "unparsable": Metric(_unparsable, False),
     "coverage": Metric(_coverage, None),  # of the 80% intervals, so 0.8 is best
     "width": Metric(_width, False),

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
+
+SMALL = 0.095  # dollars and less need more digits than cents
 
 
 def amount(value: float, unit: str, digits: str | None = None) -> str:
     """A price with its unit: $38.42, $1,250, 12.30 kg; digits is a format for the number."""
-    number = format(abs(value), digits or (",.0f" if abs(value) >= 1000 else ".2f"))
+    number = figure(abs(value), digits or (",.0f" if abs(value) >= 1000 else ".2f"))
     before, after = (unit, "") if len(unit) == 1 and not unit.isalpha() else ("", f" {unit}")
     return f"{'-' if value < 0 else ''}{before}{number}{after}"
+
+
+def figure(value: float, form: str) -> str:
+    """A figure in a format with fixed digits; one too small for them gets three significant ones: 0.0042, not 0.00."""
+    if form.endswith("f") and 0 < abs(value) < SMALL:
+        return format(value, f"{'+' if '+' in form else ''}.{2 - math.floor(math.log10(abs(value)))}f").rstrip("0")
+    return format(value, form)
 
 
 def p_text(p_value: float) -> str:
@@ -24,7 +34,7 @@ def span(low: float | None, high: float | None, unit: str) -> str:
 
 def interval(low: float | None, high: float | None, form: str, to: str = " to ") -> str:
     """The ends of an interval; nothing where there is none."""
-    return "" if low is None or high is None else f"{low:{form}}{to}{high:{form}}"
+    return "" if low is None or high is None else f"{figure(low, form)}{to}{figure(high, form)}"
 
 
 def duration(seconds: float | None) -> str:

@@ -79,3 +79,17 @@ def test_a_wide_terminal_shows_more(board):
     text = text_of(leaderboard_table(board.rows, wide=True), 140)
     assert "Median error" in text and "ms per item" in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 140
+
+
+def test_small_errors_keep_their_digits():
+    """Of screws that cost a tenth of a cent, an error is not 0.00 and an interval not 0.0 to 0.0."""
+    ends = {
+        "mae_low": 0.00123,
+        "mae_high": 0.0061,
+        "difference": 0.0004,
+        "difference_low": -0.0002,
+        "difference_high": 0.001,
+    }
+    rows = [row("ridge", 0.0042, 1, **ends), row("constant", 12.5, 2, 12.4, 0.001)]
+    text = as_markdown(rows)
+    assert "0.0042" in text and "0.00123\u20130.0061" in text and "12.50" in text and "| 0.00 |" not in text

@@ -112,6 +112,14 @@ def test_a_hit_is_within_forty_dollars_or_a_fifth():
     assert measure(truth, guess)["hits"] == pytest.approx(3 / 5)
 
 
+def test_forty_dollars_are_no_hit_among_prices_of_cents():
+    """Where most prices are below $40, only the share of the price counts; answers that are missing change nothing."""
+    truth = [0.004, 0.02, 0.5, 90.0]
+    assert is_hit(truth, [0.0045, 0.03, 0.7, 91.0]).tolist() == [True, False, False, True]
+    dear = [100.0, 120.0, 5.0, 4.0, 80.0]
+    assert measure(dear, [NAN, NAN, 20.0, 90.0, NAN])["hits"] == pytest.approx(1 / 2)
+
+
 def test_a_guess_below_zero_counts_as_zero_in_rmsle_only():
     """A linear model's negative guess gives a number, not NaN."""
     assert measure([9.0], [-5.0])["rmsle"] == pytest.approx(math.log(10))

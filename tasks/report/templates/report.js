@@ -3,7 +3,7 @@ const plot = document.getElementById("scatter"), tip = document.getElementById("
 const dots = [...document.querySelectorAll("#dots circle")], order = [...dots.keys()].sort((a, b) => data.truth[a] - data.truth[b]);
 let at = -1;
 const money = (x) => (x < 0 ? "-" : "") + data.affixes[0]
-  + (Math.abs(x) < 1000 ? Math.abs(x).toFixed(2) : Math.round(Math.abs(x)).toLocaleString("en")) + data.affixes[1];
+  + (Math.abs(x) < 0.095 && x ? String(Number(Math.abs(x).toPrecision(3))) : Math.abs(x) < 1000 ? Math.abs(x).toFixed(2) : Math.round(Math.abs(x)).toLocaleString("en")) + data.affixes[1];
 const guessOf = (i) => data.guesses[pick.value][i];
 const isHit = (i) => Math.abs(guessOf(i) - data.truth[i]) < Math.max(data.hit[0], data.hit[1] * data.truth[i]);
 const height = (guess) => 100 - 100 * Math.sqrt(Math.min(Math.max(guess, 0), data.top) / data.top);
