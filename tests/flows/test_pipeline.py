@@ -130,7 +130,7 @@ def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finis
 def test_the_champion_prices_a_text_in_a_new_process(finished: Finished) -> None:
     """Loaded by its alias with nothing but MLflow, from another folder, it gives the price the command line gives."""
     code = (
-        "import mlflow, json; champion = mlflow.pyfunc.load_model('models:/pricewright@champion');"
+        "import mlflow, json; champion = mlflow.pyfunc.load_model('models:/pricewright-sample@champion');"
         "print(json.dumps(champion.predict(['Steel kettle, pack of 2']).to_dict('records')))"
     )
     uri = finished.overrides[0].partition("=")[2]
