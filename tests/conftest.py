@@ -25,7 +25,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # again for longer (Prefect's server says 503 where its database is busy).
 os.environ |= {
     "PREFECT_API_REQUEST_TIMEOUT": "600",
-    "PREFECT_CLIENT_MAX_RETRIES": "30",
+    "PREFECT_CLIENT_MAX_RETRIES": "8",  # each after twice the pause of the one before, nine minutes in all
     "PREFECT_SERVER_DATABASE_TIMEOUT": "300",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "300",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "900",

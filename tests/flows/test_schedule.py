@@ -91,6 +91,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> Iterator[Site]:
     from prefect.client.orchestration import get_client
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     folder = tmp_path_factory.mktemp("site")
@@ -101,6 +103,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> Iterator[Sit
         with temporary_settings({PREFECT_API_URL: site.address}), get_client(sync_client=True) as site.client:
             deploy(SMOKE, site.overrides, site.port, work=False)
             yield site
+            # While the server is there: what they have left they would send when this process ends, again and again.
+            APILogWorker.drain_all()
+            EventsWorker.drain_all()
     finally:
         site.stop()
 
