@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from tasks.scoring.checkpoint_choice import chosen, curve, with_losses
 from tasks.scoring.comparisons import FLOOR, beside_person, compare
 from tasks.scoring.contest import Contest, truth
 from tasks.scoring.record import PREDICTIONS, Record
-from tasks.scoring.roles import estimated_errors
+from tasks.scoring.roles import estimated_errors, mean_error
 from tasks.scoring.rows import Row, predictions_table, row_of
 from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode
 from tasks.tracking.stages import stage
@@ -236,7 +237,7 @@ def predict(contest: Contest, entry: Candidate) -> None:
         parts = [("validation", roles.first), ("blend", roles.blend), ("selection", roles.sampled)]
     parts.append(("test", contest.test_items))
     for part, items in parts:
-        if part in ("validation", "test") or contest.promising(entry.name):
+        if items and (part in ("validation", "test") or contest.promising(entry.name)):
             ask = functools.partial(_best_possible, contest, items) if entry.kind == FLOOR else None
             contest.answer(entry, part, items, ask or functools.partial(_ask, load, items))
 
@@ -261,7 +262,8 @@ def blend(contest: Contest, entries: Sequence[Candidate]) -> Candidate:
         for entry in entries
         if entry.kind in SERVABLE
         and contest.promising(entry.name)
-        and contest.errors(entry.name, roles.blend) is not None
+        and (errors := contest.errors(entry.name, roles.blend)) is not None
+        and not np.isnan(errors).any()
     }
     if len(members) < 2 or len(roles.blend) < MIN_BLEND:
         reason = f"it takes two models that beat a constant price and {MIN_BLEND} validation items to weigh them on; "
@@ -320,8 +322,8 @@ def compare_all(contest: Contest, entries: Sequence[Candidate]) -> list[Row]:
     return rows
 
 
-def _estimates(contest: Contest, entries: Sequence[Candidate]) -> dict[str, float]:
-    """The error on validation, in dollars, of each model that may be the challenger."""
+def _estimates(contest: Contest, entries: Sequence[Candidate]) -> dict[str, tuple[int, float]]:
+    """Of each model that may be the challenger: the items it left without a price, and its error, on validation."""
 
     def errors_of(names: Sequence[str], items: Sequence[Item]) -> dict[str, np.ndarray]:
         return {name: errors for name in names if (errors := contest.errors(name, items)) is not None and len(errors)}
@@ -329,22 +331,23 @@ def _estimates(contest: Contest, entries: Sequence[Candidate]) -> dict[str, floa
     names = [entry.name for entry in entries if entry.kind in SERVABLE and entry.status == "ran"]
     whole = errors_of(names, contest.roles.selection)
     sampled = errors_of([name for name in names if name not in whole], contest.roles.sampled)
-    if whole or sampled:
-        return estimated_errors(whole, sampled)
-    return {name: float(np.nanmean(errors)) for name, errors in errors_of(names, contest.roles.first).items()}
+    if not whole and not sampled:
+        sampled = errors_of(names, contest.roles.first)
+    unpriced = {name: int(np.isnan(errors).sum()) for name, errors in (whole | sampled).items()}
+    return {name: (unpriced[name], error) for name, error in estimated_errors(whole, sampled).items()}
 
 
 def keep(contest: Contest, rows: list[Row], entries: Sequence[Candidate]) -> None:
     """Name the challenger by validation, and keep it all with the run."""
     estimates = _estimates(contest, entries)
-    answered = {name: error for name, error in estimates.items() if error == error}
-    best = min(answered or estimates, key=lambda name: estimates[name], default=None)
+    best = min(estimates, key=estimates.__getitem__, default=None)
     first = {row.model: contest.errors(row.model, contest.roles.first) for row in rows}
-    screened = {name: float(np.nanmean(errors)) for name, errors in first.items() if errors is not None and len(errors)}
+    screened = {name: mean_error(errors) for name, errors in first.items() if errors is not None and len(errors)}
+    judged = {name: error for name, (_, error) in estimates.items()}
     record = Record(
         rows=rows,
         curve=contest.curve,
-        validation={name: error for name, error in (screened | answered).items() if error == error},
+        validation={name: error for name, error in (screened | judged).items() if math.isfinite(error)},
         challenger=next((row.model_id for row in rows if row.model == best), None),
         best_checkpoint=chosen(contest.curve).model_id if contest.curve else None,
         dataset=contest.dataset,

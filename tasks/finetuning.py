@@ -53,7 +53,11 @@ ASKING_CODE = frozenset(
         *("tasks.models.language.price_distribution", "tasks.models.language.price_trie"),
     )
 )
+# With patience the answers decide when the training ends; of the scoring this still comes after it.
+AFTERWARDS = frozenset(f"tasks.scoring.{module}" for module in ("checkpoint_choice", "comparisons", "wording"))
 COMPARABLES_CODE = frozenset({"tasks.models.language.retrieval", "tasks.models.terms", "tasks.models.estimator_files"})
+LIBRARIES = ("trl", "peft", "accelerate")
+COMPARABLES_LIBRARIES = ("scikit-learn", "scipy", "rensa")
 NOT_AVERAGED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
 
 
@@ -85,13 +89,13 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
     """
     conf = experiment.finetune
     patient = conf.patience is not None
-    without = {"tasks.scoring"} if patient else {"tasks.scoring", *ASKING_CODE}
+    without = AFTERWARDS if patient else {"tasks.scoring", *ASKING_CODE}
     asking = {"average"} if patient else ASKING
     return digest(
         {
             "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys(asking, True)),
             "base": base_model.base_model_digest_parts(conf),
-            "libraries": versions("trl", "peft", "accelerate"),
+            "libraries": versions(*LIBRARIES, *(COMPARABLES_LIBRARIES if conf.prompt.comparables else ())),
             "seed": experiment.seed,
             "dataset": dataset.digest,
             "code": code_digest(

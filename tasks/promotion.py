@@ -16,7 +16,7 @@ from tasks.config.experiment import Experiment
 from tasks.data.items import Item
 from tasks.data.splits import Dataset, items_digest, read_split
 from tasks.digests import digest
-from tasks.errors import UserError
+from tasks.errors import ModelGoneError, UserError
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import Comparison, paired_comparison
@@ -39,7 +39,7 @@ from tasks.tracking.stages import once, trained_on, whole_splits
 from tasks.tracking.store import model_folder
 
 MIN_UNSEEN = 50  # test items that the incumbent does not know from its training: fewer cannot tell
-MOST_RESAMPLES = 2_000_000
+MOST_RESAMPLES = 2_000_000  # the least p-value is one in a million
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def _apply(experiment: Experiment, record: Record, decision: Decision, run_id: s
 
 
 def spent_alpha(alpha: float, look: int) -> float:
-    """The level of the look of this number, 1 and up, at one test set: all looks together err with at most `alpha`.
+    """The level of the look of this number, 1 and up: all looks together err with at most `alpha`.
 
-    A fixed test set that is looked at every night would crown a false champion some night. The levels alpha / (k (k +
-    1)) add up to alpha over any number of looks (alpha spending, Lan and DeMets 1983, with Bonferroni's bound).
+    Test items that are looked at every night would crown a false champion some night. The levels alpha / (k (k + 1))
+    add up to alpha over any number of looks (alpha spending, Lan and DeMets 1983, with Bonferroni's bound).
     """
     return alpha / (look * (look + 1))
 
@@ -126,11 +126,11 @@ class Duel:
         items = read_split(self.record.whole_dataset(self.experiment), "test")
         try:
             theirs = self.answers(incumbent, items)
-        except (OSError, UserError, ValueError) as error:
-            reason = (
-                f"the incumbent can no longer be asked ({str(error).splitlines()[0]}), so {self.names[challenger]} "
-            )
-            return self._crowned(f"{reason}takes its place")
+        except (FileNotFoundError, ModelGoneError) as error:
+            gone = f"the incumbent can no longer be asked ({str(error).splitlines()[0]})"
+            return self._crowned(f"{gone}, so {self.names[challenger]} takes its place")
+        except (OSError, UserError) as error:  # a full disk, a server that is down: tomorrow it may be there again
+            return self._undecided(f"it cannot be asked now ({str(error).splitlines()[0]})")
         unseen = self._unseen(items)
         if unseen is None:
             return self._undecided("what it was trained on is gone, so it is not known which test items are new to it")
@@ -161,19 +161,25 @@ class Duel:
         return self._undecided(f"{told}, and {MIN_UNSEEN} are needed to compare it with {self.names[self.challenger]}")
 
     def _tested(self, items: Sequence[Item], theirs: np.ndarray, unseen: np.ndarray) -> Decision:
-        seen = [item for item, kept in zip(items, unseen, strict=True) if kept]
-        number, look = self._look(seen)
+        prices = theirs, self.answers(self.challenger, items)
+        both = unseen & ~np.isnan(prices).any(axis=0)
+        if both.sum() < MIN_UNSEEN:
+            told = f"only {both.sum()} of the {unseen.sum()} test items that are new to it have a price from both"
+            return self._undecided(f"{told} models, and {MIN_UNSEEN} are needed")
+        number, look = self._look([item for item, kept in zip(items, both, strict=True) if kept])
         alpha = spent_alpha(self.experiment.promote.alpha, number)
-        truth = np.array([item.price for item in items])
-        losses = [absolute_error(truth, prices)[unseen] for prices in (theirs, self.answers(self.challenger, items))]
         needed = math.ceil(40 / alpha)  # resamples, so that the test can reach so small a level
-        result = paired_comparison(
-            *losses,
-            seed=self.experiment.seed,
-            resamples=min(max(self.experiment.evaluate.resamples, needed), MOST_RESAMPLES),
-        )
+        resamples = min(max(self.experiment.evaluate.resamples, needed), MOST_RESAMPLES)
+        if 2 / (1 + resamples) >= alpha:
+            return self._undecided(
+                f"look {number} would be held to level {alpha:.2g}, which no test can reach. Set promote.name to "
+                "another name, with test items that were not looked at before"
+            )
+        truth = np.array([item.price for item in items])
+        losses = [absolute_error(truth, answers)[both] for answers in prices]
+        result = paired_comparison(*losses, seed=self.experiment.seed, resamples=resamples)
         wins = result.difference < 0 and result.p_value < alpha
-        reason = self._told(result, wins, alpha, number, len(items))
+        reason = self._told(result, wins, alpha, number) + _left_out(unseen, both)
         tags = {"decision": reason, "incumbent": self.incumbent, "challenger": self.challenger}
         tags |= _numbers(result, alpha, number)
         if wins:
@@ -181,19 +187,21 @@ class Duel:
         return Decision(str(self.incumbent), self.challenger, reason, tags, look)
 
     def _look(self, items: Sequence[Item]) -> tuple[int, str]:
-        """The number of this look at these items, and its name; asked again, it is the same look."""
-        tested = items_digest(items)
-        name = f"{tested}.{digest([self.incumbent, self.challenger])}"
-        before = looks(self.experiment, tested)
+        """The number of this look and its name; asked again, it is the same look.
+
+        All looks for one registered model count, whatever they looked at: test items that grow by one a night are
+        nearly the same items, and would else be looked at for the first time every night.
+        """
+        name = digest([items_digest(items), self.incumbent, self.challenger])
+        before = looks(self.experiment)
         return (before.index(name) if name in before else len(before)) + 1, name
 
-    def _told(self, result: Comparison, wins: bool, alpha: float, number: int, items: int) -> str:
+    def _told(self, result: Comparison, wins: bool, alpha: float, number: int) -> str:
         span = f"{result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f}), p = {result.p_value:.3g}"
         verb = "beats" if wins else "does not beat"
-        known = f", {items - result.n} more left out since the incumbent knows them" if result.n < items else ""
         return (
             f"{self.names[self.challenger]} {verb} the incumbent: {span}, at level {alpha:.3g} of look {number}; "
-            f"{result.n} items{known}"
+            f"{result.n} items"
         )
 
     def _crowned(self, reason: str) -> Decision:
@@ -209,8 +217,9 @@ class Duel:
         """The test prices [n] of a model: from this evaluation, from what it kept, or made now (and kept, if asked to).
 
         Raises:
-            OSError: its files are gone.
-            UserError: its base model is gone or has changed.
+            FileNotFoundError: its files are gone.
+            ModelGoneError: its base model is gone or has changed.
+            UserError: its base model cannot be reached.
         """
         if model_id in self.names:
             frame = pq.read_table(self.run.artifact(PREDICTIONS)).to_pandas()
@@ -224,6 +233,12 @@ class Duel:
         if self.keep:
             return score(self.run, model_id, items, ask, dataset=self.record.dataset, split="test").price
         return (recall(self.run, model_id, "test", items) or ask()).price
+
+
+def _left_out(unseen: np.ndarray, both: np.ndarray) -> str:
+    known, unpriced = int((~unseen).sum()), int((unseen & ~both).sum())
+    told = f", {known} more left out since the incumbent knows them" if known else ""
+    return told + (f", {unpriced} since one of the two gave them no price" if unpriced else "")
 
 
 def _numbers(result: Comparison, alpha: float, look: int) -> dict[str, Any]:

@@ -260,7 +260,7 @@ class Evaluate(Section):
     """Who else is on the leaderboard, and how figures get their uncertainty."""
 
     blend_items: int = Field(128, ge=0, description="validation items that the blend of all models is fitted on")
-    resamples: Annotated[int, Field(ge=100)] = Field(10_000, description="bootstrap and permutation resamples")
+    resamples: Annotated[int, Field(ge=100)] = Field(10_000, description="bootstrap resamples")
     machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
     human: str | None = Field(None, description="a sheet of `pricewright human`, filled in")
     recorded: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
@@ -283,7 +283,7 @@ class Promote(Section):
     name: str | None = Field(
         None, pattern="^[^/:'\"]+$", description="the registered model; pricewright-<name of the dataset> by default"
     )
-    alpha: float = Field(0.05, gt=0, lt=1, description="spent over all looks at one test set")
+    alpha: float = Field(0.05, gt=0, lt=1, description="spent over all looks at test items for one registered model")
 
 
 class Tracking(Section):

@@ -241,7 +241,8 @@ def compare(
     """The figures of a leaderboard: truth [n], predictions or prices [n] of each model, and its kind -> its figures.
 
     The leader's own difference is 0 and its p-value None. A row that covers some items only is compared on those, with
-    all complete ones: its p-value is corrected for the number of such rows (Bonferroni).
+    all complete ones: its p-value is corrected for the number of such rows (Bonferroni). One item tells nothing, and
+    the p-value is then 1.
 
     Raises:
         ValueError: there is nothing to compare, or prices are of a wrong length or not finite.
@@ -302,9 +303,12 @@ def _p_values(losses: dict[str, Array], seed: int, resamples: int) -> dict[str, 
     whole = {model: row for model, row in losses.items() if not np.isnan(row).any()}
     together = confidence_set(np.stack(list(whole.values())), seed=seed, resamples=resamples)
     found: dict[str, float | None] = dict(zip(whole, map(float, together), strict=True))
-    parts = {model: row for model, row in losses.items() if model not in whole and (~np.isnan(row)).sum() > 1}
-    for model, row in parts.items():
-        shared = ~np.isnan(row)
+    parts = {model: ~np.isnan(row) for model, row in losses.items() if model not in whole}
+    for model, shared in parts.items():
+        if shared.sum() < 2:
+            found[model] = 1.0
+            continue
+        row = losses[model]
         stacked = np.stack([row[shared], *(other[shared] for other in whole.values())])
         found[model] = min(1.0, len(parts) * float(confidence_set(stacked, seed=seed, resamples=resamples)[0]))
     return found

@@ -1,11 +1,8 @@
-"""How good a set of guesses is, how certain that is, and who ranks where.
+"""How good a set of guesses is: every figure, of which `mae` is what models are chosen and ranked by.
 
 Truth and guesses are prices in US dollars, one per item. A NaN guess means that the model was not asked about that item
 (a person who priced fifty items, a recorded run of some of them) or gave no price: every figure is over the items a
 model covers.
-
-Uncertainty comes from the test items alone: percentile bootstrap intervals (Efron 1979), paired sign-flip permutation
-tests against the leader (Fisher 1935), and Holm's correction for having made many of them (Holm 1979).
 """
 
 import math

@@ -12,6 +12,7 @@ Test items serve for one thing only: the figures of the leaderboard, once for ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,8 +40,8 @@ class Roles:
         """Deal out the validation items of a dataset, by the hash of their ids.
 
         Each role gets what the conf asks for, but at most a quarter of all, so that few items are shared fairly; what
-        is left is for the selection. Which items are `first` depends on `finetune.score_items` alone, so that no other
-        change makes checkpoints be scored again.
+        is left is for the selection. Of one to three items the first one is `first`. Which items are `first` depends on
+        `finetune.score_items` alone, so that no other change makes checkpoints be scored again.
         """
         conf = experiment.finetune
         items = sample(read_split(dataset, "validation"), None, experiment.seed)
@@ -52,9 +53,15 @@ class Roles:
         share = len(items) // 4
         dealt, start = {}, 0
         for role, count in wanted.items():
-            dealt[role] = items[start : start + min(count, share)]
+            least = 1 if role == "first" else 0
+            dealt[role] = items[start : start + max(min(count, share), least)]
             start += len(dealt[role])
         return cls(**dealt, selection=items[start:], sampled=items[start : start + conf.score_items])
+
+
+def mean_error(errors: np.ndarray) -> float:
+    """The mean of absolute errors [n] over the items that have a price; infinite where none has one."""
+    return math.inf if np.isnan(errors).all() else float(np.nanmean(errors))
 
 
 def estimated_errors(whole: Mapping[str, np.ndarray], sampled: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -65,9 +72,10 @@ def estimated_errors(whole: Mapping[str, np.ndarray], sampled: Mapping[str, np.n
     it on the sample (the difference estimator of survey sampling, Cochran 1977): what chance made hard in the sample is
     hard for both.
     """
-    estimates = {name: float(errors.mean()) for name, errors in whole.items()}
-    reference = min(estimates, key=estimates.__getitem__, default=None)
+    estimates = {name: mean_error(errors) for name, errors in whole.items()}
+    complete = [name for name, errors in whole.items() if not np.isnan(errors).any()]
+    reference = min(complete, key=estimates.__getitem__, default=None)
     for name, errors in sampled.items():
         beside = 0.0 if reference is None else whole[reference].mean() - whole[reference][: len(errors)].mean()
-        estimates[name] = float(errors.mean() + beside)
+        estimates[name] = mean_error(errors) + beside
     return estimates

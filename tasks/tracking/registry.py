@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, BEST_CHECKPOINT = "champion", "best-checkpoint"
-LOOK = "pricewright.look."  # tag of the registered model, for each comparison at a set of test items
+LOOK = "pricewright.look."  # tag of the registered model, for each comparison at test items
 CHALLENGER = "challenger"  # the one that last met the champion and did not beat it
 
 
@@ -76,17 +76,17 @@ def _is_ours(version: ModelVersion) -> bool:
     return version.tags.get(LAYOUT_TAG) == LAYOUT
 
 
-def looks(experiment: Experiment, tested: str) -> list[str]:
-    """The names of the comparisons at a set of test items, `<tested>.<pair>`, in the order they were made."""
+def looks(experiment: Experiment) -> list[str]:
+    """The names of the comparisons with the champion at test items, in the order they were made."""
     found = connect(experiment).search_registered_models(f"name = '{experiment.registered_model}'")
     tags = dict(found[0].tags) if found else {}
-    made = {key.removeprefix(LOOK): int(number) for key, number in tags.items() if key.startswith(f"{LOOK}{tested}.")}
+    made = {key.removeprefix(LOOK): int(number) for key, number in tags.items() if key.startswith(LOOK)}
     return sorted(made, key=made.__getitem__)
 
 
 def note_look(experiment: Experiment, look: str) -> None:
-    """Remember a comparison, so that the next one at the same items knows of it."""
-    before = looks(experiment, look.partition(".")[0])
+    """Remember a comparison, so that the next one knows of it."""
+    before = looks(experiment)
     if look not in before:
         client = connect(experiment)
         client.set_registered_model_tag(experiment.registered_model, f"{LOOK}{look}", str(len(before) + 1))

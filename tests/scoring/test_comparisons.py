@@ -242,3 +242,16 @@ def test_compare_refuses_what_it_cannot_score(guess: list[float], message: str) 
     """A wrong length or an infinite price is an error that names the model."""
     with pytest.raises(ValueError, match=f"ridge: .*{message}"):
         compare([1.0, 2.0], {"ridge": guess}, {"ridge": "baseline"}, seed=0, resamples=100)
+
+
+def test_a_model_that_answered_one_item_does_not_lead() -> None:
+    """It is not shown to be worse, and shares the first rank; the leader is one that answered all."""
+    truth, random = prices(7, 200)
+    good, poor = noisy(truth, random, 0.2), noisy(truth, random, 0.9)
+    one = np.where(np.arange(200) == 5, truth, NAN)
+    found = compare(
+        truth, {"one": one, "good": good, "poor": poor}, dict.fromkeys(("one", "good", "poor"), "baseline"), seed=0
+    )
+    assert (found["one"].rank, found["one"].p_value) == (1, 1.0)
+    assert found["good"].p_value is None and found["good"].rank == 1
+    assert found["poor"].rank == 3

@@ -30,7 +30,7 @@ def test_no_item_serves_twice_and_none_is_left_over(
     assert sorted(served) == sorted(map(str, range(count)))
     assert [item.id for item in dealt.sampled] == [item.id for item in dealt.selection][: len(dealt.sampled)]
     assert bool(dealt.temperature) == (temperature == "fit" and count >= 4)
-    assert len(dealt.selection) >= count // 4
+    assert len(dealt.selection) >= count // 4 and bool(dealt.first) == bool(count)
 
 
 def test_each_role_gets_what_the_conf_asks_for_where_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +50,11 @@ def test_a_sample_is_judged_beside_the_model_that_answered_all() -> None:
     found = estimated_errors({"ridge": ridge, "constant": ridge + 30}, {"tuned": ridge[:50] - 5})
     assert found["tuned"] == pytest.approx(found["ridge"] - 5) and found["constant"] == pytest.approx(ridge.mean() + 30)
     assert estimated_errors({}, {"base": np.array([1.0, 3.0])}) == {"base": 2.0}
+
+
+def test_items_without_a_price_are_left_out_of_an_error() -> None:
+    """Also on the sample; a model without any price is infinitely far off; none is judged beside one with gaps."""
+    nan, ridge = np.nan, np.array([10.0, 20.0, 30.0, 40.0])
+    found = estimated_errors({"ridge": ridge, "gaps": np.array([nan, 1.0, 1.0, 1.0])}, {"tuned": np.array([nan, 15.0])})
+    assert found == {"ridge": 25.0, "gaps": 1.0, "tuned": 15.0 + 25.0 - 15.0}
+    assert estimated_errors({}, {"silent": np.array([nan, nan])}) == {"silent": np.inf}

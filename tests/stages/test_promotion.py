@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
+import numpy as np
 import pytest
 
+from tasks import promotion
 from tasks.baselines import fit_baselines
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.catalogue import generate
+from tasks.data.items import Item
+from tasks.data.splits import Part
+from tasks.errors import ModelGoneError, UserError
 from tasks.evaluation import evaluate
-from tasks.promotion import MIN_UNSEEN, Champion, promote, spent_alpha
+from tasks.promotion import MIN_UNSEEN, Champion, Duel, promote, spent_alpha
+from tasks.scoring.contest import Contest
 from tasks.tracking.registry import CHAMPION, version_of
-from tasks.tracking.runs import MODEL_ID, candidate
+from tasks.tracking.runs import MODEL_ID, Candidate, candidate
 from tasks.tracking.store import connect, local_path
 
 QUICK = ["finetune.enabled=false", "evaluate.api=[]", "evaluate.resamples=200", "data.source=files", "data.near=null"]
@@ -68,6 +76,83 @@ def test_grown_data_are_compared_on_the_items_that_are_new(night: Callable) -> N
     assert third.decision.endswith("items") and looked["look"] == "2" and looked["alpha"] == "0.008333"
     assert night("basic_features,constant", 900)[1].model == third.model
     assert version_of(experiment, CHAMPION).tags["look"] == "2"
+    _, fewer = night("random", 890)
+    assert "of look 3" in fewer.decision  # test items that are nearly the same are no reason to count anew
+
+
+def test_a_test_that_cannot_decide_leaves_the_incumbent(night: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a model left most items without a price, or where no p-value could be small enough after so many looks; the
+    reason is said, and it is no look."""
+    night("random", 600)
+    answers = Duel.answers
+
+    def few(duel: Duel, model_id: str, items: Sequence[Item]) -> np.ndarray:
+        prices = answers(duel, model_id, items).copy()
+        prices[MIN_UNSEEN - 1 :] = np.nan
+        return prices
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Duel, "answers", few)
+        _, after = night("constant", 900)
+    assert after.model == "random" and f"only {MIN_UNSEEN - 1} of the" in after.decision
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "looks", lambda *_: [str(look) for look in range(300)])
+        _, worn = night("constant", 900)
+    assert worn.model == "random" and "look 301 would be held to level" in worn.decision
+    assert "at level 0.025 of look 1" in night("constant", 900)[1].decision
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (ConnectionError("no route to the hub"), False),
+        (OSError(28, "No space left on device"), False),
+        (UserError("finetune.base: the hub is not reached"), False),
+        (ModelGoneError("The base model is another one now"), True),
+    ],
+)
+def test_only_a_champion_that_is_gone_gives_way_unasked(
+    night: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception, gone: bool
+) -> None:
+    """What may be there again tomorrow leaves it where it is, and the reason is said."""
+    night("constant", 600)
+
+    def fails(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(promotion, "load_predictor", fails)
+    _, after = night("tfidf_ridge", 900)
+    assert after.model == ("tfidf_ridge" if gone else "constant") and str(error) in after.decision
+
+
+def test_a_model_that_leaves_items_without_a_price_comes_behind(
+    night: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However close its other prices are; among such models the closest comes first. It does not enter the blend."""
+    whole = Contest.answer
+
+    def gaps(*names: str) -> None:
+        def answer(
+            contest: Contest, entry: Candidate, part: Part, items: Sequence[Item], *rest: Any, **more: Any
+        ) -> Any:
+            found = whole(contest, entry, part, items, *rest, **more)
+            if entry.name in names and part != "test":
+                unpriced = (item.id for item in items if crc32(item.id.encode()) % 8 == 0)
+                contest.validation[entry.name] |= dict.fromkeys(unpriced, np.nan)
+            return found
+
+        monkeypatch.setattr(Contest, "answer", answer)
+
+    gaps("tfidf_ridge")
+    assert night("tfidf_ridge,basic_features,constant", 700)[1].model == "basic_features"
+    gaps("tfidf_ridge", "basic_features", "constant")
+    assert night("tfidf_ridge,basic_features,constant", 720, "promote.name=other")[1].model == "tfidf_ridge"
+
+
+def test_a_part_without_items_is_not_asked_about(night: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked about a blend of no items, also no language model that would be worth it."""
+    monkeypatch.setattr(Contest, "promising", lambda *_: True)
+    assert night("constant", 600, "evaluate.blend_items=0")[1].decision == "no incumbent"
 
 
 def test_a_champion_whose_files_are_gone_does_not_block_promotion(night: Callable) -> None:

@@ -133,7 +133,8 @@ def test_the_champion_is_loaded_from_the_server(overrides: list[str]) -> None:
     import mlflow
 
     connect(load(SMOKE, overrides))
-    (row,) = mlflow.pyfunc.load_model("models:/pricewright-sample@champion").predict(["Steel kettle"]).to_dict("records")
+    champion = mlflow.pyfunc.load_model("models:/pricewright-sample@champion")
+    (row,) = champion.predict(["Steel kettle"]).to_dict("records")
     assert 0 < row["low"] <= row["price"] <= row["high"]
 
 

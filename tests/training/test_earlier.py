@@ -121,7 +121,8 @@ def test_an_interrupted_training_that_is_to_be_asked_otherwise_goes_on(
     assert not (PROJECT / "mlruns" / "work" / latest.id).exists()
 
 
-INDIFFERENT, ASKING = ("scoring/metrics", "models/features"), ("models/language/price_trie", "training/candidates")
+INDIFFERENT = ("scoring/comparisons", "models/features")
+ASKING = ("models/language/price_trie", "training/candidates", "scoring/roles", "scoring/metrics")
 DATASET = Dataset("sample", "d1", "nowhere", {}, True)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.config.experiment import Finetune
 from tasks.digests import code_digest, folder_content, is_whole, mark_whole, versions
-from tasks.errors import UserError
+from tasks.errors import ModelGoneError, UserError
 from tasks.locks import locked
 from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.paths import cache_folder
@@ -320,7 +320,9 @@ def _checked(base: str, call: Callable[..., Any], *arguments: str, **options: An
         return call(*arguments, **options)
     except (OSError, ValueError, HfHubHTTPError) as error:
         known = ", ".join([*EMBEDDED, TINY])
-        raise UserError(
+        # A folder that is not there stays away; a hub that cannot be reached is there again tomorrow.
+        kind = ModelGoneError if Path(base).is_absolute() and not Path(base).is_dir() else UserError
+        raise kind(
             f"finetune.base: {base} cannot be loaded ({str(error).splitlines()[0]}). Expected one of {known}, a "
             "folder, or the id of a hub model; for a gated one, accept its terms on its page and run `hf auth login`."
         ) from error

@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.config.experiment import Answer, Finetune, Prompt
 from tasks.data.items import Item
-from tasks.errors import UserError
+from tasks.errors import ModelGoneError, UserError
 from tasks.models.language import base_model
 from tasks.models.language.estimators import ESTIMATORS, fit_temperature, quantile, temper
 from tasks.models.language.hardware import Hardware, Settings, settings
@@ -87,11 +87,11 @@ class ModelSpec:
         """Refuse an adapter that was trained on another base model: it would load, and answer nonsense.
 
         Raises:
-            UserError: the base model is not the one that it was trained on, by content.
+            ModelGoneError: the base model is not the one that it was trained on, by content.
         """
         found = base_model.identity(self.base)
         if self.identity != found:
-            raise UserError(
+            raise ModelGoneError(
                 f"The adapter in {adapter} was trained on the base model {self.identity}, and {self.base} is {found} "
                 "now. Put that one back, or fine-tune again."
             )

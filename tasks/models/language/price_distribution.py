@@ -90,11 +90,16 @@ def _check_model(model: PreTrainedModel, trie: PriceTrie, longest: int, closing:
     config = model.config.get_text_config()
     if trie.nodes == 1 and not closing:
         return
+    way_out = " Or set finetune.answer.closing=0." if trie.nodes == 1 else ""
     if (attention := config._attn_implementation) not in ("sdpa", "eager"):
-        raise ValueError(f"{attention} takes no tree mask: load the model with attn_implementation='sdpa' or 'eager'.")
+        raise ValueError(
+            f"{attention} takes no tree mask: load the model with attn_implementation='sdpa' or 'eager'.{way_out}"
+        )
     kinds = set(getattr(config, "layer_types", None) or ())
     if foreign := kinds - {"full_attention", "sliding_attention"}:
-        raise ValueError(f"The tree needs a cache of keys and values in every layer; this model has {sorted(foreign)}.")
+        raise ValueError(
+            f"The tree needs a cache of keys and values in every layer; this model has {sorted(foreign)}.{way_out}"
+        )
     # Transformers hands a 4-D mask to every layer as it is, so a layer's own window would be ignored.
     window = getattr(config, "sliding_window", None) if not kinds or "sliding_attention" in kinds else None
     if window is not None and longest + trie.path.shape[1] > window:

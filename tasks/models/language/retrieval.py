@@ -12,11 +12,13 @@ from scipy.sparse import csr_matrix
 
 from tasks.data import minhash
 from tasks.data.items import Item
+from tasks.errors import UserError
 from tasks.models.estimator_files import dump, read
 from tasks.models.neighbours import NeighbourIndex
 from tasks.models.terms import Tfidf, content_words, words
 
 SPARE = 24  # neighbours looked at beyond those wanted, since some may be near duplicates
+MOST_VARIANTS = 1_000  # neighbours looked at in all, where an item has many variants
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +33,13 @@ class Comparables:
 
     @classmethod
     def fit(cls, items: Sequence[Item]) -> Self:
-        """Keep the items, which have prices."""
-        terms, texts = content_words(), words(items)
-        rows = terms.fit_transform(texts).astype(np.float32)
+        """Keep the items, which have prices.
+
+        Raises:
+            UserError: their texts have no words.
+        """
+        texts = words(items)
+        terms, rows = _fitted(texts)
         prices, ids = np.array([item.price for item in items]), np.array([item.id for item in items])
         return cls(terms, rows, prices, ids, minhash.signatures(texts))
 
@@ -46,18 +52,27 @@ class Comparables:
         count = min(count, len(self.ids) - 1)
         if not items or count < 1:
             return np.zeros((len(items), 0))
-        texts, ids = words(items), np.array([item.id for item in items])
-        wanted = min(count + 1 + SPARE, len(self.ids))
-        asked = self.terms.transform(texts).astype(np.float32)
-        _, found = NeighbourIndex(self.rows).nearest(asked, wanted)
-        last = 2 * (self.ids[found] == ids[:, None])
-        own = np.flatnonzero(np.isin(ids, self.ids))
-        signatures = minhash.signatures([texts[row] for row in own])
-        for row, signature in zip(own, signatures, strict=True):
-            near = minhash.likeness(signature[None], self.signatures[found[row]]) >= minhash.NEAR
-            last[row] = np.maximum(last[row], near)
-        order = np.argsort(last, axis=1, kind="stable")[:, :count]
-        return self.prices[np.take_along_axis(found, order, axis=1)]
+        asked = self.terms.transform(words(items)).astype(np.float32)
+        index, places = NeighbourIndex(self.rows), {identity: place for place, identity in enumerate(self.ids)}
+        own = np.array([places.get(item.id, -1) for item in items])  # where a kept item lies, -1 for a new one
+        prices, pending, wanted = np.zeros((len(items), count)), np.arange(len(items)), count + 1 + SPARE
+        while len(pending):
+            wanted = min(wanted, len(self.ids))
+            _, found = index.nearest(asked[pending], wanted)
+            last = np.stack([self._last(place, row) for place, row in zip(own[pending], found, strict=True)])
+            order = np.argsort(last, axis=1, kind="stable")[:, :count]
+            prices[pending] = self.prices[np.take_along_axis(found, order, axis=1)]
+            if wanted >= min(MOST_VARIANTS, len(self.ids)):
+                break
+            pending, wanted = pending[(last == 0).sum(axis=1) < count], min(8 * wanted, MOST_VARIANTS)
+        return prices
+
+    def _last(self, place: int, found: np.ndarray) -> np.ndarray:
+        """Which of the neighbours [k] of the kept item at `place` come last: its near duplicates (1) and itself (2)."""
+        if place < 0:
+            return np.zeros(len(found), dtype=int)
+        near = minhash.likeness(self.signatures[place][None], self.signatures[found]) >= minhash.NEAR
+        return np.where(found == place, 2, near.astype(int))
 
     def save(self, file: Path) -> None:
         """Write them."""
@@ -71,3 +86,14 @@ class Comparables:
             ValueError: the file asks for types that no comparables have.
         """
         return cls(**read(file))
+
+
+def _fitted(texts: Sequence[str]) -> tuple[Tfidf, csr_matrix]:
+    """The terms of texts and their rows; of few texts, or such that share no words, every word is a term."""
+    for least in (2, 1):
+        terms = content_words().set_params(min_df=least)
+        try:
+            return terms, terms.fit_transform(texts).astype(np.float32)
+        except ValueError:  # no term stands in so many texts
+            continue
+    raise UserError("The training texts have no words to find similar ones by. Set finetune.prompt.comparables=0.")

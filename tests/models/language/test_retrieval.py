@@ -9,6 +9,7 @@ import pytest
 
 from tasks.config.loading import load
 from tasks.data.items import Item
+from tasks.errors import UserError
 from tasks.models.language.model import LanguageModel, ModelSpec
 from tasks.models.language.retrieval import Comparables
 
@@ -41,6 +42,23 @@ def test_near_duplicates_of_a_training_item_are_not_among_its_comparables() -> N
     np.testing.assert_array_equal(kept.look_up([flock[0]], 1), [[90.0]])
     new = Item("new", "Steel kettle", text, price=0.0)
     assert set(kept.look_up([new], 3)[0]) == {10.0, 11.0, 12.0}
+
+
+def test_a_large_family_of_variants_is_looked_beyond() -> None:
+    """A kettle in sixty sizes is told what other products cost, not what its sisters do."""
+    text = "a sturdy kettle of brushed steel with a wooden handle for gas and electric stoves and a lid that whistles"
+    family = [Item(f"k{n}", "Steel kettle", f"{text}, size {n}", price=42.0) for n in range(60)]
+    others = [Item(f"o{n}", f"Pan {n}", f"of copper with a handle, number {n}", price=900.0) for n in range(9)]
+    told = Comparables.fit([*family, *others]).look_up([*family[:3], others[0]], 5)
+    assert told[:3].tolist() == [[900.0] * 5] * 3 and told[3, 0] == 900.0
+
+
+def test_few_texts_that_share_no_words_have_comparables_too() -> None:
+    """Every word counts then; texts without any word are refused, with what to do."""
+    rare = [Item("a", "电热水壶", "", price=1.0), Item("b", "Zange", "", price=2.0), Item("c", "Hammer", "", price=3.0)]
+    assert Comparables.fit(rare).look_up(rare[1:2], 2).shape == (1, 2)
+    with pytest.raises(UserError, match=r"finetune\.prompt\.comparables=0"):
+        Comparables.fit([Item("a", "!", "", price=1.0), Item("b", "?", "", price=2.0)])
 
 
 def test_fewer_than_asked_for_are_what_there_is() -> None:
