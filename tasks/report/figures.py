@@ -140,12 +140,14 @@ def scatter(board: Leaderboard, models: list[str]) -> dict[str, Any]:
     }
 
 
-def curve_points(curve: list[Checkpoint]) -> dict[str, Any]:
+def curve_points(curve: list[Checkpoint]) -> dict[str, Any] | None:
     """Checkpoints in percent of the plot: points, the band of their intervals, ticks of both axes.
 
-    A mean of checkpoints has no step, and so no place there.
+    A mean of checkpoints has no step, and so no place there; nor has one that answered nothing. None if none is left.
     """
     curve = [point for point in curve if point.step is not None and point.mae is not None]
+    if not curve:
+        return None
     lows = [point.mae_low if point.mae_low is not None else point.mae or 0.0 for point in curve]
     highs = [point.mae_high if point.mae_high is not None else point.mae or 0.0 for point in curve]
     steps = [point.step or 0 for point in curve]

@@ -64,7 +64,7 @@ def picture(board: Leaderboard) -> dict[str, Any]:
     page["folded"], dollars = folded(rows), hit_dollars([item["price"] for item in board.items])
     within = [amount(dollars, board.unit, "g")] if dollars else []
     page["HIT"] = f"less than {' or '.join([*within, f'{HIT_SHARE:.0%} of the price'])} off"
-    page["curve"] = figures.curve_points(board.curve) if board.curve else None
+    page["curve"] = figures.curve_points(board.curve)
     page["choice"] = choice(board.curve, board.unit) if board.curve else None
     page |= dict.fromkeys(("scatter", "running", "groups", "calibration", "quantiles", "items"))
     if models and board.items:

@@ -306,7 +306,7 @@ def _p_values(losses: dict[str, Array], seed: int, resamples: int) -> dict[str, 
     parts = {model: ~np.isnan(row) for model, row in losses.items() if model not in whole}
     for model, shared in parts.items():
         if shared.sum() < 2:
-            found[model] = 1.0
+            found[model] = 1.0 if shared.any() else None
             continue
         row = losses[model]
         stacked = np.stack([row[shared], *(other[shared] for other in whole.values())])

@@ -69,7 +69,7 @@ def test_an_adapter_is_taken_away_alone(conf: str, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
     assert command("export", str(folder), "-c", conf, "--best-checkpoint", "--adapter")[0] == 0
-    assert {path.name for path in folder.iterdir()} == {"README.md", "adapter", "predictor.json"}
+    assert {path.name for path in folder.iterdir()} == {"README.md", "adapter", "cleaning.json", "predictor.json"}
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny-random"
     assert front_matter(folder)["library_name"] == "peft"

@@ -14,11 +14,12 @@ from tasks import digests, finetuning
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.curation import curate
-from tasks.data.splits import Dataset, read_split, sample
+from tasks.data.splits import Dataset
 from tasks.finetuning import weights_digest
 from tasks.models.language.model import LanguageModel
 from tasks.paths import PROJECT
-from tasks.scoring.predictions import kept_as, recall
+from tasks.scoring.predictions import recall
+from tasks.scoring.roles import Roles
 from tasks.tracking.runs import TRAINED_IN, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.candidates import Candidates
@@ -83,10 +84,10 @@ def test_another_way_to_ask_trains_nothing_again(
     assert taken == [] and latest.run.data.tags[TRAINED_IN] in {run.id for run in others}
     assert_same(adapters(latest), adapters(next(run for run in others if TRAINED_IN not in run.run.data.tags)))
     assert [c.step for c in candidates if c.step is None] == ([None] if "average" in override else [])
-    asked = sample(read_split(dataset, "validation"), experiment.finetune.score_items, experiment.seed)
+    asked = Roles.of(experiment, dataset).first
     model = LanguageModel.load(model_folder(latest.client, candidates[-1].model_id))
     assert model.spec.answer.estimate == experiment.finetune.answer.estimate
-    kept = recall(latest, candidates[-1].model_id, kept_as("validation", asked))
+    kept = recall(latest, candidates[-1].model_id, "validation", asked)
     np.testing.assert_allclose(kept.price, model.predict(asked).price, rtol=1e-5)
     assert finetuning.finetune(experiment, dataset) == candidates and len(runs(experiment)) == 1 + len(others)
 
