@@ -80,7 +80,9 @@ def test_a_challenger_must_beat_the_champion_by_a_paired_test(conf: str) -> None
 def test_a_fitted_temperature_goes_through_the_whole_pipeline(conf: str) -> None:
     """Each checkpoint keeps its own; with too few items left to fit on, the training does not even start."""
     words = ("-c", conf, "promote.name=fitted", "baselines.models=[random]", "finetune.answer.temperature=fit")
-    status, said = command("finetune", *words, "data.validation_share=0.05")
+    few = (*words, "data.validation_share=0.05")
+    assert command("curate", *few)[0] == 0
+    status, said = command("finetune", *few)
     assert status == 2 and "Give more data" in said
     words = (*words, "data.validation_share=0.2")
     assert command("run", *words)[0] == 0
