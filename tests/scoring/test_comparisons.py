@@ -20,17 +20,9 @@ from tasks.scoring.comparisons import (
     shared_ranks,
 )
 from tasks.scoring.metrics import absolute_error
+from tests.scoring.made import noisy, prices
 
 NAN = math.nan
-
-
-def prices(seed: int, n: int = 400) -> tuple[np.ndarray, np.random.Generator]:
-    random = np.random.default_rng(seed)
-    return np.exp(random.normal(4, 1, n)), random
-
-
-def noisy(truth: np.ndarray, random: np.random.Generator, sigma: float) -> np.ndarray:
-    return truth * np.exp(random.normal(0, sigma, len(truth)))
 
 
 def test_bootstrap_interval_agrees_with_scipy():

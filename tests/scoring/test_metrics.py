@@ -12,17 +12,9 @@ from sklearn import metrics as sklearn_metrics
 from tasks.models.language.estimators import quantile
 from tasks.models.predictor import Distribution, Predictions
 from tasks.scoring.metrics import METRICS, is_hit, measure
+from tests.scoring.made import noisy, prices
 
 NAN = math.nan
-
-
-def prices(seed: int, n: int = 400) -> tuple[np.ndarray, np.random.Generator]:
-    random = np.random.default_rng(seed)
-    return np.exp(random.normal(4, 1, n)), random
-
-
-def noisy(truth: np.ndarray, random: np.random.Generator, sigma: float) -> np.ndarray:
-    return truth * np.exp(random.normal(0, sigma, len(truth)))
 
 
 def test_metrics_agree_with_scikit_learn():
