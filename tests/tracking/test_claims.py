@@ -155,24 +155,32 @@ def test_a_heartbeat_is_watched_and_no_time_is_read(experiment: Experiment, monk
     assert not await_owner(client, run_id)
 
 
-def test_of_runs_made_at_the_same_moment_one_is_elected(experiment: Experiment) -> None:
-    """Whoever found nobody has a heartbeat and wins; without one the lowest id does, and the other run is deleted."""
+@pytest.mark.parametrize("first", ["mine", "rival"])
+def test_of_two_runs_without_a_heartbeat_the_lowest_id_is_elected(experiment: Experiment, first: str) -> None:
+    """Whose id is higher deletes its own run; the other waits for that, and has a heartbeat from then on."""
     client, where = connect(experiment), experiment_id(experiment)
     mine = Claim.of_new_run(client, where, "mine", {})
-    rival = client.create_run(where, tags={OWNER: ELSEWHERE})
-    if rival.info.run_id < mine.run_id:
+    while True:  # ids are random
+        rival = client.create_run(where, tags={OWNER: ELSEWHERE})
+        if (mine.run_id < rival.info.run_id) == (first == "mine"):
+            break
+    if first == "rival":
         assert not is_elected(client, mine, [rival])
         assert client.get_run(mine.run_id).info.lifecycle_stage == "deleted"
     else:
         threading.Timer(0.5, client.delete_run, [rival.info.run_id]).start()  # it sees that it has lost
         assert is_elected(client, mine, [rival])
-    again = Claim.of_new_run(client, where, "again", {})
-    client.set_tag(mine.run_id, OWNER, ELSEWHERE)
+        assert HEARTBEAT in client.get_run(mine.run_id).data.tags
+
+
+def test_a_run_with_a_heartbeat_is_elected_and_one_that_has_ended_is_no_rival(experiment: Experiment) -> None:
+    """Who has a heartbeat has looked before, found nobody and works, whatever the ids are."""
+    client, where = connect(experiment), experiment_id(experiment)
     working = client.create_run(where, tags={OWNER: ELSEWHERE, HEARTBEAT: "0"})
-    assert not is_elected(client, again, [working])
-    ended = Claim.of_new_run(client, where, "ended", {})
+    assert not is_elected(client, Claim.of_new_run(client, where, "again", {}), [working])
     client.set_terminated(working.info.run_id, "FINISHED")
-    assert is_elected(client, ended, [client.get_run(working.info.run_id)])
+    ended = client.get_run(working.info.run_id)
+    assert is_elected(client, Claim.of_new_run(client, where, "after", {}), [ended])
 
 
 def test_a_stage_that_was_taken_over_is_not_ended_by_who_had_it(experiment: Experiment) -> None:

@@ -92,6 +92,7 @@ def test_what_is_deleted_leaves_the_lineage_whole(
     """The champion's and the other aliases' runs; the files of the others are
     gone from disk, and leaderboard, predict and a new run work as before."""
     monkeypatch.setattr(retention, "PROJECT", tmp_path)
+    monkeypatch.setattr(retention, "LOCKS", tmp_path / "mlruns" / "locks")
     work = tmp_path / "mlruns" / "work"
     (work / "of-another-store").mkdir(parents=True)
     experiment = load(SMOKE, conf[2:])
