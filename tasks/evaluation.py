@@ -146,9 +146,10 @@ def _base(contest: Contest) -> Candidate:
     """The untuned model: the same LoggedModel, with the predictions it made, for as long as nothing about how it is
     loaded, asked and read has changed."""
     conf, dataset, run = contest.experiment.finetune, contest.dataset, contest.run
-    spec = ModelSpec.of(conf)
+    spec = ModelSpec.untuned(conf)
     fields = {**vars(spec), "answer": spec.answer.model_dump(exclude={"batch_tokens"})}
-    fields["comparables"] = dataset.digest if conf.prompt.comparables else None
+    told = bool(spec.prompt.comparables or spec.prompt.opinions)
+    fields |= {"comparables": dataset.digest if told else None, "opinions": contest.experiment.seed if told else None}
     fitted = spec.answer.temperature == "fit"
     made_from = digest(
         {
@@ -161,8 +162,8 @@ def _base(contest: Contest) -> Candidate:
     known = run.known_model(made_from)
     if known is not None:
         return known
-    if conf.prompt.comparables:
-        spec = ModelSpec.of(conf, read_split(dataset, "train"))
+    if told:
+        spec = ModelSpec.untuned(conf, read_split(dataset, "train"), contest.experiment.seed)
     if fitted:
         spec = LanguageModel.of(spec).calibrated(contest.roles.temperature).spec
     return run.log_model(spec.save, "base", "base", tags={MADE_FROM: made_from})

@@ -17,6 +17,7 @@ from tasks.data.splits import Dataset, read_split, sample
 from tasks.errors import UserError
 from tasks.models.language.base_model import EMBEDDED
 from tasks.models.language.model import ModelSpec
+from tasks.models.language.prompts import in_words
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import bootstrap_interval
@@ -117,6 +118,8 @@ def _merge(source: Path, folder: Path) -> None:
     merged = model.merge_and_unload() if hasattr(model, "peft_config") else model
     merged.to(torch.bfloat16).save_pretrained(folder)
     language.tokenizer.save_pretrained(folder)
+    if language.head is not None:
+        language.head.save(folder)
     dataclasses.replace(whole, base=".").save(folder)
 
 
@@ -167,7 +170,7 @@ def _write_card(found: Exported, folder: Path, form: str, again: str) -> None:
         again=again,
         form=form,
         base=base,
-        estimate=spec.answer.estimate if spec else None,
+        answer=spec.answer if spec else None,
         prompt=_prompt(spec) if spec else None,
     )
     data = _front_matter(found, form, base, licence, figures)
@@ -256,5 +259,7 @@ def _clean_adapter(folder: Path, base: str | None) -> None:
 
 def _prompt(spec: ModelSpec) -> str:
     question = f"{spec.prompt.question}\n\n" if spec.prompt.question else ""
-    similar = f"{spec.prompt.similar} 12, 30, 9\n\n" if spec.prompt.comparables else ""
-    return f"{question}TITLE\nTEXT\n\n{similar}{spec.prompt.prefix}"
+    words = in_words(spec.prompt, spec.answer)
+    told = f"{words.similar} 12, 30, 9\n\n" if words.comparables else ""
+    told += f"{words.opinion} 11, 14\n\n" if words.opinions else ""
+    return f"{question}TITLE\nTEXT\n\n{told}{spec.prompt.prefix}"

@@ -47,6 +47,7 @@ OURS = {
 INDIFFERENT: Any = {"enabled": True, "busy": True, "oversize": True, "answer": {"batch_tokens"}}
 # What checkpoints answer by and how they are scored and averaged: their weights are the same whatever it says.
 ASKING: Any = {"answer", "score_items", "average", "patience"}
+HEAD: Any = {"by", "bins", "rate"}  # of the answer, where a head gives it: it is trained with the weights
 ASKING_CODE = frozenset(
     (
         *("tasks.training.candidates", "tasks.models.predictor"),
@@ -55,9 +56,18 @@ ASKING_CODE = frozenset(
 )
 # With patience the answers decide when the training ends; of the scoring this still comes after it.
 AFTERWARDS = frozenset(f"tasks.scoring.{module}" for module in ("checkpoint_choice", "comparisons", "wording"))
-COMPARABLES_CODE = frozenset({"tasks.models.language.retrieval", "tasks.models.terms", "tasks.models.estimator_files"})
+# What finds comparables and asks for opinions, and nothing else in a training.
+TOLD_CODE = frozenset(
+    (
+        *("tasks.models.language.retrieval", "tasks.models.language.opinions", "tasks.models.estimator_files"),
+        *(
+            f"tasks.models.{module}"
+            for module in ("terms", "neighbours", "classic", "features", "network", "intervals")
+        ),
+    )
+)
 LIBRARIES = ("trl", "peft", "accelerate")
-COMPARABLES_LIBRARIES = ("scikit-learn", "scipy", "rensa")
+TOLD_LIBRARIES = ("numpy", "scikit-learn", "scipy", "rensa", "gensim")
 NOT_AVERAGED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
 
 
@@ -90,17 +100,18 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
     conf = experiment.finetune
     patient = conf.patience is not None
     without = AFTERWARDS if patient else {"tasks.scoring", *ASKING_CODE}
+    told = conf.prompt.comparables or conf.prompt.opinions
     asking = {"average"} if patient else ASKING
+    head = conf.answer.model_dump(mode="json", include=HEAD) if conf.answer.by == "head" else None
     return digest(
         {
             "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys(asking, True)),
+            "head": head,
             "base": base_model.base_model_digest_parts(conf),
-            "libraries": versions(*LIBRARIES, *(COMPARABLES_LIBRARIES if conf.prompt.comparables else ())),
+            "libraries": versions(*LIBRARIES, *(TOLD_LIBRARIES if told else ())),
             "seed": experiment.seed,
             "dataset": dataset.digest,
-            "code": code_digest(
-                "tasks.training.trainer", frozenset(without if conf.prompt.comparables else without | COMPARABLES_CODE)
-            ),
+            "code": code_digest("tasks.training.trainer", frozenset(without if told else without | TOLD_CODE)),
         }
     )
 
@@ -166,6 +177,8 @@ def check(experiment: Experiment) -> None:
     hardware = Hardware.here(conf.device)
     settings(hardware, conf.quantization, conf.sft, conf.dtype)
     hardware.check_processes(conf.processes)
+    if conf.answer.by == "head" and conf.processes > 1:
+        raise UserError("finetune.answer.by: a head is trained in one process alone. Set finetune.processes=1.")
     for key in NOT_AVERAGED:
         if conf.average and conf.lora.get(key):
             raise UserError(

@@ -147,6 +147,8 @@ class Prompt(Section):
     highest: int = Field(999, ge=1, description="highest price the model can answer, in units")
     comparables: int = Field(0, ge=0, description="so many prices of similar training items are put into the prompt")
     similar: str = Field("Similar products cost", description="what stands before those prices")
+    opinions: list[str] = Field(default_factory=list, description="classic models that the model is told the price of")
+    opinion: str = Field("Other models say", description="what stands before those prices")
     unit: float = Field(1.0, gt=0, description="what one is worth in dollars: 0.01 where the model answers in cents")
 
     @model_validator(mode="after")
@@ -159,6 +161,11 @@ class Prompt(Section):
 class Answer(Section):
     """How a language model's distribution over prices becomes its answer."""
 
+    by: Literal["text", "head"] = Field(
+        "text", description="text: its own words; head: a layer on its last hidden state, trained with the adapter"
+    )
+    bins: Annotated[int, Field(ge=8)] = Field(96, description="of log price that the head tells apart")
+    rate: float = Field(1e-3, gt=0, description="learning rate of the head")
     estimate: str = Field(
         "median", description="a name in tasks.models.language.estimators.ESTIMATORS, or greedy: the most probable text"
     )

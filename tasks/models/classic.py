@@ -133,7 +133,7 @@ class Classic:
 
     @classmethod
     def fit(cls, name: str, train: Sequence[Item], validation: Sequence[Item], seed: int) -> Self:
-        """Fit on train, and learn from validation how far off the answers are."""
+        """Fit on train, and learn from validation, if there is any, how far off the answers are."""
         baseline = BASELINES[name]
         prices = np.array([item.price for item in train])
         estimator = None
@@ -141,7 +141,8 @@ class Classic:
             target = np.log1p(prices) if baseline.log else prices
             estimator = baseline.estimator(seed).fit(baseline.features(train), target)
         fitted = cls(name, estimator, float(prices.min()), float(prices.max()))
-        fitted.spread = conformal([item.price for item in validation], fitted.predict(validation).price)
+        if validation:
+            fitted.spread = conformal([item.price for item in validation], fitted.predict(validation).price)
         return fitted
 
     def predict(self, items: Sequence[Item]) -> Predictions:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.models.language.model import LanguageModel
+from tasks.models.language.price_head import mean_head
 from tasks.models.predictor import Predictions
 from tasks.progress import say
 from tasks.scoring.checkpoint_choice import choice, chosen, curve, curve_table, runner_up
@@ -107,6 +108,8 @@ class Candidates:
         with tempfile.TemporaryDirectory() as folder:
             adapters = [model_folder(self.run.client, self.models[step]) / "adapter" for step in steps]
             mean_adapter(adapters, Path(folder))
+            if self.conf.answer.by == "head":
+                mean_head(adapters, Path(folder))
             tuned = load(Path(folder)).calibrated(self.calibration)
         if not known:
             trained = self.run.client.get_logged_model(self.models[steps[-1]]).params

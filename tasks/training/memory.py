@@ -18,7 +18,7 @@ from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.hardware import GIB, Settings, free_memory
-from tasks.models.language.prompts import completion, render, token_counts
+from tasks.models.language.prompts import completion, dearest, in_words, render, token_counts
 from tasks.models.language.suitability import check_context, longest_prompt
 from tasks.progress import clock, say
 
@@ -204,12 +204,9 @@ class TrainingCost:
             UserError: a prompt does not fit into the model's context, or there is no such model.
         """
         tokenizer, config = base_model.load_tokenizer(conf.base), base_model.load_config(conf.base)
-        count = conf.prompt.comparables
-        dearest = [[math.inf] * count] * len(items) if count else None  # no price has more tokens
-        texts = (
-            f"{prompt}{completion(item.known_price, conf.prompt)}"
-            for item, prompt in zip(items, render(items, conf.prompt, tokenizer, dearest), strict=True)
-        )
+        words = in_words(conf.prompt, conf.answer)
+        prompts = render(items, words, tokenizer, **dearest(words, len(items)))
+        texts = (f"{prompt}{completion(item.known_price, words)}" for item, prompt in zip(items, prompts, strict=True))
         lengths = [count + 1 for count in token_counts(texts, tokenizer)]  # and the token that ends the answer
         check_context(lengths, config, conf)
         steps, epochs = steps_and_epochs(settings.sft, len(items), conf.processes)
@@ -225,7 +222,7 @@ class TrainingCost:
             UserError: there is no such model.
         """
         tokenizer, config = base_model.load_tokenizer(conf.base), base_model.load_config(conf.base)
-        longest = longest_prompt(conf.prompt, tokenizer)
+        longest = longest_prompt(in_words(conf.prompt, conf.answer), tokenizer)
         check_context([longest], config, conf)
         items = conf.train_items or 1000
         steps, epochs = steps_and_epochs(settings.sft, items, conf.processes)

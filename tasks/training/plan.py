@@ -50,7 +50,7 @@ class TrainingPlan:
 
     def load(self) -> LanguageModel:
         """The base model, ready to be trained."""
-        spec = ModelSpec.of(self.conf, read_split(self.dataset, "train"))
+        spec = ModelSpec.of(self.conf, read_split(self.dataset, "train"), self.experiment.seed)
         return LanguageModel.of(spec, settings=self.settings)
 
 

@@ -21,28 +21,48 @@ from trl import SFTTrainer
 from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language.model import LanguageModel
+from tasks.models.language.price_head import PriceHead, last_states
 from tasks.models.language.prompts import completion
 from tasks.progress import Progress
 from tasks.tracking.runs import StageRun
 from tasks.training.batching import LikeLengths, pays
 from tasks.training.candidates import Candidates
 from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
+from tasks.training.head_lesson import HeadLesson
 from tasks.training.plan import TrainingPlan
+
+ROW = "row"  # of an example: which of the training items it is
 
 
 class PriceTrainer(SFTTrainer):
-    """SFTTrainer that computes the head where there is a completion, and tells when a checkpoint is whole."""
+    """SFTTrainer that computes the layer over the vocabulary where there is a completion, or a price head in its place,
+    and tells when a checkpoint is whole."""
 
     def __init__(
         self,
         *args: Any,
         items: Sequence[Item],
+        lesson: HeadLesson | None,
         on_checkpoint: Callable[[int], None],
         interruption: Interruption,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.items, self.on_checkpoint, self.interruption = items, on_checkpoint, interruption
+        self.items, self.lesson, self.on_checkpoint, self.interruption = items, lesson, on_checkpoint, interruption
+        self.data_collator = _WithRows(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if ROW not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, ROW]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Upstream's, and the head at a rate of its own."""
+        optimizer = super().create_optimizer(model)
+        if self.lesson is not None and len(optimizer.param_groups) < 3:
+            parameters = list(self.lesson.head.parameters())
+            optimizer.add_param_group({"params": parameters, "lr": self.lesson.rate, "weight_decay": 0.0})
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: ArrowDataset | None = None) -> Sampler | None:
         """Batches of like length, where they are asked for and pay, in an order that a resumed training finds again;
@@ -63,24 +83,25 @@ class PriceTrainer(SFTTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         # Looked at here: what transformers logs in place of such a loss is the mean of those before it.
         if not torch.isfinite(loss):
-            shown = ", ".join(item.id for item in self.items_of(inputs["input_ids"], inputs["attention_mask"]))
+            shown = ", ".join(self.items[row].id for row in inputs[ROW].tolist())
             raise UserError(
                 f"The training loss is {loss.item()} at step {self.state.global_step + 1}, of the items {shown}. Lower "
                 "finetune.sft.learning_rate, set finetune.sft.max_grad_norm (0.3, say), or look at these items."
             )
         return loss
 
-    def items_of(self, ids: torch.Tensor, mask: torch.Tensor) -> list[Item]:
-        """The training items behind the rows of a batch, found by their tokens: nothing has to travel with them."""
-        rows = {tuple(row[kept.bool()].tolist()) for row, kept in zip(ids, mask, strict=True)}
-        tokens = zip(self.items, self.train_dataset, strict=True)
-        return [item for item, example in tokens if tuple(example["input_ids"]) in rows]
-
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of the completion tokens; logits of shape [batch, columns with a completion, vocabulary]."""
+        """Cross-entropy of the completion tokens, with logits of shape [batch, columns with a completion, vocabulary];
+        or that of the head, on the state from which the first of them would be written."""
         labels = inputs["labels"]
+        if self.lesson is not None:
+            last = (labels != -100).int().argmax(dim=1) - 1
+            with self.accelerator.autocast():
+                states = last_states(model, inputs["input_ids"], inputs["attention_mask"], last)
+            loss = self.lesson.loss(states, inputs[ROW]).mean() / self.current_gradient_accumulation_steps
+            return (loss, None) if return_outputs else loss
         columns = (labels[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
         outputs = model(
             input_ids=inputs["input_ids"],
@@ -101,11 +122,19 @@ class PriceTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         step = self.state.global_step
+        if self.lesson is not None:
+            self.lesson.head.save(Path(self.args.output_dir) / f"checkpoint-{step}")
         self.accelerator.wait_for_everyone()  # each process has saved its random state
         if self.is_world_process_zero():
             finish_checkpoint(Path(self.args.output_dir) / f"checkpoint-{step}")
         self.interruption.saved()
         self.on_checkpoint(step)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.lesson is not None:
+            kept = PriceHead.load(Path(resume_from_checkpoint))
+            self.lesson.head.load_state_dict(kept.state_dict())
 
     def agreed(self, said: bool) -> bool:
         """Whether any of the processes says so."""
@@ -113,6 +142,17 @@ class PriceTrainer(SFTTrainer):
             return said
         votes = self.accelerator.reduce(torch.tensor(float(said), device=self.accelerator.device), reduction="sum")
         return bool(votes.item())
+
+
+class _WithRows:
+    """Upstream's collator; the batch tells as well which training items it is made of."""
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collate = collate
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = torch.tensor([example[ROW] for example in examples])
+        return {**self.collate(examples), ROW: rows}
 
 
 def _lengths(examples: ArrowDataset) -> list[int]:
@@ -159,6 +199,16 @@ class Postpone(TrainerCallback):
             control.should_save = True
 
 
+class _Begin(TrainerCallback):
+    """Lets go of the head's gradients before each step: upstream does so for the model's alone."""
+
+    def __init__(self, lesson: HeadLesson) -> None:
+        self.lesson = lesson
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.lesson.head.zero_grad()
+
+
 class Clock(TrainerCallback):
     """Adds up the seconds that training steps take, scoring left out, over every interruption: the sum is saved with
     each checkpoint, in the log."""
@@ -201,7 +251,7 @@ def train(run: StageRun | None, plan: TrainingPlan) -> None:
         enough = False
         if candidates:
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-            tuned = LanguageModel(language.spec, trainer.model, language.tokenizer)
+            tuned = LanguageModel(language.spec, trainer.model, language.tokenizer, language.head)
             with attending(trainer.model, "sdpa"):
                 candidates.add(tuned, step, losses, spent(trainer.state))
             enough = candidates.exhausted(step)
@@ -235,19 +285,24 @@ def make_trainer(
     """
     answers = [completion(item.known_price, plan.conf.prompt) for item in plan.items]
     set_seed(plan.experiment.seed)
+    lesson = HeadLesson.of(plan, language) if plan.conf.answer.by == "head" else None
+    examples = {"prompt": language.texts(plan.items), "completion": answers, ROW: range(len(answers))}
     trainer = PriceTrainer(
         model=language.model,
         args=plan.arguments,
-        train_dataset=ArrowDataset.from_dict({"prompt": language.texts(plan.items), "completion": answers}),
+        train_dataset=ArrowDataset.from_dict(examples),
         processing_class=language.tokenizer,
         peft_config=plan.lora,
         items=plan.items,
+        lesson=lesson,
         on_checkpoint=keep,
         interruption=interruption,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Postpone(interruption, trainer.agreed))
     trainer.add_callback(Clock())
+    if lesson is not None:
+        trainer.add_callback(_Begin(lesson))
     # TRL turns the adapters of a quantized model into bfloat16, where a step of the optimizer is often too small to be
     # one; in float32 they learn more from the same items. On a GPU autocast computes in bfloat16 all the same.
     for parameter in trainer.model.parameters():

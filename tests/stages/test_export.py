@@ -38,6 +38,25 @@ def test_a_model_that_is_told_what_similar_products_cost_goes_through_the_whole_
         assert (model_folder(connect(load(conf)), rows[name]["model_id"]) / "comparables.skops").is_file()
 
 
+def test_a_model_that_answers_by_a_head_goes_through_the_whole_pipeline(conf: str, tmp_path: Path) -> None:
+    """It starts from what a classic model says, so that it is far better than the base model, which has no head and
+    answers in text; merged or as an adapter, it takes along the head and those whose opinions it is told."""
+    words = ("-c", conf, "promote.name=head", "baselines.models=[random]", "finetune.answer.by=head")
+    words += ("finetune.prompt.opinions=[tfidf_ridge]", "finetune.prompt.comparables=3", "finetune.average=2")
+    assert command("run", *words)[0] == 0
+    rows = {row["model"]: row for row in json.loads(command("leaderboard", "--json", *words)[1])}
+    assert rows["finetuned"]["mae"] < 0.8 * rows["base"]["mae"] and rows["finetuned"]["crps"] > 0
+    merged, adapter = tmp_path / "merged", tmp_path / "adapter"
+    status, said = command("export", str(merged), *words, "--best-checkpoint", "-n", "8")
+    assert status == 0 and "scored again on 8 test items" in said
+    assert command("export", str(adapter), *words, "--best-checkpoint", "--adapter")[0] == 0
+    card = (merged / "README.md").read_text()
+    assert "price_head.safetensors" in card and "Similar products cost" not in card
+    items = [Item.from_text("Steel kettle\n1.7 litres"), Item.from_text("Oak table\nSeats eight")]
+    whole, light = (load_predictor(folder).predict(items) for folder in (merged, adapter))
+    np.testing.assert_allclose(whole.price, light.price, rtol=0.05)
+
+
 def test_a_merged_checkpoint_is_a_whole_model_with_its_card(conf: str, tmp_path: Path) -> None:
     """Sixteen-bit weights that transformers loads, that price like the tuned model, and a card of where it is from."""
     import torch

@@ -52,15 +52,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> Exper
 
 
 def adapters(experiment: Experiment) -> dict[int, dict[str, np.ndarray]]:
-    """The adapter weights of every checkpoint, by step."""
+    """The weights of every checkpoint's adapter, and of its head if it has one, by step."""
     client = connect(experiment)
     runs = client.search_runs([experiment_id(experiment)], "tags.`pricewright.stage` = 'finetune'")
     assert len(runs) == 1 and runs[0].info.status == "FINISHED"
     models = StageRun(client, runs[0], "finetune", done=True).candidates()
-    return {
-        model.step: load_file(model_folder(client, model.model_id) / "adapter" / "adapter_model.safetensors")
-        for model in models
-    }
+    found = {}
+    for model in models:
+        files = (model_folder(client, model.model_id) / "adapter").glob("*.safetensors")
+        found[model.step] = {name: values for file in files for name, values in load_file(file).items()}
+    return found
 
 
 def fit_seconds(experiment: Experiment) -> list[float]:
@@ -159,6 +160,33 @@ def test_a_training_told_to_leave_saves_first(
     monkeypatch.undo()
     finetuning.finetune(told, dataset)
     assert_same_weights(undisturbed, told)
+
+
+def test_a_head_that_goes_on_is_the_one_that_was_left_alone(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is resumed with its adapter and its own part of the optimizer: interrupted or not, the weights are the same,
+    and they have learned something."""
+    from tasks.training.trainer import Watch
+
+    opinions = ["finetune.answer.by=head", "finetune.prompt.opinions=[tfidf_ridge]", "finetune.prompt.comparables=2"]
+    experiments = [load("conf/smoke.yaml", [*at(tmp_path / name), *LONGER, *opinions]) for name in ("whole", "left")]
+    dataset = curate(experiments[0])
+    curate(experiments[1])
+    finetuning.finetune(experiments[0], dataset)
+
+    def tell(*arguments: Any, **_: Any) -> None:
+        if arguments[2].global_step == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Watch, "on_step_begin", tell)
+    with pytest.raises(KeyboardInterrupt):
+        finetuning.finetune(experiments[1], dataset)
+    monkeypatch.undo()
+    finetuning.finetune(experiments[1], dataset)
+    assert_same_weights(*experiments)
+    heads = adapters(experiments[0])
+    assert not np.array_equal(heads[3]["state.weight"], heads[12]["state.weight"])
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])

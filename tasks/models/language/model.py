@@ -19,17 +19,19 @@ from tasks.models.language.estimators import ESTIMATORS, fit_temperature, quanti
 from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.models.language.price_distribution import batches, evaluating, price_distribution
 from tasks.models.language.price_trie import build_trie
-from tasks.models.language.prompts import parse, render
+from tasks.models.language.prompts import in_words, parse, render
 from tasks.models.predictor import Distribution, Predictions
 from tasks.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tasks.models.language.opinions import Opinions
+    from tasks.models.language.price_head import PriceHead
     from tasks.models.language.retrieval import Comparables
 
 GREEDY = "greedy"
-COMPARABLES = "comparables.skops"
+COMPARABLES, OPINIONS = "comparables.skops", "opinions"
 MIN_FIT = 16  # fewer items than this say nothing about a temperature
 
 
@@ -45,27 +47,59 @@ class ModelSpec:
     dtype: str = "auto"
     identity: str | None = None  # of the base model when this was saved
     comparables: Comparables | None = None
+    opinions: Opinions | None = None
 
     @classmethod
-    def of(cls, finetune: Finetune, train: Sequence[Item] | None = None) -> Self:
+    def of(cls, finetune: Finetune, train: Sequence[Item] | None = None, seed: int = 0) -> Self:
         """The spec of a conf; for a model that is asked something, with the training items as far as it is told of
-        them.
+        them. The `seed` is that of the models whose opinions it is told.
 
         Raises:
-            UserError: the estimate has no such name.
+            UserError: the estimate or an opinion has no such name, or a head is to write.
         """
         names = (*ESTIMATORS, GREEDY)
         if finetune.answer.estimate not in names:
             expected = ", ".join(names)
             raise UserError(f"finetune.answer.estimate: got {finetune.answer.estimate!r}. Expected one of {expected}.")
-        prompt = finetune.prompt
-        comparables = None
+        prompt, answer = finetune.prompt, finetune.answer
+        if (answer.by, answer.estimate) == ("head", GREEDY):
+            raise UserError("finetune.answer.estimate: a head writes no text. Expected median, mean or log_mean.")
+        told: dict[str, Any] = {}
+        if prompt.opinions:
+            from tasks.models.language.opinions import Opinions, check
+
+            check(prompt.opinions)
+            told["opinions"] = None if train is None else Opinions.fit(prompt.opinions, train, seed)
         if prompt.comparables and train is not None:
             from tasks.models.language.retrieval import Comparables
 
-            comparables = Comparables.fit(train)
+            told["comparables"] = Comparables.fit(train)
         where = {"device": finetune.device, "dtype": finetune.dtype}
-        return cls(finetune.base, finetune.quantization, prompt, finetune.answer, **where, comparables=comparables)
+        return cls(finetune.base, finetune.quantization, prompt, answer, **where, **told)
+
+    @classmethod
+    def untuned(cls, finetune: Finetune, train: Sequence[Item] | None = None, seed: int = 0) -> Self:
+        """The spec of the base model beside a fine-tuned one: it answers in text, and is told what stands in words."""
+        asked = {"prompt": in_words(finetune.prompt, finetune.answer)}
+        asked["answer"] = finetune.answer.model_copy(update={"by": "text"})
+        return cls.of(finetune.model_copy(update=asked), train, seed)
+
+    def told(self, items: Sequence[Item], prompt: Prompt) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The prices [n, count] of comparables and the opinions [n, models] that a prompt asks for.
+
+        Raises:
+            ValueError: it asks for some, and the spec was made without training items.
+        """
+        similar = said = None
+        if prompt.comparables:
+            if self.comparables is None:
+                raise ValueError("finetune.prompt.comparables needs a spec that was given the training items")
+            similar = self.comparables.look_up(items, prompt.comparables)
+        if prompt.opinions:
+            if self.opinions is None:
+                raise ValueError("finetune.prompt.opinions needs a spec that was given the training items")
+            said = self.opinions.ask(items)
+        return similar, said
 
     def settings(self) -> Settings:
         """How the model is loaded on this machine."""
@@ -105,6 +139,8 @@ class ModelSpec:
         (folder / "predictor.json").write_text(text, encoding="utf-8")
         if self.comparables is not None:
             self.comparables.save(folder / COMPARABLES)
+        if self.opinions is not None:
+            self.opinions.save(folder / OPINIONS)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -117,14 +153,24 @@ class ModelSpec:
             from tasks.models.language.retrieval import Comparables
 
             options["comparables"] = Comparables.load(file)
+        if (place := folder / OPINIONS).is_dir():
+            from tasks.models.language.opinions import Opinions
+
+            options["opinions"] = Opinions.load(place)
         return cls(base, fields["quantization"], *sections, **options)
 
 
 class LanguageModel:
-    """A language model with its tokenizer, ready to price items."""
+    """A language model with its tokenizer, ready to price items: by its words, or by a head if it has one."""
 
-    def __init__(self, spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.spec, self.model, self.tokenizer = spec, model, tokenizer
+    def __init__(
+        self,
+        spec: ModelSpec,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        head: PriceHead | None = None,
+    ) -> None:
+        self.spec, self.model, self.tokenizer, self.head = spec, model, tokenizer, head
         prompt = spec.prompt
         self.trie = build_trie(tokenizer, prompt.lowest, prompt.highest, prefix=prompt.prefix, suffix=prompt.suffix)
         self.prices = self.trie.prices * prompt.unit
@@ -148,6 +194,8 @@ class LanguageModel:
         """The model's own probabilities [n, k] of `prices`, before any temperature, and their total mass [n]."""
         answer = self.spec.answer
         with Progress(what or self._what(), len(items), "items") as progress:
+            if answer.by == "head":
+                return self._read_head(items, progress), np.ones(len(items))
             return price_distribution(
                 self.model,
                 self.trie,
@@ -162,14 +210,16 @@ class LanguageModel:
         """Each item's prompt.
 
         Raises:
-            ValueError: comparables belong into it, and the spec was made without training items.
+            ValueError: comparables or opinions belong into it, and the spec was made without training items.
         """
-        prompt, comparables = self.spec.prompt, self.spec.comparables
-        if not prompt.comparables:
-            return render(items, prompt, self.tokenizer)
-        if comparables is None:
-            raise ValueError("finetune.prompt.comparables needs a spec that was given the training items")
-        return render(items, prompt, self.tokenizer, comparables.look_up(items, prompt.comparables))
+        words = in_words(self.spec.prompt, self.spec.answer)
+        return render(items, words, self.tokenizer, *self.spec.told(items, words))
+
+    def numbers(self, items: Sequence[Item]) -> np.ndarray:
+        """What a head is told of each item [n, k], as logarithms of prices: the opinions, then the comparables."""
+        similar, said = self.spec.told(items, self.spec.prompt)
+        columns = [np.log1p(prices) for prices in (said, similar) if prices is not None]
+        return np.concatenate([np.zeros((len(items), 0)), *columns], axis=1)
 
     def prompts(self, items: Sequence[Item]) -> list[list[int]]:
         """The token ids of each item's prompt."""
@@ -217,18 +267,24 @@ class LanguageModel:
             probabilities, _ = self.distribution(items, "fitting the temperature")
             temperature = fit_temperature(probabilities, self.prices, truth)
         answer = self.spec.answer.model_copy(update={"temperature": temperature})
-        return LanguageModel(dataclasses.replace(self.spec, answer=answer), self.model, self.tokenizer)
+        return LanguageModel(dataclasses.replace(self.spec, answer=answer), self.model, self.tokenizer, self.head)
 
     def save(self, folder: Path) -> None:
-        """Write the spec and, if there is one, the adapter."""
+        """Write the spec and, if there are, the adapter and the head."""
         self.spec.save(folder)
         if hasattr(self.model, "peft_config"):
             self.model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+        if self.head is not None:
+            self.head.save(folder / "adapter")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Load the base model and put the adapter of `folder` on it, if it holds one."""
-        return cls.of(ModelSpec.load(folder), folder / "adapter" if (folder / "adapter").is_dir() else None)
+        adapter = folder / "adapter" if (folder / "adapter").is_dir() else None
+        language = cls.of(ModelSpec.load(folder), adapter)
+        if adapter is None:
+            language.head = language._head_of(folder)  # of a model whose adapter was merged into it
+        return language
 
     @classmethod
     def of(cls, spec: ModelSpec, adapter: Path | None = None, settings: Settings | None = None) -> Self:
@@ -253,9 +309,37 @@ class LanguageModel:
         from peft import PeftModel
 
         try:
-            return type(self)(self.spec, PeftModel.from_pretrained(self.model, adapter).eval(), self.tokenizer)
+            tuned: Any = PeftModel.from_pretrained(self.model, adapter).eval()
         except RuntimeError as error:
             raise UserError(f"The adapter in {adapter} does not fit {self.spec.base}: {error}") from error
+        return type(self)(self.spec, tuned, self.tokenizer, self._head_of(adapter))
+
+    def _head_of(self, folder: Path) -> PriceHead | None:
+        if self.spec.answer.by == "text":
+            return None
+        from tasks.models.language.price_head import PriceHead
+
+        return PriceHead.load(folder).to(self.model.get_input_embeddings().weight.device)
+
+    def _read_head(self, items: Sequence[Item], progress: Progress) -> np.ndarray:
+        import torch
+
+        from tasks.models.language.price_head import last_states
+
+        assert self.head is not None, "a spec that answers by a head belongs to a model that was loaded with one"
+        prompts, told = self.prompts(items), torch.from_numpy(self.numbers(items)).float()
+        lengths = np.array([len(ids) for ids in prompts], dtype=int)
+        device, found = self.model.get_input_embeddings().weight.device, np.zeros((len(items), len(self.prices)))
+        with evaluating(self.model), torch.inference_mode():
+            for rows in batches(lengths, 0, self.spec.answer.batch_tokens, 1):
+                batch = self.tokenizer.pad(
+                    {"input_ids": [prompts[row] for row in rows]}, padding_side="right", return_tensors="pt"
+                ).to(device)
+                last = batch["attention_mask"].sum(dim=1) - 1
+                states = last_states(self.model, batch["input_ids"], batch["attention_mask"], last)
+                found[rows] = self.head.read(states, told[rows].to(device), self.prices)
+                progress.advance(len(rows))
+        return found
 
     def _what(self) -> str:
         adapter = " and its adapter" if hasattr(self.model, "peft_config") else ""

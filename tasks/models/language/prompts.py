@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from tasks.config.experiment import Prompt
+from tasks.config.experiment import Answer, Prompt
 from tasks.data.items import Item
 from tasks.data.price_words import leading_price
 from tasks.data.prices import shown
@@ -25,15 +26,18 @@ def render(
     prompt: Prompt,
     tokenizer: PreTrainedTokenizerBase,
     comparables: Sequence[Sequence[float]] | np.ndarray | None = None,
+    opinions: Sequence[Sequence[float]] | np.ndarray | None = None,
 ) -> list[str]:
     """The prompts of the items, each ending right before the price; title and text cut to `prompt.text_tokens`, and
-    after them what similar ones cost: `comparables` [n, count] in US dollars."""
+    after them what similar ones cost, `comparables` [n, count], and what other models say, `opinions` [n, models], both
+    in US dollars."""
     question = f"{prompt.question}\n\n" if prompt.question else ""
     bodies = (f"{item.title}\n{item.text}".strip() for item in items)
     prompts = []
     for row, body in enumerate(_cut(bodies, prompt.text_tokens, tokenizer)):
-        similar = "" if comparables is None else f"{similar_line(comparables[row], prompt)}\n\n"
-        prompts.append(f"{question}{body}\n\n{similar}{prompt.prefix}")
+        told = "" if comparables is None else f"{_line(prompt.similar, comparables[row], prompt)}\n\n"
+        told += "" if opinions is None else f"{_line(prompt.opinion, opinions[row], prompt)}\n\n"
+        prompts.append(f"{question}{body}\n\n{told}{prompt.prefix}")
     return prompts
 
 
@@ -72,9 +76,19 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def similar_line(prices: Sequence[float] | np.ndarray, prompt: Prompt) -> str:
-    """What similar products cost, in words, the most similar first."""
-    return f"{prompt.similar} {', '.join(str(_whole(price, prompt)) for price in prices) or '?'}"
+def in_words(prompt: Prompt, answer: Answer) -> Prompt:
+    """The prompt with only what stands in it in words: a head is told comparables and opinions in numbers."""
+    return prompt if answer.by == "text" else prompt.model_copy(update={"comparables": 0, "opinions": []})
+
+
+def dearest(prompt: Prompt, count: int) -> dict[str, list[list[float]] | None]:
+    """What `render` is told of `count` items whose prompts are the longest: no price has more tokens."""
+    told = {"comparables": prompt.comparables, "opinions": len(prompt.opinions)}
+    return {name: [[math.inf] * prices] * count if prices else None for name, prices in told.items()}
+
+
+def _line(before: str, prices: Sequence[float] | np.ndarray, prompt: Prompt) -> str:
+    return f"{before} {', '.join(str(_whole(price, prompt)) for price in prices) or '?'}"
 
 
 def completion(price: float, prompt: Prompt) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Finetune, Prompt
+from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
-from tasks.models.language.prompts import completion, similar_line
+from tasks.models.language.prompts import completion, dearest, in_words, render
 from tasks.progress import say
 
 if TYPE_CHECKING:
@@ -39,14 +40,13 @@ def check_base(conf: Finetune) -> None:
         )
     if not kind._supports_sdpa:
         say(f"{conf.base} has no kernel of torch's attention (sdpa): it is trained and asked with eager attention")
-    check_context([longest_prompt(conf.prompt, tokenizer)], config, conf)
+    check_context([longest_prompt(in_words(conf.prompt, conf.answer), tokenizer)], config, conf)
 
 
 def longest_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens that a prompt may have with its price."""
-    similar = similar_line([math.inf] * prompt.comparables, prompt) if prompt.comparables else ""
-    around = f"{prompt.question}\n\n{similar}\n\n{prompt.prefix}{completion(math.inf, prompt)}"
-    return prompt.text_tokens + len(tokenizer(around)["input_ids"]) + 2
+    (around,) = render([Item.from_text("")], prompt, tokenizer, **dearest(prompt, 1))
+    return prompt.text_tokens + len(tokenizer(f"{around}{completion(math.inf, prompt)}")["input_ids"]) + 2
 
 
 def check_context(lengths: Sequence[int], config: PreTrainedConfig, conf: Finetune) -> None:

@@ -1,0 +1,111 @@
+"""What classic models say of an item: told to a language model, which then learns what they miss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import GroupKFold
+
+from tasks.data import minhash
+from tasks.data.items import Item
+from tasks.errors import UserError
+from tasks.models.classic import BASELINES, Classic
+from tasks.models.estimator_files import dump, read
+from tasks.models.terms import words
+from tasks.progress import Progress
+
+FOLDS = 4
+KNOWN = "known.skops"
+
+
+@dataclass(frozen=True, eq=False)
+class Opinions:
+    """Classic models by name, fitted on all training items, and what they said of these: `said` [n, models] in dollars,
+    of the items `ids` [n]."""
+
+    models: dict[str, Classic]
+    ids: np.ndarray
+    said: np.ndarray
+
+    @classmethod
+    def fit(cls, names: Sequence[str], train: Sequence[Item], seed: int) -> Self:
+        """Fit the models, and ask them about the training items by folds that saw neither them nor their near
+        duplicates (stacked generalization, Wolpert 1992): a language model that is told what a model says of an item
+        that it knows by heart would trust it more than it may.
+
+        Raises:
+            UserError: there is no such model, or there are too few items to fold.
+        """
+        check(names)
+        groups = alike(words(train))
+        if len(set(groups.tolist())) < FOLDS:
+            raise UserError(
+                f"finetune.prompt.opinions needs {FOLDS} training items that are not near duplicates of each other; "
+                f"there are {len(set(groups.tolist()))}. Give more data, or set finetune.prompt.opinions=[]."
+            )
+        said, models = np.zeros((len(train), len(names))), {}
+        folds = list(GroupKFold(FOLDS).split(said, groups=groups))
+        with Progress("what classic models say", len(names) * (FOLDS + 1), "fits") as progress:
+            for column, name in enumerate(names):
+                for fitted_on, asked in folds:
+                    model = Classic.fit(name, [train[row] for row in fitted_on], [], seed)
+                    said[asked, column] = model.predict([train[row] for row in asked]).price
+                    progress.advance()
+                models[name] = Classic.fit(name, train, [], seed)
+                progress.advance()
+        return cls(models, np.array([item.id for item in train]), said)
+
+    def ask(self, items: Sequence[Item]) -> np.ndarray:
+        """What each model says of each item, in dollars [m, models]; of the training items what the folds said."""
+        places = {identity: place for place, identity in enumerate(self.ids.tolist())}
+        own = np.array([places.get(item.id, -1) for item in items], dtype=int)
+        new = [item for item, place in zip(items, own, strict=True) if place < 0]
+        answers = self.said[own]
+        if new:
+            answers[own < 0] = np.column_stack([model.predict(new).price for model in self.models.values()])
+        return answers
+
+    def save(self, folder: Path) -> None:
+        """Write them into a new folder, each model in one of its own."""
+        for name, model in self.models.items():
+            (folder / name).mkdir(parents=True)
+            model.save(folder / name)
+        dump({"names": list(self.models), "ids": self.ids, "said": self.said}, folder / KNOWN)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        known = read(folder / KNOWN)
+        return cls({name: Classic.load(folder / name) for name in known["names"]}, known["ids"], known["said"])
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse names of models that do not exist.
+
+    Raises:
+        UserError: there are such.
+    """
+    if unknown := [name for name in names if name not in BASELINES]:
+        raise UserError(
+            f"finetune.prompt.opinions: there is no model {unknown[0]!r}. Expected names of {', '.join(BASELINES)}."
+        )
+
+
+def alike(texts: Sequence[str]) -> np.ndarray:
+    """The number of each text's group [n]: near duplicates, and near duplicates of those, are of one group."""
+    signatures = minhash.signatures(texts)
+    pairs = []
+    for band in minhash.bands(signatures).T:
+        order = np.argsort(band, kind="stable")
+        same = band[order][1:] == band[order][:-1]
+        pairs.append(np.column_stack([order[:-1][same], order[1:][same]]))
+    one, other = np.concatenate(pairs).T
+    near = minhash.likeness(signatures[one], signatures[other]) >= minhash.NEAR
+    edges = coo_matrix((np.ones(near.sum()), (one[near], other[near])), shape=(len(texts), len(texts)))
+    return connected_components(edges, directed=False)[1]

@@ -1,0 +1,123 @@
+"""A price read off the hidden state after the prompt, in one forward pass: a layer instead of a tree of digits.
+
+    head = PriceHead.begin(hidden_size, numbers, prices, prompt, bins)
+    loss = head.loss(states, told, prices)          # soft labels: HL-Gauss (Farebrother et al. 2024, arXiv 2403.03950)
+    probabilities = head.read(states, told)         # of the same whole prices that the text can answer
+
+It begins as what it is told: its distribution lies where the opinions or the comparables lie, and the hidden state has
+no say. What it learns from there is what the text adds to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tasks.config.experiment import Prompt
+
+FILE = "price_head.safetensors"
+SMOOTHING = 0.75  # of a bin's width: the deviation of a soft label, as HL-Gauss recommends
+WIDTH = 0.5  # of log price: how far the truth lies from what is told, to begin with
+
+
+class PriceHead(nn.Module):
+    """A distribution over `bins` even bins of log price, from a hidden state and k numbers that are prices in logs.
+
+    The logits are a Laplace distribution around  w . numbers + v . state,  whose width depends on the state as well,
+    and one term of the state for each bin, which gives it any other form.
+    """
+
+    def __init__(self, hidden: int, numbers: int, edges: np.ndarray) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(torch.zeros(numbers))
+        self.start = nn.Parameter(torch.zeros(()))
+        self.state = nn.Linear(hidden, 1, bias=False)
+        self.width = nn.Linear(hidden, 1)
+        self.form = nn.Linear(hidden, len(edges) - 1, bias=False)
+        for layer in (self.state, self.width, self.form):
+            nn.init.zeros_(layer.weight)
+        nn.init.constant_(self.width.bias, math.log(WIDTH))
+        self.register_buffer("edges", torch.tensor(edges, dtype=torch.float32))
+
+    @classmethod
+    def begin(
+        cls, hidden: int, told: np.ndarray, opinions: int, prices: Sequence[float], prompt: Prompt, bins: int
+    ) -> Self:
+        """A head that answers the mean of the opinions, which are the first columns of what is `told` [n, k] of the
+        training items; without any, the mean of the rest; told nothing, the median of the `prices` [n] in dollars."""
+        lowest, highest = (np.log1p(prompt.unit * end) for end in (max(prompt.lowest - 0.5, 0), prompt.highest + 0.5))
+        head = cls(hidden, told.shape[1], np.linspace(lowest, highest, bins + 1))
+        logs = np.log1p(np.asarray(prices, dtype=float))
+        counted = opinions or told.shape[1]
+        with torch.no_grad():
+            head.numbers[:counted] = 1 / max(counted, 1)
+            head.start.fill_(float(np.median(logs - told @ head.numbers.double().numpy())))
+        return head
+
+    def forward(self, states: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """Logits [n, bins] from hidden states [n, hidden] and numbers [n, k]."""
+        states = F.layer_norm(states.float(), states.shape[-1:])
+        middle = (told @ self.numbers + self.start)[:, None] + self.state(states)
+        width = self.width(states).clamp(-4, 2).exp()
+        centers = (self.edges[1:] + self.edges[:-1]) / 2
+        return -(centers - middle).abs() / width + self.form(states)
+
+    def loss(self, states: torch.Tensor, told: torch.Tensor, prices: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy [n] with the prices [n] in dollars, each spread over the bins around it."""
+        logs = torch.log1p(prices)[:, None].clamp(self.edges[0], self.edges[-1])
+        deviation = SMOOTHING * (self.edges[1] - self.edges[0])
+        below = torch.special.ndtr((self.edges - logs) / deviation)
+        labels = below.diff(dim=1) / (below[:, -1:] - below[:, :1])
+        return -(labels * F.log_softmax(self(states, told), dim=1)).sum(dim=1)
+
+    def read(self, states: torch.Tensor, told: torch.Tensor, prices: np.ndarray) -> np.ndarray:
+        """The probabilities [n, k] of evenly spaced prices [k] in dollars, each with half of the way to the next one on
+        either side; a bin's probability is spread evenly over its logarithms."""
+        bins = F.softmax(self(states, told), dim=1).double().cpu().numpy()
+        edges = self.edges.double().cpu().numpy()
+        half = (prices[1] - prices[0]) / 2 if len(prices) > 1 else 0.5
+        ends = np.log1p(np.maximum(np.append(prices - half, prices[-1] + half), 0))
+        place = np.clip((ends - edges[0]) / (edges[1] - edges[0]), 0, len(edges) - 1)
+        whole = np.minimum(place.astype(int), len(edges) - 2)
+        reached = np.pad(bins.cumsum(axis=1), ((0, 0), (1, 0)))[:, whole] + bins[:, whole] * (place - whole)
+        probabilities = np.diff(reached, axis=1)
+        return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the adapter that it was trained with."""
+        from safetensors.torch import save_file
+
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(folder / FILE)
+        head = cls(tensors["state.weight"].shape[1], len(tensors["numbers"]), tensors["edges"].numpy())
+        head.load_state_dict(tensors)
+        return head
+
+
+def mean_head(folders: Sequence[Path], folder: Path) -> None:
+    """Write the head whose every number is the mean of those in `folders`, as the adapters' are averaged."""
+    heads = [PriceHead.load(one) for one in folders]
+    several = [head.state_dict() for head in heads]
+    heads[0].load_state_dict({name: torch.stack([one[name] for one in several]).mean(dim=0) for name in several[0]})
+    heads[0].save(folder)
+
+
+def last_states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """The hidden states [n, hidden] of a causal model, plain or with an adapter, at the places `last` [n] of token ids
+    [n, length]; the layer over the vocabulary is not run."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    states = whole.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return states[torch.arange(len(last), device=states.device), last]

@@ -1,0 +1,72 @@
+"""What classic models say of an item, as a language model is told it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.data.items import Item
+from tasks.errors import UserError
+from tasks.models.language.opinions import Opinions, alike
+
+NOUNS = ["kettle", "chair", "lamp", "drill", "piano", "rug", "knife", "tent"]
+FINISHES = ["steel", "oak", "copper", "plastic", "silver", "glass"]
+
+
+def shop(seed: int = 0, n: int = 160) -> list[Item]:
+    """Products whose noun and finish make the price, up to chance."""
+    random, items = np.random.default_rng(seed), []
+    for number in range(n):
+        noun, finish = random.integers(len(NOUNS)), random.integers(len(FINISHES))
+        price = float(10 * 1.5 ** (noun + finish / 2) * np.exp(random.normal(0, 0.2)))
+        extra = " ".join(f"w{random.integers(300)}" for _ in range(8))
+        items.append(Item(f"{seed}-{number}", f"{FINISHES[finish]} {NOUNS[noun]}", extra, price=price))
+    return items
+
+
+def test_a_training_item_is_told_what_models_say_that_have_not_seen_it() -> None:
+    """An item whose price is absurd is told a price like those of its kind, and not its own; and so are the near
+    duplicates that share its price. A new item with the same text is told by models that have seen them."""
+    items = shop()
+    absurd = [dataclasses.replace(items[3], id=f"x{number}", text=f"{items[3].text} again", price=90_000.0)
+              for number in range(3)]  # fmt: skip
+    opinions = Opinions.fit(["neighbours"], [*items, *absurd], seed=1)
+    said = opinions.ask([*absurd, dataclasses.replace(absurd[0], id="new")])
+    assert said.shape == (4, 1) and (said[:3] < 1_000).all() and said[3] > 10_000
+
+
+def test_opinions_are_about_the_price_and_the_same_each_time(tmp_path: Path) -> None:
+    """As good on training items, by folds, as on new ones; in the order asked for; and as before once saved."""
+    items, others = shop(0), shop(1)
+    opinions = Opinions.fit(["tfidf_ridge", "constant_median"], items, seed=1)
+    for asked in (items, others):
+        truth, said = np.array([item.price for item in asked]), opinions.ask(asked)
+        errors = np.abs(said - truth[:, None]).mean(axis=0)
+        assert errors[0] < 0.85 * errors[1]
+    mixed = [others[0], items[5], others[1]]
+    np.testing.assert_array_equal(
+        opinions.ask(mixed), np.stack([opinions.ask(others)[0], opinions.said[5], opinions.ask(others)[1]])
+    )
+    opinions.save(tmp_path / "kept")
+    np.testing.assert_array_equal(Opinions.load(tmp_path / "kept").ask(mixed), opinions.ask(mixed))
+    np.testing.assert_array_equal(Opinions.fit(["tfidf_ridge"], items, seed=1).said[:, 0], opinions.said[:, 0])
+
+
+def test_near_duplicates_are_of_one_group_through_others_as_well() -> None:
+    """A is like B, and B like C; D is like none of them."""
+    words = [f"word{number}" for number in range(60)]
+    chain = [" ".join(words[start : start + 50]) for start in (0, 3, 6)]
+    groups = alike([*chain, "a kettle of brushed steel that whistles"])
+    assert len(set(groups[:3])) == 1 and groups[3] != groups[0]
+
+
+def test_what_cannot_be_asked_is_refused() -> None:
+    """A model that does not exist, and a corpus where all texts are alike."""
+    with pytest.raises(UserError, match=r"no model 'ridge'.*tfidf_ridge"):
+        Opinions.fit(["ridge"], shop(), seed=1)
+    same = [Item(f"s{number}", "Steel kettle", "of brushed steel", price=20.0) for number in range(9)]
+    with pytest.raises(UserError, match=r"opinions needs 4 training items.*there are 1"):
+        Opinions.fit(["constant"], same, seed=1)
