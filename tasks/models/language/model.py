@@ -74,8 +74,8 @@ class ModelSpec:
             from tasks.models.language.retrieval import Comparables
 
             told["comparables"] = Comparables.fit(train)
-        where = {"device": finetune.device, "dtype": finetune.dtype}
-        return cls(finetune.base, finetune.quantization, prompt, answer, **where, **told)
+        told |= {"device": finetune.device, "dtype": finetune.dtype}
+        return cls(finetune.base, finetune.quantization, prompt, answer, **told)
 
     @classmethod
     def untuned(cls, finetune: Finetune, train: Sequence[Item] | None = None, seed: int = 0) -> Self:
