@@ -42,7 +42,7 @@ class PriceTrainer(SFTTrainer):
         self,
         *args: Any,
         items: Sequence[Item],
-        lesson: HeadLesson | None,
+        lesson: HeadLesson | None = None,
         on_checkpoint: Callable[[int], None],
         interruption: Interruption,
         **kwargs: Any,

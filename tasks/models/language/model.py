@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic import ValidationError
 
 from tasks.config.experiment import Answer, Finetune, Prompt
 from tasks.data.items import Item
@@ -144,9 +145,20 @@ class ModelSpec:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; a base of "." is the folder itself."""
+        """Read what `save` wrote; a base of "." is the folder itself.
+
+        Raises:
+            UserError: it was written by a version that knows settings which this one does not.
+        """
         fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
-        sections = Prompt(**fields["prompt"]), Answer(**fields["answer"])
+        try:
+            sections = Prompt(**fields["prompt"]), Answer(**fields["answer"])
+        except ValidationError as error:
+            settings = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+            raise UserError(
+                f"The model in {folder} was saved by another version of Pricewright: this one does not know its "
+                f"settings ({settings}). Load it with that version, or fine-tune again with this one."
+            ) from error
         base = str(folder) if fields["base"] == "." else fields["base"]
         options = {name: fields[name] for name in ("device", "dtype", "identity") if name in fields}
         if (file := folder / COMPARABLES).is_file():
@@ -317,8 +329,10 @@ class LanguageModel:
     def _head_of(self, folder: Path) -> PriceHead | None:
         if self.spec.answer.by == "text":
             return None
-        from tasks.models.language.price_head import PriceHead
+        from tasks.models.language.price_head import FILE, PriceHead
 
+        if not (folder / FILE).is_file():
+            raise UserError(f"{folder} has no {FILE}, by which this model answers. Fine-tune or export it again.")
         return PriceHead.load(folder).to(self.model.get_input_embeddings().weight.device)
 
     def _read_head(self, items: Sequence[Item], progress: Progress) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from tasks.config.loading import load
 from tasks.data.items import Item
 from tasks.errors import UserError
+from tasks.finetuning import check
 from tasks.models.language.base_model import load_model
 from tasks.models.language.estimators import TEMPERATURES, median
 from tasks.models.language.hardware import Hardware, settings
@@ -127,3 +128,23 @@ def test_predictions_are_kept_whole(items: list[Item], tmp_path: Path) -> None:
     }
     points = from_table(to_table(items[:8], Predictions.points(np.arange(8))))
     assert points.distribution is None and points.unparsable is None and points.price.tolist() == list(range(8))
+
+
+def test_a_head_that_cannot_answer_is_said(tmp_path: Path) -> None:
+    """One that shall write text, in several processes, or whose file is gone; and settings of another version."""
+    for wrong, said in (
+        (["finetune.answer.estimate=greedy"], "a head writes no text"),
+        (["finetune.prompt.opinions=[ridge]"], "no model 'ridge'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            ModelSpec.of(load(SMOKE, ["finetune.answer.by=head", *wrong]).finetune)
+    with pytest.raises(UserError, match=r"a head is trained in one process alone"):
+        check(load(SMOKE, ["finetune.answer.by=head", "finetune.processes=2"]))
+    conf = load(SMOKE, ["finetune.quantization=null", "finetune.answer.by=head"]).finetune
+    ModelSpec.of(conf).save(tmp_path)
+    with pytest.raises(UserError, match=r"has no price_head\.safetensors"):
+        LanguageModel.load(tmp_path)
+    file = tmp_path / "predictor.json"
+    file.write_text(file.read_text().replace('"by": "head"', '"by": "song", "verse": 2'))
+    with pytest.raises(UserError, match=r"another version of Pricewright.*by, verse"):
+        ModelSpec.load(tmp_path)
