@@ -77,7 +77,7 @@ def work(name: str, arguments: argparse.Namespace) -> None:
 
     quiet()
     results = Results(arguments.out / f"{name}.json")
-    results.keep(machine=machine())
+    results.keep(dry=arguments.dry_run, machine=machine())
     task = Task(results, arguments.data, arguments.store, arguments.dry_run, tuple(arguments.overrides))
     importlib.import_module(f"benchmarks.on_gpu.{name}").measure(task)
 

@@ -14,7 +14,7 @@ from tasks.models.language.hardware import Settings
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-NAME = "Llama 3.1 8B, random weights"
+NAMES = {False: "Llama 3.1 8B, random weights", True: "a Llama of no size"}  # by whether the run is dry
 EMBEDDED = "smollm2-135m"
 EIGHT_BILLION = {
     "vocab_size": 128_256,

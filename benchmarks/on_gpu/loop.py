@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.evaluation_speed import greedy_one_by_one
-from benchmarks.on_gpu.llama import EMBEDDED, NAME, config_of, llama_like_tokenizer, random_llama
+from benchmarks.on_gpu.llama import EMBEDDED, NAMES, config_of, llama_like_tokenizer, random_llama
 from benchmarks.on_gpu.results import Task
 from benchmarks.on_gpu.timing import forget_peak, peak, seconds_of
 from tasks.config.loading import load
@@ -17,7 +17,7 @@ BATCH_TOKENS = 32_768
 
 def measure(task: Task) -> None:
     """Price items in both ways, of both models."""
-    asked, looped = (16, 2) if task.dry else (512, 24)
+    asked, looped = (8, 1) if task.dry else (512, 24)
     items = task.items(asked)
     for language in models(task):
         prompts = language.prompts(items[:looped])
@@ -46,5 +46,5 @@ def models(task: Task) -> Iterator[LanguageModel]:
     answer = [f"finetune.answer.batch_tokens={BATCH_TOKENS}", "finetune.prompt.comparables=0"]
     conf = load("conf/files.yaml", ["data.path=unread", f"finetune.base={base}", *answer]).finetune
     yield LanguageModel.of(ModelSpec.of(conf))
-    spec = ModelSpec.of(load("conf/amazon.yaml", [f"finetune.base={NAME}", *answer]).finetune)
+    spec = ModelSpec.of(load("conf/amazon.yaml", [f"finetune.base={NAMES[task.dry]}", *answer]).finetune)
     yield LanguageModel(spec, random_llama(config_of(task.dry), spec.settings()), llama_like_tokenizer(task.dry))

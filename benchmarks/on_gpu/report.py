@@ -22,7 +22,10 @@ def tables(folder: Path) -> str:
         if not known and name not in ended:
             continue
         how = f"{ended[name]['how']} after {ended[name]['seconds']:.0f} s" if name in ended else "not ended"
-        parts += [f"### {name}: {how}", *([_machine(known["machine"])] if "machine" in known else []), *table(known)]
+        parts.append(f"### {name}: {how}")
+        if known.get("dry"):
+            parts.append("A dry run: it shows that the phase runs, and nothing of how fast or how good anything is.")
+        parts += [*([_machine(known["machine"])] if "machine" in known else []), *table(known)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.evaluation_speed import limit
 from benchmarks.finetune_speed import OURS, PLAIN, make_trainer, operations
-from benchmarks.on_gpu.llama import NAME, config_of, llama_like_tokenizer, random_llama
+from benchmarks.on_gpu.llama import NAMES, config_of, llama_like_tokenizer, random_llama
 from benchmarks.on_gpu.results import Task
 from benchmarks.on_gpu.timing import forget_peak, peak, profile, run_steps, seconds_of
 from tasks.config.experiment import Experiment, Prompt
@@ -27,7 +27,7 @@ from tasks.models.language.prompts import completion, render, token_counts
 from tasks.training.memory import estimate, out_of_memory
 
 CONF = "conf/amazon.yaml"
-STEPS, WARM, SCORED = 10, 3, 512
+WARM, SCORED = 3, 512  # steps that do not count, since they allocate; items
 BATCH_TOKENS = (32_768, 8_192)
 
 
@@ -54,13 +54,15 @@ SETUPS = (  # in the order of their worth
     Setup(OURS, 16, 64, True),
     Setup(OURS, 4, 64, True),
 )
+SMALL = tuple(dataclasses.replace(setup, batch=setup.batch // 8) for setup in SETUPS[:6])
 
 
 def measure(task: Task) -> None:
     """Train in every setup, each on a model of its own; score with the first of each number of bits."""
-    items, config, scored = task.items(STEPS * max(setup.batch for setup in SETUPS)), config_of(task.dry), set()
-    tokenizer, longest = llama_like_tokenizer(task.dry), None
-    for setup in SETUPS:
+    steps, setups = (WARM + 1, SMALL) if task.dry else (WARM + 7, SETUPS)
+    items = task.items(steps * max(setup.batch for setup in setups))
+    config, tokenizer, longest, scored = config_of(task.dry), llama_like_tokenizer(task.dry), None, set()
+    for setup in setups:
         experiment = experiment_of(setup, task.dry)
         conf = experiment.finetune
         on = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
@@ -71,7 +73,7 @@ def measure(task: Task) -> None:
         if not scored:
             task.results.keep(product_rate=limit(model))
         try:
-            task.results.add("setups", **row, **trained(setup, experiment, items, model, tokenizer))
+            task.results.add("setups", **row, **trained(setup, experiment, items, steps, (model, tokenizer)))
             if setup.way == OURS and setup.bits not in scored:
                 asked = ModelSpec.of(conf, items), model, tokenizer
                 for batch_tokens in BATCH_TOKENS:
@@ -83,7 +85,7 @@ def measure(task: Task) -> None:
             task.results.add("setups", **row, failed="out of memory", **peak())
         del model
     for bits in sorted(scored):
-        setup = next(one for one in SETUPS if one.way == OURS and one.bits == bits)
+        setup = next(one for one in setups if one.way == OURS and one.bits == bits)
         task.results.keep(**{f"profile_{bits}": profiled(setup, items, config, tokenizer, task.dry)})
 
 
@@ -95,33 +97,35 @@ def longest_of(items: list[Item], prompt: Prompt, tokenizer: Any) -> int:
 
 def experiment_of(setup: Setup, dry: bool) -> Experiment:
     """The conf of a setup."""
-    sft = f"finetune.sft.per_device_train_batch_size={setup.batch // 4 if dry else setup.batch}"
+    sft = f"finetune.sft.per_device_train_batch_size={setup.batch}"
     recompute = f"finetune.sft.gradient_checkpointing={str(setup.checkpointing).lower()}"
     quantization = [] if setup.bits == 4 else ["finetune.quantization=null"]
-    return load(CONF, [f"finetune.base={NAME}", "finetune.dtype=bfloat16", sft, recompute, *quantization])
+    return load(CONF, [f"finetune.base={NAMES[dry]}", "finetune.dtype=bfloat16", sft, recompute, *quantization])
 
 
-def trained(setup: Setup, experiment: Experiment, items: list[Item], model: Any, tokenizer: Any) -> dict[str, Any]:
-    """What some steps took: medians over those after the first ones, which allocate."""
+def trained(
+    setup: Setup, experiment: Experiment, items: list[Item], steps: int, base: tuple[Any, Any]
+) -> dict[str, Any]:
+    """What some steps took, of a base model with its tokenizer: medians over those after the first ones."""
     conf = experiment.finetune
     attention = settings(Hardware.here(conf.device), None, {}, conf.dtype).attention if setup.way == OURS else "sdpa"
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(setup.way, experiment, items, STEPS, Path(folder), (model, tokenizer))
+        trainer = make_trainer(setup.way, experiment, items, steps, Path(folder), base)
         forget_peak()
-        steps = run_steps(trainer, attention)
-    seconds = np.array([step.seconds for step in steps])
-    tokens = np.array([step.tokens for step in steps])
-    config = model.config.get_text_config()
-    needed = np.array([operations(config, conf.lora, step.rows, step.tokens, step.learned) for step in steps])
+        taken = run_steps(trainer, attention)
+    seconds = np.array([step.seconds for step in taken])
+    tokens = np.array([step.tokens for step in taken])
+    config = base[0].config.get_text_config()
+    needed = np.array([operations(config, conf.lora, step.rows, step.tokens, step.learned) for step in taken])
     return {
         "attention": attention,
         "liger": bool(trainer.args.use_liger_kernel),
         "optimizer": type(trainer.optimizer.optimizer).__name__,
-        "tokens_an_item": float(tokens.sum() / sum(step.rows for step in steps)),
+        "tokens_an_item": float(tokens.sum() / sum(step.rows for step in taken)),
         "seconds_a_step": float(np.median(seconds[WARM:])),
         "tokens_a_second": float(np.median((tokens / seconds)[WARM:])),
         "operations_a_second": float(np.median((needed / seconds)[WARM:])),
-        "losses": [steps[0].loss, steps[-1].loss],
+        "losses": [taken[0].loss, taken[-1].loss],
         **peak(),
     }
 
@@ -131,7 +135,7 @@ def answered(asked: tuple[ModelSpec, Any, Any], items: list[Item], batch_tokens:
     spec, model, tokenizer = asked
     answer = spec.answer.model_copy(update={"batch_tokens": batch_tokens, "temperature": 1.0})
     language = LanguageModel(dataclasses.replace(spec, answer=answer), model.eval(), tokenizer)
-    scored = items[: 16 if dry else SCORED]
+    scored = items[: 8 if dry else SCORED]
     language.predict(scored[:16])
     forget_peak()
     seconds = seconds_of(lambda: language.predict(scored))
@@ -147,4 +151,4 @@ def profiled(setup: Setup, items: list[Item], config: Any, tokenizer: Any, dry: 
     forget_peak()
     with tempfile.TemporaryDirectory() as folder:
         model = random_llama(config, on)
-        return profile(make_trainer(OURS, experiment, items, STEPS, Path(folder), (model, tokenizer)))
+        return profile(make_trainer(OURS, experiment, items, WARM, Path(folder), (model, tokenizer)))
