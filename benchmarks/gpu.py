@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import signal
 import subprocess
@@ -25,30 +24,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 from benchmarks.on_gpu.report import tables
+from benchmarks.on_gpu.results import Results, Task, machine
 from tasks.paths import PROJECT
 
 PHASES = {"agreement": 90, "quality": 240, "speed": 180, "loop": 120}  # seconds
-ENDED = "ended.json"  # how each phase ended
 
 
 def run_phases(phases: dict[str, float | None], words: list[str], out: Path, environment: dict[str, str]) -> bool:
     """Run the phases one after another, each for so many seconds at most, and write down how each ended; whether all
     were done."""
-    ended = json.loads((out / ENDED).read_text()) if (out / ENDED).is_file() else {}
+    done = True
     for name, seconds in phases.items():
         print(f"  {name}{'' if seconds is None else f': at most {seconds:.0f} s'}", file=sys.stderr, flush=True)
         start = time.perf_counter()
+        (out / f"{name}.json").unlink(missing_ok=True)
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--worker", name, *words]
         with (out / f"{name}.log").open("wb") as log:
             status = limited(command, seconds, log, environment)
         said = {None: "ended at its limit", 0: "done"}.get(status, f"failed with status {status}")
-        ended[name] = {"how": said, "limit": seconds, "seconds": time.perf_counter() - start}
-        (out / ENDED).write_text(json.dumps(ended, indent=1), encoding="utf-8")
+        took, done = time.perf_counter() - start, done and status == 0
+        Results.read(out / f"{name}.json").keep(ended={"how": said, "limit": seconds, "seconds": took})
         (out / "report.md").write_text(tables(out), encoding="utf-8")
-        print(f"  {name}: {said} after {ended[name]['seconds']:.0f} s", file=sys.stderr, flush=True)
+        print(f"  {name}: {said} after {took:.0f} s", file=sys.stderr, flush=True)
         if status:
             print(_tail(out / f"{name}.log"), file=sys.stderr, flush=True)
-    return all(ended[name]["how"] == "done" for name in phases)
+    return done
 
 
 def limited(command: list[str], seconds: float | None, log: BinaryIO, environment: dict[str, str]) -> int | None:
@@ -72,7 +72,6 @@ def _tail(log: Path, lines: int = 15) -> str:
 
 def work(name: str, arguments: argparse.Namespace) -> None:
     """One phase, in this process."""
-    from benchmarks.on_gpu.results import Results, Task, machine
     from tasks.models.language.base_model import quiet
 
     quiet()

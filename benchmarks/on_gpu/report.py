@@ -14,14 +14,14 @@ Known = dict[str, Any]
 
 def tables(folder: Path) -> str:
     """What lies in a folder of `benchmarks.gpu`, in markdown for docs/benchmarks.md."""
-    ended = json.loads((folder / "ended.json").read_text()) if (folder / "ended.json").is_file() else {}
     parts = []
     for name, table in TABLES.items():
         file = folder / f"{name}.json"
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if not known and name not in ended:
+        if not file.is_file():
             continue
-        how = f"{ended[name]['how']} after {ended[name]['seconds']:.0f} s" if name in ended else "not ended"
+        known = json.loads(file.read_text(encoding="utf-8"))
+        ended = known.get("ended")
+        how = f"{ended['how']} after {ended['seconds']:.0f} s" if ended else "not ended"
         parts.append(f"### {name}: {how}")
         if known.get("dry"):
             parts.append("A dry run: it shows that the phase runs, and nothing of how fast or how good anything is.")

@@ -9,9 +9,8 @@ import platform
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from benchmarks.finetune_speed import read_items
 from tasks.data.items import Item
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "flash-attn", "liger-kernel")
@@ -24,6 +23,11 @@ class Results:
 
     file: Path
     known: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """What is there already, of this process or of another one."""
+        return cls(file, json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
 
     def keep(self, **figures: Any) -> None:
         """Write down figures by name; one that was there is replaced."""
@@ -49,6 +53,8 @@ class Task:
 
     def items(self, count: int) -> list[Item]:
         """The first products of the data."""
+        from benchmarks.finetune_speed import read_items
+
         return read_items(None if self.data is None else str(self.data / PRODUCTS), count)
 
 

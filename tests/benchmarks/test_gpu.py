@@ -27,6 +27,11 @@ def benchmark(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
+def how_ended(out: Path, phase: str) -> str:
+    """What is written down of the end of a phase."""
+    return json.loads((out / f"{phase}.json").read_text())["ended"]["how"]
+
+
 @pytest.fixture(scope="module")
 def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a dry run, and what it printed. No phase gets a server of Prefect: it may not start one."""
@@ -39,9 +44,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_every_phase_is_done_and_reported(dry: tuple[Path, str]) -> None:
     """In the order of their worth; the tables can be made again from the files alone."""
     out, printed = dry
-    assert {name: one["how"] for name, one in json.loads((out / "ended.json").read_text()).items()} == dict.fromkeys(
-        PHASES, "done"
-    )
+    assert [how_ended(out, name) for name in PHASES] == ["done"] * len(PHASES)
     assert [line.split()[1] for line in printed.splitlines() if line.startswith("### ")] == [f"{n}:" for n in PHASES]
     assert printed.strip() == (out / "report.md").read_text().strip() == benchmark("--report", out).stdout.strip()
     assert printed.count("A dry run") == len(PHASES)
@@ -79,11 +82,12 @@ def test_speed_has_ours_and_trl_in_4_and_16_bits(dry: tuple[Path, str]) -> None:
 def test_what_a_phase_had_when_it_was_ended_is_reported(phase: str, dry: tuple[Path, str], tmp_path: Path) -> None:
     """After any of its figures, and without any."""
     known = json.loads((dry[0] / f"{phase}.json").read_text())
-    (tmp_path / "ended.json").write_text(json.dumps({phase: {"how": "ended at its limit", "seconds": 1}}))
-    assert "ended at its limit after 1 s" in tables(tmp_path)
+    ended = {"how": "ended at its limit", "seconds": 1}
     for count in range(len(known) + 1):
-        (tmp_path / f"{phase}.json").write_text(json.dumps(dict(list(known.items())[:count])))
+        had = dict(list(known.items())[:count]) | {"ended": ended}
+        (tmp_path / f"{phase}.json").write_text(json.dumps(had))
         said = tables(tmp_path)
+        assert said.startswith(f"### {phase}: ended at its limit after 1 s\n")
     assert said.strip("\n").splitlines()[1:] == _part(dry[1], phase)[1:]
 
 
@@ -96,10 +100,7 @@ def test_a_phase_over_its_time_is_ended_and_the_next_one_has_its_turn(tmp_path: 
     """Both are written down as ended, and the exit status says that not all was done."""
     done = benchmark("--out", tmp_path, "--dry-run", "--phases", "agreement=0", "loop=0")
     assert done.returncode == 1
-    ended = json.loads((tmp_path / "ended.json").read_text())
-    assert {name: one["how"] for name, one in ended.items()} == dict.fromkeys(
-        ("agreement", "loop"), "ended at its limit"
-    )
+    assert [how_ended(tmp_path, name) for name in ("agreement", "loop")] == ["ended at its limit"] * 2
 
 
 def test_only_quality_needs_the_pipeline_s_packages() -> None:
