@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -54,7 +55,13 @@ def run_phases(phases: dict[str, float | None], words: list[str], out: Path, env
 def limited(command: list[str], seconds: float | None, log: BinaryIO, environment: dict[str, str]) -> int | None:
     """The exit status of a command, or None if it was ended after so many seconds, with all it had started."""
     process = subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=PROJECT, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,  # closed when this process is gone, even if it was killed: then the phase goes too
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        cwd=PROJECT,
+        start_new_session=True,
     )
     try:
         return process.wait(seconds)
@@ -70,8 +77,14 @@ def _tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
+def _leave_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns when the other end is closed
+    os.killpg(0, signal.SIGKILL)  # this process and those that it has started
+
+
 def work(name: str, arguments: argparse.Namespace) -> None:
     """One phase, in this process."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     from tasks.models.language.base_model import quiet
 
     quiet()

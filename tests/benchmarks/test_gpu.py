@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from tasks.models.language.base_model import load_model
 from tasks.models.language.hardware import Hardware, settings
 from tasks.models.language.price_trie import build_trie
 from tasks.paths import PROJECT
+from tests.waiting import PATIENCE, until
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
@@ -101,6 +103,17 @@ def test_a_phase_over_its_time_is_ended_and_the_next_one_has_its_turn(tmp_path: 
     done = benchmark("--out", tmp_path, "--dry-run", "--phases", "agreement=0", "loop=0")
     assert done.returncode == 1
     assert [how_ended(tmp_path, name) for name in ("agreement", "loop")] == ["ended at its limit"] * 2
+
+
+def test_a_phase_goes_when_the_command_is_killed(tmp_path: Path) -> None:
+    """Nobody would end it any more, and it would hold the GPU."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), "--dry-run", "--phases", "loop"]
+    running = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
+    (phase,) = until(lambda: psutil.Process(running.pid).children(), running)
+    until((tmp_path / "loop.json").exists, running)  # it is at work
+    running.kill()
+    running.wait()
+    phase.wait(PATIENCE)
 
 
 def test_only_quality_needs_the_pipeline_s_packages() -> None:
