@@ -58,7 +58,8 @@ def _agreement(known: Known) -> Iterable[str]:
         kind = f"{run['device']}, {run['dtype']}, {run['optimizer']}, {run['attention']}{', Liger' * run['liger']}"
         apart = f"{run['apart']:.3%}" if "apart" in run else ""
         rows.append([name, kind, len(losses), f"{losses[0]:.4f} to {losses[-1]:.4f}", apart, _gib(run)])
-    yield _table("training | on | steps | loss | a loss apart from the first's, at most | peak memory", rows)
+    if rows:
+        yield _table("training | on | steps | loss | a loss apart from the first's, at most | peak memory", rows)
     if "scoring" in known:
         it = known["scoring"]
         rate = it["items"] / it["seconds"]
@@ -140,7 +141,8 @@ def _loop(known: Known) -> Iterable[str]:
         model = f"{row['model']}, 4 bits, {row['dtype']}"
         rows.append([model, f"{row['tokens']:.0f}", f"{each[0]:.1f} ms", f"{each[1]:.1f} ms", f"{row['times']:.1f}"])
     heads = "model | tokens of a prompt | the loop, an item | the whole distribution, an item | times as fast"
-    yield _table(heads, rows)
+    if rows:
+        yield _table(heads, rows)
 
 
 TABLES: dict[str, Callable[[Known], Iterable[str]]] = {
