@@ -26,6 +26,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from tasks.config.experiment import Experiment, Finetune
 from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.items import Item
-from tasks.data.splits import read_split, sample
+from tasks.data.splits import Dataset, read_split, sample
 from tasks.finetuning import finetune
 from tasks.models.blend import Blend
 from tasks.models.classic import Classic
@@ -44,16 +45,18 @@ from tasks.models.language.base_model import load_tokenizer
 from tasks.models.language.estimators import ESTIMATORS
 from tasks.models.language.model import GREEDY, LanguageModel
 from tasks.models.language.prompts import render
-from tasks.scoring.comparisons import bootstrap_interval, compare, paired_comparison
+from tasks.scoring.comparisons import FLOOR, Figures, bootstrap_interval, compare, paired_comparison
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import PREDICTIONS, Record
 from tasks.scoring.roles import Roles
 from tasks.scoring.rows import Row
-from tasks.tracking.runs import STAGE, StageRun
-from tasks.tracking.store import connect, experiment_id, model_folder
+from tasks.tracking.runs import StageRun
+from tasks.tracking.stages import latest_evaluation
+from tasks.tracking.store import connect, model_folder
 
 CONF = "conf/files.yaml"
+BLEND = "blend of the classic models"
 CLASSIC = ("tfidf_ridge", "network")
 SEEDS = (42, 43, 44)  # of the splits, the items and the trainings: two trainings of one kind differ, too
 ABLATIONS = {
@@ -76,44 +79,64 @@ def options(store: Path, overrides: list[str]) -> list[str]:
     return [*data_paths("fixed", store), "data.name=amazon_course_like", "data.test_items=null", *tracking, *overrides]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A leaderboard with a blend of its classic models beside it: rows, test prices [n] and figures by name."""
+
+    rows: dict[str, Row]
+    truth: np.ndarray
+    prices: dict[str, np.ndarray]
+    figures: dict[str, Figures]
+
+    def differences(self) -> list[tuple[str, str, str]]:
+        """Pairs of models that were picked beforehand, each with how much worse the first is than the second."""
+        entries = [name for name, row in self.rows.items() if row.kind == "baseline"]
+        classic = min(entries, key=lambda name: self.figures[name].mae)
+        pairs = [("finetuned", "base"), ("finetuned", classic)]
+        if "blend" in self.prices:  # there is none of models that do not beat a constant
+            pairs += [("blend", classic), ("blend", BLEND)]
+        return [(one, other, difference(self.truth, self.prices[one], self.prices[other])) for one, other in pairs]
+
+
+def compared(experiment: Experiment, dataset: Dataset, run_id: str) -> Compared:
+    """What an evaluation found, and the blend without the language model."""
+    client = connect(experiment)
+    run = StageRun(client, client.get_run(run_id), "evaluate", done=True)
+    rows = {row.model: row for row in Record.read(run).rows if row.status == "ran" and row.kind != FLOOR}
+    frame = pq.read_table(run.artifact(PREDICTIONS)).to_pandas()
+    truth = frame[frame["model"] == "finetuned"]["truth"].to_numpy()
+    prices = {name: frame[frame["model"] == name]["price"].to_numpy() for name in rows}
+    prices[BLEND] = classic_blend(run, experiment, dataset, rows, prices)
+    figures = compare(truth, prices, dict.fromkeys(prices, "baseline"), seed=experiment.seed)
+    return Compared(rows, truth, prices, figures)
+
+
 def pipeline(store: Path, overrides: list[str]) -> None:
     """The whole pipeline, and the table of what matters in its leaderboard."""
     words = options(store, overrides)
     subprocess.run([sys.executable, "-m", "flows.cli", "run", "-c", CONF, *words], check=True, stdout=sys.stderr)
     experiment = load(CONF, words)
-    client, where = connect(experiment), experiment_id(experiment)
-    query = f"tags.`{STAGE}` = 'evaluate' and attributes.status = 'FINISHED'"
-    run = StageRun(client, client.search_runs([where], query)[0], "evaluate", done=True)
-    rows = {row.model: row for row in Record.read(run).rows if row.status == "ran"}
-    frame = pq.read_table(run.artifact(PREDICTIONS)).to_pandas()
-    truth = frame[frame["model"] == "finetuned"]["truth"].to_numpy()
-    prices = {name: frame[frame["model"] == name]["price"].to_numpy() for name in rows}
-    prices["blend of the classic models"] = classic_blend(run, experiment, rows, prices)
-    kinds = dict.fromkeys(prices, "baseline")
-    figures = compare(truth, prices, kinds, seed=experiment.seed)
+    run_id = latest_evaluation(experiment)
+    assert run_id is not None, "the run has left an evaluation"
+    found = compared(experiment, curate(experiment, "recall"), run_id)
     heading(f"run STORE {' '.join(overrides)}".strip())
     print("| model | test | 95% interval | trained on | fit | an item |\n|---|---|---|---|---|---|")
-    for name in sorted(figures, key=lambda name: figures[name].mae):
-        row, figure = rows.get(name, Row(name, "blend")), figures[name]
+    for name in sorted(found.figures, key=lambda name: found.figures[name].mae):
+        row, figure = found.rows.get(name, Row(name, "blend")), found.figures[name]
         trained = f"{row.n_train:,}" if row.n_train else ""
         fit = f"{row.fit_seconds:.0f} s" if row.fit_seconds else ""
         each = f"{row.predict_ms:.1f} ms" if row.predict_ms else ""
         ends = f"{figure.mae_low:.2f} to {figure.mae_high:.2f}"
         print(f"| {name} | {figure.mae:.2f} | {ends} | {trained} | {fit} | {each} |")
-    classic = min((n for n in rows if rows[n].kind == "baseline"), key=lambda n: figures[n].mae)
-    pairs = [("finetuned", "base"), ("finetuned", classic)]
-    if "blend" in prices:  # there is none of models that do not beat a constant
-        pairs += [("blend", classic), ("blend", "blend of the classic models")]
     print()
-    for one, other in pairs:
-        print(f"- {one} against {other}: {difference(truth, prices[one], prices[other])}")
+    for one, other, said in found.differences():
+        print(f"- {one} against {other}: {said}")
 
 
 def classic_blend(
-    run: StageRun, experiment: Experiment, rows: dict[str, Row], prices: dict[str, np.ndarray]
+    run: StageRun, experiment: Experiment, dataset: Dataset, rows: dict[str, Row], prices: dict[str, np.ndarray]
 ) -> np.ndarray:
     """The test prices of a blend fitted as the pipeline's, of its members that are no language model."""
-    dataset = curate(experiment, "recall")
     validation, items = read_split(dataset, "validation"), Roles.of(experiment, dataset).blend
     place = {item.id: row for row, item in enumerate(validation)}
     chosen = [place[item.id] for item in items]

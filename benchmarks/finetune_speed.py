@@ -2,7 +2,6 @@
 
     python -m benchmarks.finetune_speed [--items FILE.jsonl.gz] [--steps 12] [--ways NAME ...] [key=value ...]
     python -m benchmarks.finetune_speed --profile           # where the time of our steps goes
-    python -m benchmarks.finetune_speed --random-llama-8b   # Llama 3.1 8B of random weights in 4 bits, on a GPU
 
 Every way trains in a process of its own on the same items (of the generated catalogue, or of a file) with the settings
 of conf/files.yaml, its comparables left out, and takes a step when it is its turn, so that a busy machine slows all
@@ -27,13 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks.config.experiment import Experiment
+from tasks.config.experiment import Experiment, Finetune
 from tasks.config.loading import load
 from tasks.data.items import Item, from_row
 from tasks.training.batching import LikeLengths, padding
@@ -55,27 +54,38 @@ def read_items(path: str | None, count: int) -> list[Item]:
         return [from_row(json.loads(line)) for line in itertools.islice(lines, count)]
 
 
-def make_trainer(way: str, experiment: Experiment, items: list[Item], steps: int, folder: Path) -> Any:
-    """The trainer of a way, ready for `steps` steps."""
+def loaded(way: str, conf: Finetune) -> tuple[Any, Any]:
+    """The base model as a way trains it, and its tokenizer."""
+    from tasks.models.language.base_model import load_model, load_tokenizer
+    from tasks.models.language.hardware import Hardware, settings
+
+    quantization = conf.quantization
+    if way == DEFAULTS and quantization:
+        quantization = {**quantization, "bnb_4bit_compute_dtype": "bfloat16"}
+    dtype = "bfloat16" if way == BFLOAT16 else conf.dtype
+    on = settings(Hardware.here(conf.device), quantization, {}, dtype)
+    return load_model(conf.base, on), load_tokenizer(conf.base)
+
+
+def make_trainer(
+    way: str, experiment: Experiment, items: list[Item], steps: int, folder: Path, base: tuple[Any, Any] | None = None
+) -> Any:
+    """The trainer of a way, ready for `steps` steps, on a model with its tokenizer: `base`, or that of the conf."""
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from tasks.models.language.base_model import load_model, load_tokenizer
     from tasks.models.language.hardware import Hardware, settings
     from tasks.models.language.prompts import completion, render
     from tasks.training.plan import lora_config, sft_config
     from tasks.training.trainer import Interruption, PriceTrainer
 
     conf = experiment.finetune
+    model, tokenizer = base or loaded(way, conf)
     if way == BFLOAT16:
         conf = conf.model_copy(update={"dtype": "bfloat16"})
-    tokenizer, quantization = load_tokenizer(conf.base), conf.quantization
-    if way == DEFAULTS and quantization:
-        quantization = {**quantization, "bnb_4bit_compute_dtype": "bfloat16"}
     hardware = Hardware.here(conf.device)
-    model = load_model(conf.base, settings(hardware, quantization, {}, conf.dtype))
     sft = {**conf.sft, "max_steps": steps, "logging_steps": 1}
     if way not in (OURS, BFLOAT16):
         sft["train_sampling_strategy"] = "random"
@@ -145,8 +155,10 @@ def work(way: str, experiment: Experiment, items: list[Item], steps: int) -> Non
 
         trainer.data_collator = collated
         trainer.add_callback(Turns())
+        if torch.cuda.is_available():  # the peak counts from here, loading left out
+            torch.cuda.reset_peak_memory_stats()
         with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here, loading left out
+            Path("/proc/self/clear_refs").write_text("5")
         say(ready=True)
         trainer.train()
 
@@ -172,13 +184,8 @@ def peak_gigabytes() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
 
 
-def linear_shapes(experiment: Experiment) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """The config of the base model, and the shape of the weights of each projection of a layer: in and out."""
-    from transformers import AutoConfig
-
-    from tasks.models.language.base_model import locate
-
-    config = AutoConfig.from_pretrained(locate(experiment.finetune.base)).get_text_config()
+def linear_shapes(config: Any) -> dict[str, tuple[int, int]]:
+    """The shape of the weights of each projection of a layer of a model with this config: in and out."""
     hidden, inner = config.hidden_size, config.intermediate_size
     wide, narrow = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
     attention = {
@@ -187,14 +194,14 @@ def linear_shapes(experiment: Experiment) -> tuple[Any, dict[str, tuple[int, int
         "v_proj": (hidden, narrow),
         "o_proj": (wide, hidden),
     }
-    return config, attention | {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+    return attention | {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
 
 
 def measure_products(experiment: Experiment, items: list[Item], steps: int) -> None:
     """The rate of plain matrix products at the shapes of the model, forward and back, with nothing around them."""
     import torch
 
-    from tasks.models.language.base_model import load_tokenizer
+    from tasks.models.language.base_model import load_config, load_tokenizer
     from tasks.models.language.hardware import Hardware, settings
     from tasks.models.language.prompts import render
 
@@ -204,7 +211,7 @@ def measure_products(experiment: Experiment, items: list[Item], steps: int) -> N
     tokenizer = load_tokenizer(conf.base)
     lengths = [len(ids) for ids in tokenizer(render(items[:64], conf.prompt, tokenizer))["input_ids"]]
     rows = int(np.mean(lengths)) * conf.sft.get("per_device_train_batch_size", 8)
-    counts = collections.Counter(linear_shapes(experiment)[1].values())
+    counts = collections.Counter(linear_shapes(load_config(conf.base).get_text_config()).values())
     made = {"device": device, "dtype": getattr(torch, settings(machine, None, {}, conf.dtype).dtype)}
     matrices = [[torch.randn(*shape, **made) for shape in ((b, a), (rows, a), (rows, b))] for a, b in counts]
     say(ready=True)
@@ -222,15 +229,13 @@ def measure_products(experiment: Experiment, items: list[Item], steps: int) -> N
         say(rate=sum(4 * rows * a * b * count for (a, b), count in counts.items()) / spent, seconds=spent)
 
 
-def operations(experiment: Experiment, rows: float, tokens: float, learned: float) -> float:
-    """Floating point operations that a LoRA step of `rows` items needs.
+def operations(config: Any, lora: Mapping[str, Any], rows: float, tokens: float, learned: float) -> float:
+    """Floating point operations that a LoRA step of `rows` items needs, of a base model with this config.
 
     Frozen weights take products forward and for the gradient of what they are given, none for their own; adapters all
     three; attention twice as much back as forward; the head the two, where there is something to learn.
     """
-    config, shapes = linear_shapes(experiment)
-    lora = experiment.finetune.lora
-    adapted = lora.get("target_modules", "all-linear")
+    shapes, adapted = linear_shapes(config), lora.get("target_modules", "all-linear")
     frozen = sum(a * b for a, b in shapes.values())
     adapters = sum(
         lora.get("r", 8) * (a + b) for name, (a, b) in shapes.items() if adapted == "all-linear" or name in adapted
@@ -271,9 +276,12 @@ def hear(process: subprocess.Popen) -> dict[str, Any]:
 
 def report(experiment: Experiment, said: dict[str, list[dict[str, Any]]]) -> None:
     """The table: medians over the steps, ratios of one turn each."""
+    from tasks.models.language.base_model import load_config
+
     spent = {way: np.array([step["seconds"] for step in steps[WARM:]]) for way, steps in said.items()}
     each = {way: np.array([step["rows"] for step in steps[WARM:]]) for way, steps in said.items() if way != FLOOR}
-    base = PLAIN if PLAIN in said else OURS
+    base, lora = PLAIN if PLAIN in said else OURS, experiment.finetune.lora
+    config = load_config(experiment.finetune.base).get_text_config()
     print(f"| way | items a second | times {base} | tokens a second | peak memory | of the products' rate |")
     print("|---|---|---|---|---|---|")
     rate = np.array([step["rate"] for step in said[FLOOR][WARM:]]) if FLOOR in said else None
@@ -282,7 +290,7 @@ def report(experiment: Experiment, said: dict[str, list[dict[str, Any]]]) -> Non
         speed = each[way] / spent[way]
         ratio = speed / (each[base] / spent[base])
         tokens = np.array([step["tokens"] for step in steps]) / spent[way]
-        needed = [operations(experiment, step["rows"], step["tokens"], step["learned"]) for step in steps]
+        needed = [operations(config, lora, step["rows"], step["tokens"], step["learned"]) for step in steps]
         share = "" if rate is None else f"{np.median(np.array(needed) / spent[way] / rate):.0%}"
         cells = [way, f"{np.median(speed):.2f}", f"{np.median(ratio):.2f}", f"{np.median(tokens):.0f}"]
         cells += [f"{steps[-1]['memory']:.2f} GB", share]
@@ -312,12 +320,19 @@ def padded(experiment: Experiment, items: list[Item]) -> str:
 
 
 def profile(experiment: Experiment, items: list[Item], steps: int) -> None:
-    """Where the time of our steps goes, by torch's own profiler."""
+    """Where the time of our steps goes, by torch's own profiler: on a GPU its kernels, on a CPU what they are for."""
+    import torch
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
+    from benchmarks.on_gpu.timing import profile as kernels
+
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(OURS, experiment, items, steps + WARM, Path(folder))
+        if torch.cuda.is_available():
+            for row in kernels(trainer, steps):
+                print(f"| {row['name']} | {row['share']:.1%} | {row['milliseconds']:.2f} ms a step |")
+            return
         batches = iter(trainer.get_train_dataloader())
         trainer.model.train()
         for _ in range(WARM):
@@ -338,32 +353,6 @@ def profile(experiment: Experiment, items: list[Item], steps: int) -> None:
         print(f"| {group} | {micros / shares.total():.1%} | {micros / steps / 1e6:.2f} s a step |")
 
 
-@contextlib.contextmanager
-def random_llama_8b() -> Iterator[str]:
-    """A folder with Llama 3.1 8B's shape in random weights (16 GB), and the embedded model's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    from tasks.models.language.base_model import locate
-
-    config = LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=131_072,
-        rms_norm_eps=1e-5,
-        rope_theta=500_000.0,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(locate("smollm2-135m")).save_pretrained(folder)
-        yield folder
-
-
 def main() -> None:
     """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -371,29 +360,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--random-llama-8b", action="store_true")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("-c", "--conf", default="conf/files.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args()
-    steps, overrides = arguments.steps, list(arguments.overrides)
-    with contextlib.ExitStack() as stack:
-        if arguments.random_llama_8b:
-            overrides.append(f"finetune.base={stack.enter_context(random_llama_8b())}")
-        experiment = load(arguments.conf, [*overrides, "data.path=unread"])
-        batch = experiment.finetune.sft.get("per_device_train_batch_size", 8)
-        items = read_items(arguments.items, max(1000, (steps + WARM) * batch))
-        if arguments.worker:
-            work(arguments.worker, experiment, items, steps)
-        elif arguments.profile:
-            profile(experiment, items, steps)
-        else:
-            words = ["-c", arguments.conf, *overrides, *(["--items", arguments.items] if arguments.items else [])]
-            said = turns(list(arguments.ways), words, steps + WARM)
-            print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
-                  f"`python -m benchmarks.finetune_speed {' '.join(sys.argv[1:])}`\n")  # fmt: skip
-            report(experiment, said)
-            print(padded(experiment, items))
+    steps, overrides = arguments.steps, arguments.overrides
+    experiment = load(arguments.conf, [*overrides, "data.path=unread"])
+    batch = experiment.finetune.sft.get("per_device_train_batch_size", 8)
+    items = read_items(arguments.items, max(1000, (steps + WARM) * batch))
+    if arguments.worker:
+        work(arguments.worker, experiment, items, steps)
+    elif arguments.profile:
+        profile(experiment, items, steps)
+    else:
+        words = ["-c", arguments.conf, *overrides, *(["--items", arguments.items] if arguments.items else [])]
+        said = turns(list(arguments.ways), words, steps + WARM)
+        print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
+              f"`python -m benchmarks.finetune_speed {' '.join(sys.argv[1:])}`\n")  # fmt: skip
+        report(experiment, said)
+        print(padded(experiment, items))
 
 
 if __name__ == "__main__":

@@ -253,8 +253,19 @@ def load_model(base: str, on: Settings) -> PreTrainedModel:
         UserError: there is no such model, it is gated, or the quantization is not one bitsandbytes knows.
     """
     quiet()
+    from transformers import AutoModelForCausalLM
+
+    return ready(_pretrained(base, AutoModelForCausalLM, **loading_options(on)), on)
+
+
+def loading_options(on: Settings) -> dict[str, Any]:
+    """How `from_pretrained` is to load a model for these settings: its dtype, its quantization and its device.
+
+    Raises:
+        UserError: the quantization is not one bitsandbytes knows.
+    """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     computing, config = getattr(torch, on.dtype), None
     if on.quantization:
@@ -262,22 +273,26 @@ def load_model(base: str, on: Settings) -> PreTrainedModel:
             config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **on.quantization})
         except (TypeError, ValueError) as error:
             raise UserError(f"finetune.quantization: {error}") from error
-    # Weights are quantized from float32 whatever the model computes in. Rounded to bfloat16 before, some of them get
-    # other 4-bit values: another base model, and an adapter trained on the one answers dollars off on the other.
-    loading = torch.float32 if config is not None else computing
     device = torch.device(on.device)
     if on.device == "cuda":  # of several processes each has made its own GPU the current one
         device = torch.device("cuda", torch.cuda.current_device())
-    model = _pretrained(
-        base,
-        AutoModelForCausalLM,
-        dtype=loading,
-        quantization_config=config,
-        device_map={"": device} if config is not None or on.device != "cpu" else None,
-    )
-    if config is not None:
+    return {
+        # Weights are quantized from float32 whatever the model computes in. Rounded to bfloat16 before, some of them
+        # get other 4-bit values: another base model, and an adapter trained on the one answers dollars off on the
+        # other.
+        "dtype": torch.float32 if config is not None else computing,
+        "quantization_config": config,
+        "device_map": {"": device} if config is not None or on.device != "cpu" else None,
+    }
+
+
+def ready(model: PreTrainedModel, on: Settings) -> PreTrainedModel:
+    """A model that was loaded by `loading_options`, ready to be trained and asked."""
+    import torch
+
+    if on.quantization:
         _keep_trainable(model)
-        _compute_in(model, computing)
+        _compute_in(model, getattr(torch, on.dtype))
     return model.eval()
 
 
