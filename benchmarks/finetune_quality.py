@@ -61,13 +61,19 @@ CLASSIC = ("tfidf_ridge", "network")
 SEEDS = (42, 43, 44)  # of the splits, the items and the trainings: two trainings of one kind differ, too
 ABLATIONS = {
     "as in conf/files.yaml": [],
-    "not told what similar items cost": ["finetune.prompt.comparables=0"],
+    "a head that is told nothing": ["finetune.prompt.opinions=[]"],
+    "a head that is told ridge's opinion": ["finetune.prompt.opinions=[tfidf_ridge]"],
+    "a head that is told what 8 similar items cost": ["finetune.prompt.opinions=[]", "finetune.prompt.comparables=8"],
+    "a head that is told all of it": ["finetune.prompt.comparables=8"],
+    "a head with a rate of 1e-2": ["finetune.answer.rate=1e-2"],
+    "in text": ["finetune.answer.by=text"],
+    "in text, told nothing": ["finetune.answer.by=text", "finetune.prompt.opinions=[]"],
     "in float32": ["finetune.dtype=float32"],
     "rank 4": ["finetune.lora.r=4", "finetune.lora.lora_alpha=8"],
     "rank 64": ["finetune.lora.r=64", "finetune.lora.lora_alpha=128"],
     "attention alone": ["finetune.lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"],
     "160 tokens of text": ["finetune.prompt.text_tokens=160"],
-    "64 tokens of text": ["finetune.prompt.text_tokens=64"],
+    "96 tokens of text": ["finetune.prompt.text_tokens=96"],
 }
 
 
@@ -182,6 +188,7 @@ def ablation(store: Path, overrides: list[str], ways: bool) -> tuple[np.ndarray,
     if ways:
         known = answer.distribution
         rows |= {name: way(known.probabilities, known.prices) for name, way in ESTIMATORS.items() if name != "median"}
+    if ways and experiment.finetune.answer.by == "text":
         rows["greedy text"] = greedy(model_folder(client, adapter.model_id), items)
     return np.array([item.price for item in items]), rows
 

@@ -4,7 +4,7 @@
     python -m benchmarks.finetune_speed --profile           # where the time of our steps goes
 
 Every way trains in a process of its own on the same items (of the generated catalogue, or of a file) with the settings
-of conf/files.yaml, its comparables left out, and takes a step when it is its turn, so that a busy machine slows all
+of conf/files.yaml, but by text and told nothing, and takes a step when it is its turn, so that a busy machine slows all
 alike. Prints a table for docs/benchmarks.md. Items, batch, optimizer, what is computed in (finetune.dtype) and adapters
 in float32 are the same in all ways but "ours, bfloat16" and TRL's defaults, which compute and keep the adapters in
 bfloat16 and checkpoint activations. Batches of like length come in an order of their own: the loss is compared between
@@ -40,6 +40,7 @@ from tasks.training.batching import LikeLengths, padding
 OURS, RANDOM, BFLOAT16 = "ours", "ours, random order", "ours, bfloat16"
 PLAIN, DEFAULTS, FLOOR = "TRL, equal settings", "TRL's defaults", "products"
 WAYS = (OURS, RANDOM, BFLOAT16, PLAIN, DEFAULTS, FLOOR)
+ALONE = ("finetune.answer.by=text", "finetune.prompt.opinions=[]", "finetune.prompt.comparables=0")
 WARM = 2  # steps of each that do not count: the first ones allocate
 PRODUCTS = "aten::mm", "aten::addmm", "aten::bmm"
 
@@ -79,7 +80,7 @@ def make_trainer(
     from tasks.models.language.hardware import Hardware, settings
     from tasks.models.language.prompts import completion, render
     from tasks.training.plan import lora_config, sft_config
-    from tasks.training.trainer import Interruption, PriceTrainer
+    from tasks.training.trainer import ROW, Interruption, PriceTrainer
 
     conf = experiment.finetune
     model, tokenizer = base or loaded(way, conf)
@@ -107,6 +108,7 @@ def make_trainer(
             {
                 "prompt": render(items, conf.prompt, tokenizer),
                 "completion": [completion(item.price, conf.prompt) for item in items],
+                ROW: range(len(items)),
             }
         ),
         processing_class=tokenizer,
@@ -365,7 +367,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args()
     steps, overrides = arguments.steps, arguments.overrides
-    experiment = load(arguments.conf, [*overrides, "data.path=unread"])
+    experiment = load(arguments.conf, [*ALONE, *overrides, "data.path=unread"])
     batch = experiment.finetune.sft.get("per_device_train_batch_size", 8)
     items = read_items(arguments.items, max(1000, (steps + WARM) * batch))
     if arguments.worker:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from benchmarks.finetune_speed import ALONE
 from benchmarks.on_gpu.results import Task
 from benchmarks.on_gpu.timing import Step, forget_peak, peak, run_steps, seconds_of
 from tasks.config.experiment import Experiment
@@ -35,7 +36,7 @@ WIDE = ["finetune.device=cpu", "finetune.dtype=float32"]
 def measure(task: Task) -> None:
     """Train three times, and score."""
     steps, scored = (4, 32) if task.dry else (STEPS, SCORED)
-    conf = ["conf/smoke.yaml"] if task.dry else ["conf/files.yaml", "data.path=unread"]
+    conf = ["conf/smoke.yaml"] if task.dry else ["conf/files.yaml", "data.path=unread", *ALONE]
     narrow, wide = (load(conf[0], [*conf[1:], *ways]) for ways in (NARROW, WIDE))
     items = task.items(max(scored, 8 * steps))
     with tempfile.TemporaryDirectory() as folder:

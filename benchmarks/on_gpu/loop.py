@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.evaluation_speed import greedy_one_by_one
+from benchmarks.finetune_speed import ALONE
 from benchmarks.on_gpu.llama import EMBEDDED, NAMES, config_of, llama_like_tokenizer, random_llama
 from benchmarks.on_gpu.results import Task
 from benchmarks.on_gpu.timing import forget_peak, peak, seconds_of
@@ -43,7 +44,7 @@ def measure(task: Task) -> None:
 def models(task: Task) -> Iterator[LanguageModel]:
     """The embedded model and Llama, untuned and in 4 bits, one after the other."""
     base = TINY if task.dry else EMBEDDED
-    answer = [f"finetune.answer.batch_tokens={BATCH_TOKENS}", "finetune.prompt.comparables=0"]
+    answer = [*ALONE, f"finetune.answer.batch_tokens={BATCH_TOKENS}"]
     conf = load("conf/files.yaml", ["data.path=unread", f"finetune.base={base}", *answer]).finetune
     yield LanguageModel.of(ModelSpec.of(conf))
     spec = ModelSpec.of(load("conf/amazon.yaml", [f"finetune.base={NAMES[task.dry]}", *answer]).finetune)

@@ -27,8 +27,8 @@ DEFAULTS = (
     "finetune.sft.num_train_epochs=5",
     "finetune.sft.per_device_train_batch_size=64",
     "finetune.sft.learning_rate=1e-3",
-    "finetune.score_items=128",
     "finetune.checkpoints=6",
+    "finetune.prompt.text_tokens=160",
     "finetune.answer.batch_tokens=32768",
     "baselines.models=[constant_median,tfidf_ridge,boosting,network]",
 )
