@@ -21,6 +21,7 @@ from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import absolute_error, hit_dollars, is_hit, measure
+from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
 from tasks.tracking.registry import expected
@@ -85,7 +86,8 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    named = f"{found.version.name} version {found.version.version}, {found.model.name} ({form})"
+    origin = Origin.read(found.version.tags) or found.model.name
+    named = f"{found.version.name} version {found.version.version}: {origin}; {form}"
     return [named, *([again] if again else []), str(folder)]
 
 

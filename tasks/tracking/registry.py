@@ -54,6 +54,14 @@ def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[st
     return str(known.version)
 
 
+def describe(experiment: Experiment, version: str, text: str, *, headline: bool = False) -> None:
+    """What MLflow shows at the head of a version, and with `headline` of the registered model too."""
+    client, name = connect(experiment), experiment.registered_model
+    client.update_model_version(name, version, description=text)
+    if headline:
+        client.update_registered_model(name, description=text)
+
+
 def withdraw(experiment: Experiment, alias: str) -> None:
     """Take an alias away, if anybody has it."""
     if version_of(experiment, alias) is not None:
