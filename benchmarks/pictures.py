@@ -22,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from flows.promotion import recall_scores
+from flows.pipeline import recall_scores
 from tasks.config.experiment import Experiment
 from tasks.config.loading import DEFAULT_CONF, load
 from tasks.paths import PROJECT

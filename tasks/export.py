@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +45,7 @@ ORIGINS = {
 class Exported:
     """What is exported: the model, the evaluation that it was promoted by, and what it answered there."""
 
-    version: ModelVersion
+    version: ModelVersion | SimpleNamespace
     model: Candidate
     source: Path
     dataset: Dataset

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from tasks.scoring.record import Record
 from tasks.scoring.wording import amount
+
+if TYPE_CHECKING:
+    from tasks.scoring.record import Record
 
 ORIGIN = "pricewright.origin"  # tag of a registered version: the fields, as JSON
 

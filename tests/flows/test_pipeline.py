@@ -29,7 +29,7 @@ KEYS = {
 
 def latest(finished: Finished) -> str:
     """The run of the evaluation."""
-    from flows.promotion import recall_scores
+    from flows.pipeline import recall_scores
 
     return recall_scores(finished.experiment).run_id
 
@@ -115,7 +115,7 @@ def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finis
     """Every metric comes from per-item predictions that anybody can read."""
     import pyarrow.parquet as pq
 
-    from flows.promotion import recall_scores
+    from flows.pipeline import recall_scores
     from tasks.report.board import open_run
 
     run = open_run(finished.experiment, recall_scores(finished.experiment).run_id)
