@@ -86,6 +86,15 @@ def print_leaderboard(experiment: Experiment, report: Report) -> None:
     print(report.path)
 
 
+def write_conf(arguments: argparse.Namespace) -> None:
+    """Look at a file and write a conf that reads it; the last line is the conf."""
+    from flows.cli.init import init
+
+    written = init(arguments.conf, arguments.file, arguments.overrides, arguments.to)
+    print(f"\nNext: pricewright run -c {shlex.quote(str(written))}. The conf:")
+    print(written)
+
+
 def show_leaderboard(arguments: argparse.Namespace) -> None:
     """Print the leaderboard of the conf, from what MLflow keeps of its evaluation. It needs no model."""
     from tasks.report.standings import read_standings

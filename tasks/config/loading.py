@@ -18,7 +18,7 @@ from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.paths import PROJECT
 
-DEFAULT_CONF = "conf/laptop.yaml"
+DEFAULT_CONF, FILES_CONF = "conf/laptop.yaml", "conf/files.yaml"
 
 
 PATH_KEYS = (
