@@ -171,7 +171,8 @@ def rejected_by(tally: Tally, data: Data) -> str:
     reason = tally.dropped.most_common(1)[0][0]
     if reason == NO_PRICE and tally.unpriced and "price" not in data.columns:
         keys = ", ".join(f"{key} ({value})" for key, value in list(tally.unpriced[0].items())[:12])
-        return f" The first row without a price has {keys}. If one of these is the price: data.columns.price=NAME."
+        told = f" The first row without a price has {keys}. If one of these is the price: data.columns.price=NAME."
+        return f"{told} `pricewright init FILE` looks for it and writes a conf."
     example = f" Such as {tally.examples[reason][0][1]}."
     if sign := re.match(r"price in (\S+),", reason):
         return f"{example} If all prices are in it: data.currency='[{sign[1]}]'."

@@ -40,7 +40,7 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
     corrections = list(overrides)
     found = _look(conf, path, corrections)
     print("\n".join(report(found)))
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not asked():
         say(
             "There is no terminal to ask in, so this guess is taken. Other columns: data.columns.title=NAME, and so on."
         )
@@ -57,6 +57,11 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
     target.write_text(conf_text(find_conf(conf).read_text(encoding="utf-8"), found), encoding="utf-8")
     load(target)
     return target
+
+
+def asked() -> bool:
+    """Whether there is somebody in a terminal to be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _look(conf: str, path: str, overrides: Sequence[str]) -> Findings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -102,8 +103,9 @@ def check_columns(file: Path, data: Data, *, priced: bool = True) -> None:
     if missing or (priced and "price" not in fields) or not WORDS & fields:
         wanted = f"data.columns names {', '.join(missing)}." if missing else "Expected a price, and a title or text."
         raise UserError(
-            f"{file} has the columns {', '.join(there[:20])}. {wanted} Say which is which, such as "
-            "data.columns.title=NAME data.columns.price=COST. If these are no names, the file lacks a header: add one."
+            f"{file} has the columns {', '.join(there[:20])}. {wanted} `pricewright init {shlex.quote(str(file))}` "
+            "finds out which is which, and writes a conf. Or say it, such as data.columns.title=NAME "
+            "data.columns.price=COST. If these are no names, the file lacks a header: add one."
         )
 
 

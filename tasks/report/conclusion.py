@@ -42,11 +42,15 @@ def conclusion(experiment: Experiment, run_id: str, standings: Standings) -> lis
 
 def tuning(base: Row, tuned: Row, found: Comparison, unit: str) -> str:
     """What fine-tuning brought, in a sentence; `found` is the error of the base model less that of the tuned one."""
+    if found.difference == 0:
+        return f"Fine-tuning left the error of its base model as it was, {amount(base.mae or 0, unit)}."
     to = f"from {amount(base.mae or 0, unit)} to {amount(tuned.mae or 0, unit)}"
-    span = f"95% interval {interval(found.low, found.high, '.2f')}"
     if found.difference > 0:
+        ends = found.low, found.high
         told = f"Fine-tuning took {amount(found.difference, unit)} off the error of its base model"
     else:
+        ends = -found.high, -found.low
         told = f"Fine-tuning added {amount(-found.difference, unit)} to the error of its base model"
+    span = f"95% interval {interval(*ends, '.2f')}"
     certain = "" if found.p_value < SIGNIFICANCE else ", which chance alone can explain"
     return f"{told}, {to} ({span}){certain}."

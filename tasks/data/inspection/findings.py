@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def _check(path: str, rows: Sequence[Row], rules: Data) -> None:
         ours = "price" if "price" not in fields else "title"
         raise UserError(
             f"{path} has the columns {names}. None of them looks like {' or '.join(missing)}. Say which it is: "
-            f"pricewright init {path} data.columns.{ours}=NAME"
+            f"pricewright init {shlex.quote(path)} data.columns.{ours}=NAME"
         )
 
 
