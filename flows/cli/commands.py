@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Data, Experiment
-from tasks.config.loading import command_of, is_override, load
+from tasks.config.loading import DEFAULT_CONF, FILES_CONF, command_of, is_override, load
 from tasks.errors import UserError
 from tasks.progress import say
 
@@ -90,7 +90,9 @@ def write_conf(arguments: argparse.Namespace) -> None:
     """Look at a file and write a conf that reads it; the last line is the conf."""
     from flows.cli.init import init
 
-    written = init(arguments.conf, arguments.file, arguments.overrides, arguments.to)
+    # The default of all other commands is for the generated catalogue.
+    conf = FILES_CONF if arguments.conf == DEFAULT_CONF else arguments.conf
+    written = init(conf, arguments.file, arguments.overrides, arguments.to)
     print(f"\nNext: pricewright run -c {shlex.quote(str(written))}. The conf:")
     print(written)
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from flows.cli import commands as does
-from tasks.config.loading import DEFAULT_CONF, FILES_CONF
+from tasks.config.loading import DEFAULT_CONF
 
 STAGES = {
     "run": "run the whole pipeline; the leaderboard comes at the end",
@@ -59,7 +59,6 @@ def parser() -> argparse.ArgumentParser:
     file = ("file", "JSONL, JSON, CSV, TSV or Parquet; a file, a folder or a glob")
     command = add("init", does.write_conf, "look at a file of products, and write a conf that reads it", file)
     command.add_argument("--to", metavar="CONF", help="the conf to write (default: the file's name, .yaml)")
-    command.set_defaults(conf=FILES_CONF)
     _add_leaderboard(add)
     _add_champion(add)
     _add_service(add)

@@ -39,6 +39,8 @@ def test_a_run_ends_with_the_table_and_the_path_of_the_report(finished: Finished
     for name in (*load(SMOKE).baselines.models, "base", "finetuned", "blend", "floor", "pricewright ui"):
         assert name in finished.output
     assert "Generated data" in finished.output
+    assert "off on average" in finished.output and "the error of its base model" in finished.output
+    assert "pricewright init FILE" in finished.output
     report = Path(finished.output.splitlines()[-1])
     assert report.is_file() and report.suffix == ".html"
     assert finished.made == ["baselines", "curate", "evaluate", "finetune"]
@@ -61,6 +63,15 @@ def test_the_leaderboard_in_json_holds_every_model_best_first(finished: Finished
     assert all(row["mae_low"] <= row["mae"] <= row["mae_high"] and row["n"] > 20 for row in ran)
     assert all(row["rank"] is None for row in rows if row["kind"] == "floor")
     assert next(row["step"] for row in rows if row["model"] == "finetuned") in (1, 2, 3, 4)
+
+
+def test_a_leaderboard_is_found_on_a_machine_that_could_not_have_made_it(finished: Finished) -> None:
+    """What another device computed is read by the conf and the data; a question that nobody asked has no answer."""
+    assert finished.command("leaderboard", "--json", "finetune.device=cuda") == finished.command(
+        "leaderboard", "--json"
+    )
+    status, said = finished.command("leaderboard", "finetune.lora.r=3")
+    assert status == 2 and "Run `pricewright run` first" in said
 
 
 def test_the_leaderboard_in_csv_and_markdown_holds_the_same_rows(finished: Finished) -> None:
