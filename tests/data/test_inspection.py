@@ -133,15 +133,15 @@ def test_the_window_and_the_step_of_the_answer_follow_the_prices(tmp_path: Path)
     dear = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} of some age,{4000 + n}.00"))
     assert (dear.rules.price_max, dear.unit, dear.tally.kept) == (9994.9, 10, 60)
     cheap = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} for one screw,0.0{n + 10}"))
-    assert cheap.rules.price_min == 0.01 and cheap.unit == 0.001 and cheap.tally.kept == 60
+    assert cheap.rules.price_min == 0.01 and cheap.unit == 0.0001 and cheap.tally.kept == 60
     usual = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} of some age,{n + 1}.00"))
     assert (usual.rules.price_max, usual.rules.price_min, usual.unit) == (999.49, 0.5, 1)
 
 
 def test_a_mark_that_can_be_read_either_way_is_called_uncertain(tmp_path: Path) -> None:
     """Three digits behind every mark are taken for thousands, and that is said."""
-    found = look(tmp_path, table("title,price", lambda n: f'{told(n)[0]} of some age,"{n + 2},250 EUR"'))
-    assert found.rules.decimal == "." and "NOT CERTAIN" in found.told["decimal"]
+    found = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} of some age,{n + 2}.250 EUR"))
+    assert found.rules.decimal == "," and "NOT CERTAIN" in found.told["decimal"]
     assert found.items[0].price == 2250
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks.config.experiment import Data
 from tasks.data.cleaning import Tally, clean_rows, plan_of
-from tasks.data.files.columns import WORDS
+from tasks.data.files.columns import WORDS, plan
 from tasks.data.files.delimited import REJECTED, Row
 from tasks.data.files.encodings import encoding_of
 from tasks.data.files.kinds import kind_of
@@ -90,9 +90,9 @@ def inspect(path: str, conf: Data, given: Mapping[str, Any]) -> Findings:
         raise UserError(f"{path} holds no rows that can be read. Expected a title or text, and a price, in each.")
     told: dict[str, str] = {}
     rules = rules.model_copy(update={"columns": guess(sound, rules.columns)})
+    _check(path, sound, rules)
     for file in files:
         check_columns(file, rules)
-    _check(path, sound, rules)
     kind = kind_of(files[0], rules.encoding)
     if kind != "parquet" and rules.encoding is None:
         found = encoding_of(files[0], None)
@@ -130,15 +130,17 @@ def _form(file: Path, kind: str, rules: Data) -> str:
 
 
 def _check(path: str, rows: Sequence[Row], rules: Data) -> None:
-    """Refuse rows of which none has a price and words.
+    """Refuse rows of which none has a price and words; columns that are there twice are another matter.
 
     Raises:
         UserError: so it is.
     """
     fields: set[str] = set()
     for row in rows[:1000]:
-        with contextlib.suppress(RejectedError):
-            fields |= {ours for ours, value in plan_of(tuple(row), rules).of(row).items() if value not in (None, "")}
+        found = plan(tuple(row), rules.columns)
+        if found.twice:
+            return
+        fields |= {ours for ours, value in found.of(row).items() if value not in (None, "")}
     missing = [] if "price" in fields else ["the price"]
     missing += [] if WORDS & fields else ["the title or text"]
     if missing:
