@@ -99,7 +99,7 @@ def write_conf(arguments: argparse.Namespace) -> None:
 
 def show_leaderboard(arguments: argparse.Namespace) -> None:
     """Print the leaderboard of the conf, from what MLflow keeps of its evaluation. It needs no model."""
-    from tasks.report.standings import read_standings
+    from tasks.report.standings import commit_here, read_standings
     from tasks.scoring.question import expected_answer
 
     experiment = load(arguments.conf, arguments.overrides)
@@ -111,6 +111,8 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
         board = read_leaderboard(experiment, run_id, command_of(arguments.conf, arguments.overrides))
         say(f"The report: {write_report(Path(arguments.html), board)}")
     standings = read_standings(experiment, run_id)
+    if standings.commit != (here := commit_here()):
+        say(f"Made by the code at {standings.commit}; here it is {here}. `pricewright run` makes it again if need be.")
     if arguments.json:
         print(json.dumps([row.to_json() for row in standings.rows], indent=1, ensure_ascii=False))
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +13,7 @@ from tasks.config.experiment import Experiment
 from tasks.data.splits import read_split
 from tasks.digests import digest
 from tasks.errors import UserError
-from tasks.paths import PROJECT
-from tasks.report.standings import marked_rows
+from tasks.report.standings import commit_here, marked_rows
 from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.record import PREDICTIONS, Record, open_run
 from tasks.scoring.rows import Row
@@ -93,21 +91,11 @@ def provenance(experiment: Experiment) -> dict[str, str]:
     return {
         "conf digest": digest(settings(experiment)),
         "seed": str(experiment.seed),
-        "commit": _commit(),
+        "commit": commit_here(),
         "python": platform.python_version(),
         "libraries": versions,
         "tracking": tracking_uri(experiment).rpartition("@")[2],
     }
-
-
-def _commit() -> str:
-    git = ["git", "-C", str(PROJECT)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "not in a git checkout"
-    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
 @dataclass(frozen=True)
