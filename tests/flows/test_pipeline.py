@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tasks.config.loading import load
-from tasks.tracking.runs import PARENT
+from tasks.tracking.runs import MODEL, PARENT
 from tasks.tracking.store import connect, experiment_id
 from tests.smoke import SMOKE, Finished, command
 
@@ -120,6 +120,18 @@ def test_mlflow_compares_models_as_runs(finished: Finished) -> None:
     assert "test_mae" not in parent.data.metrics
     pictures = {Path(info.path).stem for info in client.list_artifacts(run_id, "figures")}
     assert {"models", "guesses", "running", "checkpoints", "price", "calibration"} <= pictures
+
+
+def test_the_comparison_shows_the_models_that_ran(finished: Finished) -> None:
+    """By the filter of the address that `pricewright ui` prints: neither the floor nor what was skipped."""
+    from urllib.parse import parse_qs
+
+    from flows.cli.ui import comparison
+
+    (query,) = parse_qs(comparison(latest(finished)))["searchFilter"]
+    client, rows = connect(finished.experiment), json.loads(finished.command("leaderboard", "--json")[1])
+    shown = {run.data.tags[MODEL] for run in client.search_runs([experiment_id(finished.experiment)], query)}
+    assert shown == {row["model"] for row in rows if row["status"] == "ran" and row["kind"] != "floor"}
 
 
 def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finished) -> None:
