@@ -22,7 +22,8 @@ def conclusion(experiment: Experiment, run_id: str, standings: Standings) -> lis
     Raises:
         FileNotFoundError: the predictions of the evaluation are gone.
     """
-    first, _ = headline(in_order(standings.rows), standings.unit)
+    first, sentences = headline(in_order(standings.rows), standings.unit)
+    first = " ".join([first, *sentences[:1]])  # which says how certain that is
     ran = {row.kind: row for row in standings.rows if row.mae is not None}
     if "base" not in ran or "finetuned" not in ran:
         return [first]
