@@ -21,7 +21,8 @@ from tasks.models.language.base_model import EMBEDDED, TINY, cached_as, identity
 from tasks.models.language.hardware import GIB, Hardware, Settings, free_memory, settings
 from tasks.models.language.suitability import check_base
 from tasks.paths import PROJECT, cache_folder
-from tasks.tracking.store import connect, tracking_uri
+from tasks.tracking.reading import SqliteReader, reader
+from tasks.tracking.store import tracking_uri
 
 if TYPE_CHECKING:
     from tasks.training.memory import TrainingCost
@@ -149,7 +150,10 @@ def _asked(model: Api, experiment: Experiment) -> str:
 
 def _tracking(experiment: Experiment) -> str:
     try:
-        connect(experiment).search_experiments(max_results=1)
+        asked = reader(experiment)
+        if isinstance(asked, SqliteReader):
+            return "reached" if os.access(asked.file, os.W_OK) else "NOT WRITABLE: fix its permissions"
+        asked.search_experiments(max_results=1)
     except Exception as error:  # whatever the store raises is what the user needs to read
         return f"NOT REACHED: {error}"
     return "reached"
