@@ -67,7 +67,7 @@ def shoot_mlflow(browser: Browser, conf: str, overrides: list[str]) -> None:
 
 def shoot_terminal(browser: Browser, conf: str, overrides: list[str]) -> None:
     """The first hour in a terminal, recorded, and its end as a picture."""
-    events = record(conf, overrides)
+    events = record(conf, overrides, skip_run=True)  # benchmarks.recording records the run too, which may take long
     write(events)
     print(CAST)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """A recording of the terminal: commands run for real in a terminal of 100 columns, as asciinema keeps it and as a page.
 
-    python -m benchmarks.recording [-c CONF] [key=value ...]
+    python -m benchmarks.recording [--skip-run] [-c CONF] [key=value ...]
 
 Writes docs/recordings/first-hour.cast (asciinema's format, version 2: `asciinema play FILE`), with the pauses cut to
 two seconds. What it shows is what the store of the conf makes it show: in an empty one the run is a whole one.
@@ -71,10 +71,10 @@ def played(words: Sequence[str], folder: Path) -> Iterator[Event]:
         sys.exit(f"{shlex.join(words)} ended with {process.returncode}")
 
 
-def record(conf: str, overrides: Sequence[str]) -> list[Event]:
-    """The first hour: a run, a price, and a look at one's own file."""
+def record(conf: str, overrides: Sequence[str], *, skip_run: bool = False) -> list[Event]:
+    """The first hour: a run, unless it is skipped, the leaderboard again, a price, and a look at one's own file."""
     options = ([] if conf == DEFAULT_CONF else ["-c", conf], list(overrides))
-    commands = [["run"], ["predict", TEXT], ["init", GOODS]]
+    commands = [*([] if skip_run else [["run"]]), ["leaderboard"], ["predict", TEXT], ["init", GOODS]]
     events, now = [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder))
@@ -110,13 +110,15 @@ def page(events: Sequence[Event]) -> str:
     """The end of the recording as a page."""
     rows = (f"<b>{html.escape(row)}</b>" if row.startswith("$ ") else html.escape(row) for row in screen(events))
     style = "margin:0;padding:20px;background:#16181d;color:#d7dae0;font:14px/1.4 'DejaVu Sans Mono',monospace"
-    return f'<!doctype html><meta charset="utf-8"><pre style="{style}">{chr(10).join(rows).strip()}</pre>'
+    text = "\n".join(rows).strip()
+    return f'<!doctype html><meta charset="utf-8"><body style="margin:0"><pre style="{style}">{text}</pre>'
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("-c", "--conf", default=DEFAULT_CONF)
+    parser.add_argument("--skip-run", action="store_true", help="begin with the leaderboard of a run that is there")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    write(record(arguments.conf, arguments.overrides))
+    write(record(arguments.conf, arguments.overrides, skip_run=arguments.skip_run))
     print(CAST)
