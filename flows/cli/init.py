@@ -49,7 +49,8 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
             "\nEnter if this is right, or what is not (title=NAME price=NAME currency='[€]'): "
         ).strip():
             try:
-                found = _look(conf, path, corrections := [*corrections, *_as_overrides(answer)])
+                more = [*corrections, *_as_overrides(answer)]
+                found, corrections = _look(conf, path, more), more
                 print("\n".join(report(found)))
             except (UserError, ValueError) as error:
                 print(error)

@@ -169,6 +169,12 @@ def test_a_file_without_a_price_or_a_text_is_refused(tmp_path: Path, text: str, 
         look(tmp_path, text)
 
 
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """With those that are."""
+    with pytest.raises(UserError, match=r"has no column kosten\. It has the columns title, price"):
+        look(tmp_path, table("title,price", lambda n: f"{told(n)[0]},1.50"), columns={"price": "kosten"})
+
+
 def test_what_would_be_dropped_is_counted(tmp_path: Path) -> None:
     """By reason, with examples, as curation will do it."""
     text = table("title,price", lambda n: f"{told(n)[0]} of some age,{'' if n % 3 == 0 else f'{n}.50'}")

@@ -136,11 +136,16 @@ def _check(path: str, rows: Sequence[Row], rules: Data) -> None:
         UserError: so it is.
     """
     fields: set[str] = set()
+    absent: set[str] | None = None
     for row in rows[:1000]:
         found = plan(tuple(row), rules.columns)
         if found.twice:
             return
+        absent = set(found.missing) & (set(found.missing) if absent is None else absent)
         fields |= {ours for ours, value in found.of(row).items() if value not in (None, "")}
+    if absent:
+        names = ", ".join(column.name for column in columns_of(rows)[:20])
+        raise UserError(f"{path} has no column {' and '.join(sorted(absent))}. It has the columns {names}.")
     missing = [] if "price" in fields else ["the price"]
     missing += [] if WORDS & fields else ["the title or text"]
     if missing:
