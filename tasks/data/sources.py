@@ -16,7 +16,7 @@ from tasks.data.files.columns import WORDS, plan
 from tasks.data.files.delimited import Row
 from tasks.data.files.kinds import SUFFIXES
 from tasks.data.files.shards import Shard
-from tasks.digests import file_digest
+from tasks.digests import data_digest
 from tasks.errors import UserError
 
 AMAZON = "McAuley-Lab/Amazon-Reviews-2023"
@@ -161,7 +161,7 @@ SOURCES: dict[str, Source] = {
     ),
     "files": Source(
         shards=_cut_files,
-        identity=lambda data, _seed: sorted(file_digest(file) for file in list_files(_path(data))),
+        identity=lambda data, _seed: sorted(data_digest(file) for file in list_files(_path(data))),
     ),
     "hub": Source(
         shards=_cut_hub,

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.config.experiment import Experiment
 from tasks.data.sources import list_files, source_of
-from tasks.digests import digest, file_digest, folder_content
+from tasks.digests import data_digest, digest, folder_content
 from tasks.errors import UserError
 from tasks.models.external import contents
 from tasks.tracking.reading import latest_evaluation
@@ -37,7 +37,7 @@ def question(experiment: Experiment) -> str:
             "seed": experiment.seed,
             "data": data.model_dump(mode="json", exclude=DATA),
             "source": source_of(data).identity(data, experiment.seed),
-            "test": [file_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
+            "test": [data_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
             "baselines": experiment.baselines.model_dump(mode="json"),
             "finetune": tuned,
             "base": folder_content(Path(conf.base)) if Path(conf.base).is_dir() else None,
