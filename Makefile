@@ -42,6 +42,7 @@ bench: setup ## speed and memory, each with its table
 	$(BIN)/python -m benchmarks.finetune_speed
 	$(BIN)/python -m benchmarks.laptop
 	$(BIN)/python -m benchmarks.curation
+	$(BIN)/python -m benchmarks.waiting
 
 audit: setup ## known weaknesses of the locked packages, by pip-audit in an environment of its own (needs the network)
 	$(PYTHON) -m venv .venv/audit

@@ -1,10 +1,10 @@
-"""The pictures of the README and of docs/mlflow.md, made from a real run, and those of docs/schedules.md.
+"""All pictures of the README and of the docs, made from real runs: docs/images/*.png, in 64 colours and of one size.
 
-    python -m benchmarks.pictures [-c CONF] [key=value ...]
-    python -m benchmarks.pictures --schedules -c conf/smoke.yaml schedule.cron="* * * * *"
+    python -m benchmarks.pictures [--only report|mlflow|terminal|schedules] [-c CONF] [key=value ...]
 
-The first needs a finished `pricewright run` of the same conf, the second runs what is scheduled; both need Chromium,
-start `pricewright ui`, open its pages and the report in it, and write docs/images/*.png in 64 colours.
+It needs a finished `pricewright run` of the same conf, and Chromium, in which it opens the report, the pages of
+`pricewright ui` and what benchmarks.recording recorded. For the pictures of docs/schedules.md it deploys the smoke
+experiment every minute, in a store and with a Prefect database of their own. The window is 1400 x 800, but for a phone.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from flows.promotion import recall_scores
-from tasks.config.experiment import Experiment
+from benchmarks.recording import CAST, record, write
+from benchmarks.recording import page as as_page
 from tasks.config.loading import DEFAULT_CONF, load
 from tasks.paths import PROJECT
-from tasks.report.board import open_run
 from tasks.report.publishing import REPORT
+from tasks.scoring.question import expected_answer
+from tasks.scoring.record import read_run
 from tests.browser import Browser, find
 
 IMAGES = PROJECT / "docs" / "images"
@@ -36,39 +37,57 @@ REST = 15  # seconds until a page has drawn itself, on a busy machine
 ASSISTANT = "document.querySelector('button[aria-label=\"Close\"]')?.click()"  # it opens by itself, over the page
 
 
-def main(conf: str, overrides: list[str]) -> None:
-    """Take every picture."""
+def main(conf: str, overrides: list[str], only: str | None) -> None:
+    """Take every picture, or those of one kind."""
     chromium = find()
     if chromium is None:
         sys.exit("Chromium is needed: apt-get install chromium")
-    experiment = load(conf, overrides)
     with Browser(chromium) as browser:
-        shoot_report(browser, experiment)
-        ports = [str(free_port()), str(free_port())]
-        options = ["-c", conf, "--mlflow-port", ports[0], "--prefect-port", ports[1]]
-        ui = subprocess.Popen([sys.executable, "-m", "flows.cli", "ui", *options], stdout=subprocess.PIPE, text=True)
-        try:
-            said = dict(line.split(maxsplit=1) for line in (next(ui.stdout) for _ in range(3)))
-            shoot(browser, "compare", said["Compare:"])
-            run = f"{said['MLflow:'].partition('/models?')[0]}/runs/{recall_scores(experiment, 'read').run_id}"
-            shoot(browser, "run", run + "?workflowType=machine_learning", "Show more")
-            shoot(browser, "figures", run + "/artifacts/figures/models.svg?workflowType=machine_learning")
-            shoot(browser, "prefect", table_artifact(said["Prefect:"].strip()))
-        finally:
-            ui.terminate()
-            ui.wait()
+        for kind, shoot_all in KINDS.items():
+            if only in (None, kind):
+                shoot_all(browser, conf, overrides)
 
 
-def main_schedules(conf: str, overrides: list[str]) -> None:
-    """Deploy, wait for a scheduled run to end, and take the pictures of its pages; Prefect's database is a new one."""
-    chromium = find()
-    if chromium is None:
-        sys.exit("Chromium is needed: apt-get install chromium")
+def shoot_mlflow(browser: Browser, conf: str, overrides: list[str]) -> None:
+    """The pages of MLflow, and the leaderboard in Prefect's dashboard."""
     ports = [str(free_port()), str(free_port())]
-    prefect, command = f"http://127.0.0.1:{ports[1]}", [sys.executable, "-m", "flows.cli"]
-    with Browser(chromium) as browser, tempfile.TemporaryDirectory() as home:
+    options = ["-c", conf, *overrides, "--mlflow-port", ports[0], "--prefect-port", ports[1]]
+    ui = subprocess.Popen([sys.executable, "-m", "flows.cli", "ui", *options], stdout=subprocess.PIPE, text=True)
+    try:
+        said = dict(line.split(maxsplit=1) for line in (next(ui.stdout) for _ in range(3)))
+        shoot(browser, "compare", said["Compare:"])
+        run = f"{said['MLflow:'].partition('/models?')[0]}/runs/{expected_answer(load(conf, overrides))}"
+        shoot(browser, "run", run + "?workflowType=machine_learning", "Show more")
+        shoot(browser, "figures", run + "/artifacts/figures/models.svg?workflowType=machine_learning")
+        shoot(browser, "prefect", table_artifact(said["Prefect:"].strip()))
+    finally:
+        ui.terminate()
+        ui.wait()
+
+
+def shoot_terminal(browser: Browser, conf: str, overrides: list[str]) -> None:
+    """The first hour in a terminal, recorded, and its end as a picture."""
+    events = record(conf, overrides, skip_run=True)  # benchmarks.recording records the run too, which may take long
+    write(events)
+    print(CAST)
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "terminal.html"
+        page.write_text(as_page(events), encoding="utf-8")
+        browser.screen(*WIDE)
+        browser.open(page.as_uri())
+        browser.screen(WIDE[0], int(browser.evaluate("document.documentElement.scrollHeight")))
+        keep(browser, "terminal")
+
+
+def shoot_schedules(browser: Browser, _conf: str, _overrides: list[str]) -> None:
+    """Deploy, wait for a scheduled run to end, and take the pictures of its pages."""
+    ports = [str(free_port()), str(free_port())]
+    prefect, command, conf = f"http://127.0.0.1:{ports[1]}", [sys.executable, "-m", "flows.cli"], "conf/smoke.yaml"
+    with tempfile.TemporaryDirectory() as home:
+        overrides = [f"tracking.uri=sqlite:///{home}/mlflow.db", f"tracking.artifacts={home}/artifacts"]
+        overrides.append("schedule.cron=* * * * *")
         environment = {**os.environ, "PREFECT_HOME": home}
-        options = ["-c", conf, "--mlflow-port", ports[0], "--prefect-port", ports[1]]
+        options = ["-c", conf, *overrides, "--mlflow-port", ports[0], "--prefect-port", ports[1]]
         ui = subprocess.Popen([*command, "ui", *options], stdout=subprocess.PIPE, text=True, env=environment)
         deploy = None
         try:
@@ -90,10 +109,11 @@ def main_schedules(conf: str, overrides: list[str]) -> None:
                 process.wait()
 
 
-def shoot_report(browser: Browser, experiment: Experiment) -> None:
+def shoot_report(browser: Browser, conf: str, overrides: list[str]) -> None:
     """The head of the report on a desk; and its scatter, on a phone in the dark, with a dot pointed at."""
-    report = open_run(experiment, recall_scores(experiment, "read").run_id).artifact(REPORT)
-    browser.screen(1100, 930)
+    experiment = load(conf, overrides)
+    report = read_run(experiment, expected_answer(experiment)).artifact(REPORT)
+    browser.screen(*WIDE)
     browser.open(report.as_uri())
     keep(browser, "report")
     browser.screen(390, 760, scheme="dark", scale=2)
@@ -145,10 +165,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+KINDS = {
+    "report": shoot_report,
+    "terminal": shoot_terminal,
+    "mlflow": shoot_mlflow,
+    "schedules": shoot_schedules,
+}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("-c", "--conf", default=DEFAULT_CONF)
-    parser.add_argument("--schedules", action="store_true")
+    parser.add_argument("--only", choices=KINDS, help="the pictures of one kind")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    (main_schedules if arguments.schedules else main)(arguments.conf, arguments.overrides)
+    main(arguments.conf, arguments.overrides, arguments.only)

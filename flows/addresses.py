@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -25,10 +27,32 @@ def check_free(port: int, option: str) -> None:
 
 def address_of(port: int | None = None) -> str:
     """Prefect's API: at a port of this machine, or else as the user's settings say, or else where `ui` starts it."""
+    configured = configured_server() if port is None else None
+    return (configured or f"http://{HOST}:{port or PREFECT_PORT}/api").rstrip("/")
+
+
+def configured_server() -> str | None:
+    """The API of the Prefect server that the user's settings name; None if they name none.
+
+    Prefect, which takes seconds to import, is asked only where there are any settings of its own: in the environment,
+    in a profile, or in a file of the current folder.
+    """
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    variables = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
+    marks = {home / "profiles.toml": "api_url", Path("prefect.toml"): "url", Path(".env"): "prefect_"}
+    marks[Path("pyproject.toml")] = "[tool.prefect"
+    if not any(map(os.environ.get, variables)) and not any(_holds(file, mark) for file, mark in marks.items()):
+        return None
     from prefect.settings import PREFECT_API_URL
 
-    configured = PREFECT_API_URL.value() if port is None else None
-    return (configured or f"http://{HOST}:{port or PREFECT_PORT}/api").rstrip("/")
+    return PREFECT_API_URL.value()
+
+
+def _holds(file: Path, mark: str) -> bool:
+    try:
+        return mark in file.read_text(encoding="utf-8", errors="replace").lower()
+    except OSError:
+        return False
 
 
 def reached(address: str) -> bool:

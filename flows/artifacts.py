@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -13,6 +12,7 @@ from weakref import WeakKeyDictionary
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
 from tasks.config.experiment import Experiment
+from tasks.config.loading import command_of
 from tasks.progress import Progress
 from tasks.report.board import read_leaderboard
 from tasks.report.headline import headline
@@ -35,20 +35,13 @@ class Report(NamedTuple):
 
 def show_leaderboard(experiment: Experiment, run_id: str, conf: str, overrides: Sequence[str] | None) -> Report:
     """Publish the leaderboard in MLflow, and as a table artifact of the flow run."""
-    report = publish(experiment, run_id, command(conf, overrides))
+    report = publish(experiment, run_id, command_of(conf, overrides))
     board = read_leaderboard(experiment, run_id)
     first, sentences = headline(in_order(board.rows), board.unit)
     create_table_artifact(
         as_records(board.rows, board.unit), key="leaderboard", description=f"**{first}** {' '.join(sentences)}"
     )
     return Report(run_id, str(report))
-
-
-def command(conf: str, overrides: Sequence[str] | None) -> str:
-    """What makes the same leaderboard again; where it is tracked makes no difference, and is nobody else's business."""
-    return shlex.join(
-        ["pricewright", "run", "-c", conf, *(pair for pair in overrides or [] if not pair.startswith("tracking."))]
-    )
 
 
 def watch_progress(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - Prefect names the arguments

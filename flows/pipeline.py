@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import State, flow
 from prefect.states import Cancelled
 
+from flows.addresses import configured_server
 from flows.artifacts import Report, show_leaderboard, watch_progress
 from flows.schedule import drop_late, missed
 from tasks.baselines import fit_baselines
 from tasks.config.experiment import Experiment
-from tasks.config.loading import DEFAULT_CONF, load
+from tasks.config.loading import DEFAULT_CONF, command_of, load
 from tasks.curation import curate
 from tasks.data.splits import Dataset
-from tasks.evaluation import check_outside, evaluate
+from tasks.errors import UserError
+from tasks.evaluation import Scores, check_outside, evaluate, worth_another_try
 from tasks.finetuning import check as check_finetuning
 from tasks.finetuning import finetune
 from tasks.models.language.suitability import check_base
+from tasks.progress import outlook
 from tasks.promotion import promote
+from tasks.report.publishing import publish
 from tasks.tracking.runs import Candidate, Mode
+from tasks.tracking.stages import took
 
 
 @flow(name="pricewright", flow_run_name="run {conf}", on_running=[drop_late, watch_progress])
@@ -33,15 +40,66 @@ def pipeline(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), again: b
     if reason := missed(experiment.schedule):
         return Cancelled(message=reason)
     check_outside(experiment)
-    if experiment.finetune.enabled:
-        check_finetuning(experiment)  # a misspelt setting should not wait for its stage
-    else:
-        check_base(experiment.finetune)  # it is scored all the same
-    dataset = curate(experiment, mode)
-    candidates = fit_candidates(experiment, dataset, mode)
-    scores = evaluate(experiment, dataset, candidates, mode)
+    scores = None if again else finished(experiment)
+    if scores is None:
+        check_language_model(experiment)
+        outlook.expect(took(experiment, stages_of(experiment)))
+        dataset = curate(experiment, mode)
+        candidates = fit_candidates(experiment, dataset, mode)
+        scores = evaluate(experiment, dataset, candidates, mode)
     promote(experiment, scores.run_id)
     return show_leaderboard(experiment, scores.run_id, conf, overrides)
+
+
+def unchanged(experiment: Experiment, conf: str, overrides: Sequence[str]) -> Report | None:
+    """The report of a pipeline in which nothing is to be done any more; None where there is work, or where somebody's
+    Prefect server wants to see every run: a server of its own, for nothing, would take most of the time.
+
+    Raises:
+        UserError: a file of external predictions is not there.
+    """
+    check_outside(experiment)
+    if configured_server() or (scores := finished(experiment)) is None:
+        return None
+    promote.fn(experiment, scores.run_id)
+    return Report(scores.run_id, str(publish(experiment, scores.run_id, command_of(conf, overrides))))
+
+
+def finished(experiment: Experiment) -> Scores | None:
+    """The evaluation of this conf, data and code, if all that it is made of is still there; None if there is work."""
+    try:
+        scores = recall_scores(experiment)
+    except UserError:
+        return None
+    return None if worth_another_try(experiment, scores.digest) else scores
+
+
+def recall_scores(experiment: Experiment, mode: Mode = "recall") -> Scores:
+    """The evaluation of this conf, data and code, if there is one; to be read, it need not have its models any more.
+
+    Raises:
+        UserError: a stage has left nothing for it.
+    """
+    dataset = curate(experiment, mode)
+    return evaluate(experiment, dataset, fit_candidates(experiment, dataset, mode), mode)
+
+
+def check_language_model(experiment: Experiment) -> None:
+    """Refuse a base model or a misspelt setting now, which should not wait for its stage.
+
+    Raises:
+        UserError: there is one.
+    """
+    if experiment.finetune.enabled:
+        check_finetuning(experiment)
+    else:
+        check_base(experiment.finetune)  # it is scored all the same
+
+
+def stages_of(experiment: Experiment) -> list[str]:
+    """The stages that the conf asks for, in their order."""
+    fitted = ["baselines"] * experiment.baselines.enabled + ["finetune"] * experiment.finetune.enabled
+    return ["curate", *fitted, "evaluate"]
 
 
 def fit_candidates(experiment: Experiment, dataset: Dataset, mode: Mode) -> list[Candidate]:

@@ -5,14 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.artifacts import show_leaderboard
-from flows.pipeline import fit_candidates
+from flows.pipeline import recall_scores
 from flows.schedule import drop_late
-from tasks.config.experiment import Experiment
 from tasks.config.loading import DEFAULT_CONF, load
-from tasks.curation import curate
-from tasks.evaluation import Scores, evaluate
 from tasks.promotion import promote
-from tasks.tracking.runs import Mode
 
 
 @flow(name="promote", flow_run_name="promote {conf}", on_running=[drop_late])
@@ -31,9 +27,3 @@ def promotion(conf: str = DEFAULT_CONF, overrides: tuple[str, ...] = (), dry_run
         return f"{champion.name}: champion would be {champion.model} ({champion.decision}). Nothing was changed."
     show_leaderboard(experiment, scores.run_id, conf, overrides)
     return f"{champion.name} version {champion.version}: {champion.model} ({champion.decision})"
-
-
-def recall_scores(experiment: Experiment, mode: Mode = "recall") -> Scores:
-    """The evaluation of this conf, data and code, if there is one; to be read, it need not have its models any more."""
-    dataset = curate(experiment, mode)
-    return evaluate(experiment, dataset, fit_candidates(experiment, dataset, mode), mode)

@@ -27,7 +27,7 @@ from tasks.data.sources import Source, check_columns, list_files, read_files, so
 from tasks.data.splits import SCHEMA, SPLITS, Dataset, Split, joint_digest, write_split
 from tasks.data.splitting import SHARED_ID, Splitter
 from tasks.data.summary import summarise
-from tasks.digests import code_digest, digest, file_digest, versions
+from tasks.digests import code_digest, data_digest, digest, file_digest, versions
 from tasks.errors import UserError
 from tasks.models.language.base_model import find_tokenizer
 from tasks.progress import Progress, say
@@ -66,7 +66,7 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
             "data": data.model_dump(mode="json", exclude=WHEREABOUTS | {"tokenizer"}),
             "source": source.identity(data, experiment.seed),
             "tokenizer": file_digest(tokenizer) if tokenizer else None,
-            "test": [file_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
+            "test": [data_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
             "seed": experiment.seed,
             "libraries": versions("duckdb", "numpy", "orjson", "pyarrow", "rensa", "tokenizers"),
             "code": code_digest("tasks.curation", BY_CONTENT),
@@ -171,7 +171,8 @@ def rejected_by(tally: Tally, data: Data) -> str:
     reason = tally.dropped.most_common(1)[0][0]
     if reason == NO_PRICE and tally.unpriced and "price" not in data.columns:
         keys = ", ".join(f"{key} ({value})" for key, value in list(tally.unpriced[0].items())[:12])
-        return f" The first row without a price has {keys}. If one of these is the price: data.columns.price=NAME."
+        told = f" The first row without a price has {keys}. If one of these is the price: data.columns.price=NAME."
+        return f"{told} `pricewright init FILE` looks for it and writes a conf."
     example = f" Such as {tally.examples[reason][0][1]}."
     if sign := re.match(r"price in (\S+),", reason):
         return f"{example} If all prices are in it: data.currency='[{sign[1]}]'."

@@ -39,6 +39,18 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def data_digest(path: Path) -> str:
+    """The same, read once in a process for as long as size and time of change are the same: data may be large, and
+    several stages ask."""
+    stat = path.stat()
+    return _data_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _data_digest(path: Path, *_: int) -> str:
+    return file_digest(path)
+
+
 def folder_digests(folder: Path) -> dict[str, str]:
     """The sha256 of every file below a folder, by its path inside it, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -31,6 +31,7 @@ from tasks.models.language.prompts import beyond_range
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions, Predictor
 from tasks.report.board import provenance
+from tasks.scoring import question
 from tasks.scoring.checkpoint_choice import chosen, curve, with_losses
 from tasks.scoring.comparisons import FLOOR, beside_person, compare
 from tasks.scoring.contest import Contest, truth
@@ -61,7 +62,7 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
     """
     check_outside(experiment)
     key = _digest(experiment, dataset, candidates)
-    opened: Mode = "again" if mode == "reuse" and _worth_another_try(experiment, key) else mode
+    opened: Mode = "again" if mode == "reuse" and worth_another_try(experiment, key) else mode
     with stage(experiment, "evaluate", key, command="pricewright evaluate", mode=opened) as run:
         if not run.done:
             run.log_params({"dataset": dataset.digest, "seed": experiment.seed})
@@ -72,6 +73,8 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
                     predict(contest, entry)
             entries.append(blend(contest, entries))
             keep(contest, compare_all(contest, entries), entries)
+        if mode != "read":
+            question.note(run, experiment)
         return Scores(run.id, key)
 
 
@@ -109,7 +112,7 @@ def check_outside(experiment: Experiment) -> None:
             raise UserError(f"evaluate.api: {model.name} is the name of another row. Give the model a name of its own.")
 
 
-def _worth_another_try(experiment: Experiment, key: str) -> bool:
+def worth_another_try(experiment: Experiment, key: str) -> bool:
     """Whether the evaluation that is there misses answers of an API for a reason that may be gone: a key, a server."""
     conf = experiment.evaluate
     allowed = {model.name for model in conf.api if forbidden(model, conf.budget) is None}

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import absolute_error, hit_dollars, is_hit, measure
+from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
 from tasks.tracking.registry import expected
@@ -44,7 +46,7 @@ ORIGINS = {
 class Exported:
     """What is exported: the model, the evaluation that it was promoted by, and what it answered there."""
 
-    version: ModelVersion
+    version: ModelVersion | SimpleNamespace
     model: Candidate
     source: Path
     dataset: Dataset
@@ -86,7 +88,8 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    named = f"{found.version.name} version {found.version.version}, {found.model.name} ({form})"
+    origin = Origin.read(found.version.tags) or found.model.name
+    named = f"{found.version.name} version {found.version.version}: {origin}; {form}"
     return [named, *([again] if again else []), str(folder)]
 
 

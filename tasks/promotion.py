@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +22,14 @@ from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import Comparison, paired_comparison
 from tasks.scoring.lineage import known_from_training
 from tasks.scoring.metrics import absolute_error
+from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall, score
 from tasks.scoring.record import PREDICTIONS, Record, open_run
 from tasks.tracking.registry import (
     BEST_CHECKPOINT,
     CHALLENGER,
     CHAMPION,
+    describe,
     looks,
     note_look,
     register,
@@ -88,14 +90,26 @@ def promote(experiment: Experiment, run_id: str, dry_run: bool = False) -> Champ
 def _apply(experiment: Experiment, record: Record, decision: Decision, run_id: str) -> str:
     tags = {"dataset": record.dataset.digest, "evaluation": run_id}
     if record.best_checkpoint:
-        register(experiment, record.best_checkpoint, BEST_CHECKPOINT, tags)
+        _register(experiment, record, record.best_checkpoint, BEST_CHECKPOINT, tags)
     if decision.loser is None:
         withdraw(experiment, CHALLENGER)
     else:
-        register(experiment, decision.loser, CHALLENGER, tags | decision.tags)
-    version = register(experiment, decision.winner, CHAMPION, tags | decision.tags)
+        _register(experiment, record, decision.loser, CHALLENGER, tags | decision.tags)
+    version = _register(experiment, record, decision.winner, CHAMPION, tags | decision.tags)
     if decision.look is not None:
         note_look(experiment, decision.look)
+    return version
+
+
+def _register(experiment: Experiment, record: Record, model_id: str, alias: str, tags: Mapping[str, Any]) -> str:
+    """Give an alias to a model, and say on its page what it learned from and how far off it is, as `predict` says it.
+
+    An incumbent that is not among the rows of this evaluation keeps what an earlier one said.
+    """
+    origin = Origin.of(record, model_id)
+    version = register(experiment, model_id, alias, {**tags, **(origin.tags() if origin else {})})
+    if origin:
+        describe(experiment, version, f"{origin}.", headline=alias == CHAMPION)
     return version
 
 

@@ -155,3 +155,19 @@ def test_the_versions_of_libraries_are_those_installed() -> None:
     import torch
 
     assert versions("torch", "no-such-library") == {"torch": torch.__version__, "no-such-library": None}
+
+
+def test_the_digest_of_data_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read once for as long as it stays as it was, and again when it has changed or is another one."""
+    file = tmp_path / "goods.csv"
+    file.write_text("a lamp")
+    os.utime(file, ns=(1, 1))
+    before = digests.data_digest(file)
+    assert before == digests.file_digest(file)
+    read: list[Path] = []
+    real = digests.file_digest
+    monkeypatch.setattr(digests, "file_digest", lambda path: (read.append(path), real(path))[1])
+    assert digests.data_digest(file) == before and read == []
+    file.write_text("a bed.")
+    os.utime(file, ns=(2, 2))
+    assert digests.data_digest(file) == real(file) != before and len(read) == 1

@@ -9,23 +9,30 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Data, Experiment
-from tasks.config.loading import is_override, load
+from tasks.config.loading import DEFAULT_CONF, FILES_CONF, command_of, is_override, load
 from tasks.errors import UserError
 from tasks.progress import say
 
 if TYPE_CHECKING:
     from flows.artifacts import Report
     from tasks.data.items import Item
-    from tasks.report.board import Leaderboard
+    from tasks.report.standings import Standings
 
 
 def run_stage(arguments: argparse.Namespace) -> None:
     """Run the flow of a stage, or of all of them."""
     conf, overrides = arguments.conf, tuple(arguments.overrides)
     experiment = load(conf, overrides)  # refuse a bad conf before anything starts
+    if arguments.name == "run" and not arguments.again:
+        from flows.pipeline import unchanged
+
+        if (report := unchanged(experiment, conf, overrides)) is not None:
+            say("Nothing has changed since the last run: all of it is there.")
+            print_leaderboard(experiment, report)
+            return
     say(f"Starting Prefect for `{arguments.name}` ...")
     from flows.temporary_server import end_server_with_process
 
@@ -62,43 +69,64 @@ def run_stage(arguments: argparse.Namespace) -> None:
 
 
 def print_leaderboard(experiment: Experiment, report: Report) -> None:
-    """The table, where to look next, and last the path of the report."""
-    from tasks.report.board import read_leaderboard
+    """The table, what it says in words, what to type next, and last the path of the report."""
+    from tasks.report.conclusion import conclusion
+    from tasks.report.standings import read_standings
 
-    board = read_leaderboard(experiment, report.run_id)
-    print_table(board)
-    if not any(row.champion for row in board.rows):
+    standings = read_standings(experiment, report.run_id)
+    print_table(standings)
+    print()
+    for sentence in conclusion(experiment, report.run_id, standings):
+        print(sentence)
+    if not any(row.champion for row in standings.rows):
         print(f"The champion of {experiment.registered_model} is from an earlier run. None of these models beat it.")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
-    print(f"Compare the models in MLflow and the runs in Prefect: {program} ui")
-    print("The report:")
+    own = f"your own products: {program} init FILE; " if standings.generated else ""
+    print(f"Next: {own}all models in MLflow and all runs in Prefect: {program} ui; the report:")
     print(report.path)
+
+
+def write_conf(arguments: argparse.Namespace) -> None:
+    """Look at a file and write a conf that reads it; the last line is the conf."""
+    from flows.cli.init import init
+
+    # The default of all other commands is for the generated catalogue.
+    conf = FILES_CONF if arguments.conf == DEFAULT_CONF else arguments.conf
+    written = init(conf, arguments.file, arguments.overrides, arguments.to)
+    print(f"\nNext: pricewright run -c {shlex.quote(str(written))}. The conf:")
+    print(written)
 
 
 def show_leaderboard(arguments: argparse.Namespace) -> None:
     """Print the leaderboard of the conf, from what MLflow keeps of its evaluation. It needs no model."""
-    from flows.artifacts import command
-    from flows.promotion import recall_scores
-    from tasks.report.board import read_leaderboard
-    from tasks.report.html import write_report
-    from tasks.report.tables import as_csv, as_markdown
+    from tasks.report.standings import commit_here, read_standings
+    from tasks.scoring.question import expected_answer
 
     experiment = load(arguments.conf, arguments.overrides)
-    repeat = command(arguments.conf, arguments.overrides)
-    board = read_leaderboard(experiment, recall_scores(experiment, "read").run_id, repeat)
+    run_id = expected_answer(experiment)
     if arguments.html:
+        from tasks.report.board import read_leaderboard
+        from tasks.report.html import write_report
+
+        board = read_leaderboard(experiment, run_id, command_of(arguments.conf, arguments.overrides))
         say(f"The report: {write_report(Path(arguments.html), board)}")
+    standings = read_standings(experiment, run_id)
+    if standings.commit != (here := commit_here()):
+        say(f"Made by the code at {standings.commit}; here it is {here}. `pricewright run` makes it again if need be.")
     if arguments.json:
-        print(json.dumps([row.to_json() for row in board.rows], indent=1, ensure_ascii=False))
-    elif arguments.csv:
-        print(as_csv(board.rows), end="")
+        print(json.dumps([row.to_json() for row in standings.rows], indent=1, ensure_ascii=False))
+        return
+    from tasks.report.tables import as_csv, as_markdown
+
+    if arguments.csv:
+        print(as_csv(standings.rows), end="")
     elif arguments.markdown:
-        print(as_markdown(board.rows, generated=board.generated, unit=board.unit))
+        print(as_markdown(standings.rows, generated=standings.generated, unit=standings.unit))
     else:
-        print_table(board)
+        print_table(standings)
 
 
-def print_table(board: Leaderboard) -> None:
+def print_table(standings: Standings) -> None:
     """The leaderboard on standard output, as wide as the terminal, or 100 columns in a pipe."""
     from rich.console import Console
 
@@ -106,7 +134,7 @@ def print_table(board: Leaderboard) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 100)
     wide = console.width >= 130
-    console.print(leaderboard_table(board.rows, generated=board.generated, unit=board.unit, wide=wide))
+    console.print(leaderboard_table(standings.rows, generated=standings.generated, unit=standings.unit, wide=wide))
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -116,9 +144,11 @@ def predict(arguments: argparse.Namespace) -> None:
     from tasks.data.prices import rounded, shown
     from tasks.data.sources import list_files
     from tasks.models.loading import load_predictor, load_rules
+    from tasks.scoring.origin import Origin
+    from tasks.tracking.reading import reader
     from tasks.tracking.registry import CHAMPION, expected
     from tasks.tracking.runs import MODEL_ID
-    from tasks.tracking.store import connect, model_folder
+    from tasks.tracking.store import model_folder
 
     overrides = [word for word in arguments.overrides if is_override(word)]
     items = [Item.from_text(word) for word in arguments.overrides if not is_override(word)]
@@ -127,8 +157,9 @@ def predict(arguments: argparse.Namespace) -> None:
     if arguments.file:
         list_files(arguments.file)  # refuse one that is not there before a model is looked for
     experiment = load(arguments.conf, overrides)
-    model_id = expected(experiment, CHAMPION).tags[MODEL_ID]
-    folder = model_folder(connect(experiment), model_id)
+    version = expected(experiment, CHAMPION)
+    client: Any = reader(experiment)
+    folder = model_folder(client, version.tags[MODEL_ID])
     rules = load_rules(folder)
     if arguments.file:
         items += read_items(Path(arguments.file), rules or experiment.data)
@@ -140,6 +171,8 @@ def predict(arguments: argparse.Namespace) -> None:
             items, *(a.tolist() for a in (answer.price, answer.low, answer.high)), strict=True
         )
     ]
+    if origin := Origin.read(version.tags):
+        say(f"{version.name} version {version.version}: {origin}")
     if arguments.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
+import json
 import os
 import platform
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.addresses import address_of, reached
-from tasks.config.experiment import Api, Experiment
-from tasks.digests import COMPLETE
+from tasks.config.experiment import Api, Experiment, Finetune
+from tasks.digests import COMPLETE, code_digest, digest, file_digest, versions
 from tasks.errors import UserError
 from tasks.models.api import forbidden
-from tasks.models.language.base_model import EMBEDDED, TINY, cached_as
-from tasks.models.language.hardware import GIB, Hardware, free_memory, settings
+from tasks.models.language.base_model import EMBEDDED, TINY, cached_as, identity
+from tasks.models.language.hardware import GIB, Hardware, Settings, free_memory, settings
 from tasks.models.language.suitability import check_base
-from tasks.paths import PROJECT
-from tasks.tracking.store import connect, tracking_uri
+from tasks.paths import PROJECT, cache_folder
+from tasks.tracking.reading import SqliteReader, reader
+from tasks.tracking.store import tracking_uri
+
+if TYPE_CHECKING:
+    from tasks.training.memory import TrainingCost
 
 
 def examine(experiment: Experiment) -> str:
@@ -85,16 +93,43 @@ def _training(experiment: Experiment, hardware: Hardware) -> list[str]:
         return [f"NOT POSSIBLE: {error}"]
     if not _at_hand(conf.base):
         return [f"unknown until {conf.base} is {'converted' if conf.base in EMBEDDED else 'fetched'}"]
-    from tasks.training.memory import TrainingCost
-
     try:
-        check_base(conf)
-        size = TrainingCost.foreseen(conf, resolved)
+        size = _foreseen(conf, resolved)
     except UserError as error:
         return [f"NOT POSSIBLE: {error}"]
     free = free_memory(hardware.device)
     fits = "" if size.estimate.total <= free else f" TOO LITTLE: change {size.estimate.remedies()}"
     return [str(size), f"{size.estimate}; {free / GIB:.1f} GiB are free.{fits}", *resolved.notes]
+
+
+def _foreseen(conf: Finetune, resolved: Settings) -> TrainingCost:
+    """What training takes. To work it out takes torch and transformers, which take seconds to import, so it is kept in
+    the user's cache by all that it depends on, this machine and its speed included.
+
+    Raises:
+        UserError: the base model is not there, or is of a kind that cannot be used.
+    """
+    from tasks.training import memory
+
+    depends_on = {
+        "conf": conf.model_dump(mode="json"),
+        "machine": [platform.node(), os.cpu_count(), vars(resolved)],
+        "base": identity(conf.base),
+        "libraries": versions("torch", "transformers", "peft"),
+        "code": [file_digest(Path(memory.__file__)), code_digest("tasks.models.language.suitability")],
+    }
+    kept = cache_folder() / "estimates" / f"{digest(depends_on)}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        estimate = memory.MemoryEstimate(**known.pop("estimate"))
+        return memory.TrainingCost(estimate, **known)
+    check_base(conf)
+    size = memory.TrainingCost.foreseen(conf, resolved)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    temporary = kept.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(dataclasses.asdict(size)), encoding="utf-8")
+    temporary.replace(kept)
+    return size
 
 
 def _at_hand(base: str) -> bool:
@@ -115,7 +150,10 @@ def _asked(model: Api, experiment: Experiment) -> str:
 
 def _tracking(experiment: Experiment) -> str:
     try:
-        connect(experiment).search_experiments(max_results=1)
+        asked = reader(experiment)
+        if isinstance(asked, SqliteReader):
+            return "reached" if os.access(asked.file, os.W_OK) else "NOT WRITABLE: fix its permissions"
+        asked.search_experiments(max_results=1)
     except Exception as error:  # whatever the store raises is what the user needs to read
         return f"NOT REACHED: {error}"
     return "reached"

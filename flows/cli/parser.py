@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--again", action="store_true", help="do it again, even if it is finished")
         else:
             command.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
+    file = ("file", "JSONL, JSON, CSV, TSV or Parquet; a file, a folder or a glob")
+    command = add("init", does.write_conf, "look at a file of products, and write a conf that reads it", file)
+    command.add_argument("--to", metavar="CONF", help="the conf to write (default: the file's name, .yaml)")
     _add_leaderboard(add)
     _add_champion(add)
     _add_service(add)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flows.addresses import check_free
 from tasks.config.experiment import Experiment
 from tasks.progress import say
+from tasks.scoring.origin import Origin
 from tasks.tracking.registry import CHAMPION, expected
 from tasks.tracking.runs import MODEL, MODEL_ID
 from tasks.tracking.store import connect
@@ -42,8 +43,10 @@ class BadRequestError(ValueError):
 class Guard:
     """ASGI middleware before POST /invocations: refuses what cannot be priced, and lets one request in at a time."""
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, origin: Origin | None = None) -> None:
         self.app, self.limits, self.turn = app, limits, asyncio.Lock()
+        # What every answer says of its model, as the last field of its JSON object.
+        self.about = f', "model": {json.dumps(origin.fields())}}}'.encode() if origin else b"}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/invocations" or scope["method"] != "POST":
@@ -66,22 +69,27 @@ class Guard:
             whole, unread = unread, None
             return {"type": "http.request", "body": whole, "more_body": False}
 
+        start: Message = {"type": "http.response.start", "status": 500, "headers": []}
         said = b""
 
-        async def shielded(message: Message) -> None:
-            nonlocal said
-            if message["type"] == "http.response.start" and message["status"] in (400, 500):
-                said = b"the model failed: "
-            if not said:
-                await send(message)
-            said += message.get("body", b"") if said else b""
+        async def kept(message: Message) -> None:
+            nonlocal start, said
+            start = message if message["type"] == "http.response.start" else start
+            said += message.get("body", b"")
 
         async with self.turn:
-            await self.app(scope, again, shielded)
-        if said:  # the request was checked: it is the model's failure, and its stack trace is for the log alone
-            print(said.decode(errors="replace"), file=sys.stderr, flush=True)
+            await self.app(scope, again, kept)
+        if start["status"] in (400, 500):  # the request was checked: it is the model's failure
+            # Its stack trace is for the log alone.
+            print(f"the model failed: {said.decode(errors='replace')}", file=sys.stderr, flush=True)
             message = "The model failed on these texts. The log of the server says where."
             await _refuse(BadRequestError(500, message), scope, receive, send)
+            return
+        if start["status"] == 200:
+            said = said.removesuffix(b"}") + self.about
+        lengths = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+        await send({**start, "headers": [*lengths, (b"content-length", str(len(said)).encode())]})
+        await send({"type": "http.response.body", "body": said})
 
 
 async def _read(receive: Receive, announced: str, most: int) -> bytes:
@@ -156,10 +164,11 @@ def serve(experiment: Experiment, host: str, port: int, limits: Limits) -> None:
     from mlflow.pyfunc import scoring_server
 
     model = pyfunc.load_model(f"models:/{version.name}@{CHAMPION}")
-    name = client.get_logged_model(version.tags[MODEL_ID]).tags[MODEL]
+    origin = Origin.read(version.tags)
+    name = origin or client.get_logged_model(version.tags[MODEL_ID]).tags[MODEL]
     if host not in LOOPBACK:
         say(f"{host}: whoever reaches this machine can ask for prices. There is no password.")
     print(f"{version.name} version {version.version} ({name}): http://{host}:{port}/invocations", flush=True)
     import uvicorn
 
-    uvicorn.run(Guard(scoring_server.init(model), limits), host=host, port=port, log_level="warning")
+    uvicorn.run(Guard(scoring_server.init(model), limits, origin), host=host, port=port, log_level="warning")

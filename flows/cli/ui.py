@@ -12,8 +12,9 @@ from urllib.parse import quote, urlencode
 
 from flows.addresses import HOST, PREFECT_PORT, check_free
 from tasks.config.experiment import Experiment
-from tasks.tracking.runs import PARENT
-from tasks.tracking.stages import latest_evaluation
+from tasks.scoring.comparisons import FLOOR
+from tasks.tracking.reading import latest_evaluation
+from tasks.tracking.runs import KIND, PARENT, STATUS
 from tasks.tracking.store import address, experiment_id
 
 
@@ -69,11 +70,13 @@ def _start(command: list[str], **environment: str) -> subprocess.Popen:
 
 
 def comparison(evaluation: str) -> str:
-    """The query that makes MLflow's page of runs a chart for each metric, over the models of one evaluation."""
+    """The query that makes MLflow's page of runs a chart for each metric, over the models of one evaluation: those that
+    ran, and not the best possible guess, which is no model."""
+    models = f"tags.`{PARENT}` = '{evaluation}' and tags.`{KIND}` != '{FLOOR}' and tags.`{STATUS}` = 'ran'"
     return urlencode(
         {
             "workflowType": "machine_learning",
-            "searchFilter": f"tags.`{PARENT}` = '{evaluation}'",
+            "searchFilter": models,
             "orderByKey": "metrics.`test_mae`",
             "orderByAsc": "true",
             "compareRunsMode": "CHART",

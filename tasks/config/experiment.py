@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
+import shlex
 import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,6 +123,11 @@ class Data(Section):
             raise ValueError(f"price_min ({self.price_min}) must be below price_max ({self.price_max})")
         if self.validation_share + self.test_share >= 1:
             raise ValueError("validation_share and test_share together must leave something to train on")
+        if self.path and self.source != "files":
+            raise ValueError(
+                f"path is for the source files, and the source is {self.source}. `pricewright init "
+                f"{shlex.quote(self.path)}` looks at the file and writes a conf for it; or take -c conf/files.yaml"
+            )
         if self.tokens_min and not self.tokenizer:
             raise ValueError("tokens_min needs data.tokenizer, the tokenizer that counts them")
         if self.runner not in ("processes", "threads", "dask") and "://" not in self.runner:

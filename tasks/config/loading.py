@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +18,7 @@ from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.paths import PROJECT
 
-DEFAULT_CONF = "conf/laptop.yaml"
+DEFAULT_CONF, FILES_CONF = "conf/laptop.yaml", "conf/files.yaml"
 
 
 PATH_KEYS = (
@@ -121,6 +122,12 @@ def _placed(value: Any, folder: Path) -> Any:
     if value.startswith("sqlite:///"):
         return f"sqlite:///{folder / value.removeprefix('sqlite:///')}"
     return value if "://" in value or value.startswith("file:") else os.path.normpath(folder / Path(value).expanduser())
+
+
+def command_of(conf: str | Path, overrides: Sequence[str] | None) -> str:
+    """What makes the same leaderboard again; where it is tracked makes no difference, and is nobody else's business."""
+    pairs = [pair for pair in overrides or [] if not pair.startswith("tracking.")]
+    return shlex.join(["pricewright", "run", "-c", str(conf), *pairs])
 
 
 def is_override(word: str) -> bool:

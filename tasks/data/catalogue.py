@@ -23,7 +23,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
 
 NOISE = 0.25  # standard deviation of the natural log of the price, given every attribute
 LOWEST, HIGHEST = 1.0, 999.0  # US dollars; prices beyond are set to the bound, which happens about once in 1,000 rows
@@ -370,6 +369,8 @@ def _mixture(draw: Draw) -> tuple[np.ndarray, np.ndarray]:
 
 def _quantile(logs: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
     """The quantile of each row's mixture of normals (rows, combinations), by bisection; in log dollars."""
+    from scipy.special import ndtr  # takes half a second to import, and only this needs it
+
     low, high = logs.min(axis=1) - 6 * NOISE, logs.max(axis=1) + 6 * NOISE
     for _ in range(40):
         middle = (low + high) / 2

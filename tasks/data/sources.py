@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from tasks.data.files.columns import WORDS, plan
 from tasks.data.files.delimited import Row
 from tasks.data.files.kinds import SUFFIXES
 from tasks.data.files.shards import Shard
-from tasks.digests import file_digest
+from tasks.digests import data_digest
 from tasks.errors import UserError
 
 AMAZON = "McAuley-Lab/Amazon-Reviews-2023"
@@ -102,8 +103,9 @@ def check_columns(file: Path, data: Data, *, priced: bool = True) -> None:
     if missing or (priced and "price" not in fields) or not WORDS & fields:
         wanted = f"data.columns names {', '.join(missing)}." if missing else "Expected a price, and a title or text."
         raise UserError(
-            f"{file} has the columns {', '.join(there[:20])}. {wanted} Say which is which, such as "
-            "data.columns.title=NAME data.columns.price=COST. If these are no names, the file lacks a header: add one."
+            f"{file} has the columns {', '.join(there[:20])}. {wanted} `pricewright init {shlex.quote(str(file))}` "
+            "finds out which is which, and writes a conf. Or say it, such as data.columns.title=NAME "
+            "data.columns.price=COST. If these are no names, the file lacks a header: add one."
         )
 
 
@@ -159,7 +161,7 @@ SOURCES: dict[str, Source] = {
     ),
     "files": Source(
         shards=_cut_files,
-        identity=lambda data, _seed: sorted(file_digest(file) for file in list_files(_path(data))),
+        identity=lambda data, _seed: sorted(data_digest(file) for file in list_files(_path(data))),
     ),
     "hub": Source(
         shards=_cut_hub,

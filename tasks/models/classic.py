@@ -18,6 +18,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import LinearSVR
+from threadpoolctl import threadpool_limits
 
 from tasks.data.items import Item
 from tasks.models.estimator_files import dump, read
@@ -152,7 +153,8 @@ class Classic:
         if self.estimator is None:
             raw = self.lowest + np.asarray(features) * (self.highest - self.lowest)
         else:
-            raw = np.asarray(self.estimator.predict(features), dtype=float)
+            with threadpool_limits(1):  # so short are the pieces of work that more threads wait more than they work
+                raw = np.asarray(self.estimator.predict(features), dtype=float)
         price = np.clip(np.expm1(raw) if baseline.log else raw, self.lowest, self.highest)
         price = np.round(price, 6)  # trees that vote in parallel add up in any order, which shows beyond that
         return Predictions(price, *interval(price, self.spread))

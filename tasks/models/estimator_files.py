@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 OURS = tuple(f"tasks.models.{module}." for module in ("features", "neighbours", "network", "terms"))
@@ -11,9 +16,7 @@ TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", *OURS)
 
 def dump(fitted: Any, file: Path) -> None:
     """Write an estimator, an array, or a dictionary of them."""
-    import skops.io  # takes seconds to import, and not every predictor needs it
-
-    skops.io.dump(fitted, file)
+    skops_io().dump(fitted, file)
 
 
 def read(file: Path) -> Any:
@@ -22,9 +25,36 @@ def read(file: Path) -> Any:
     Raises:
         ValueError: the file asks for types other than those of scikit-learn, NumPy, SciPy and this project.
     """
-    import skops.io
-
-    unknown = skops.io.get_untrusted_types(file=file)
+    io = skops_io()
+    unknown = io.get_untrusted_types(file=file)
     if refused := [name for name in unknown if not name.startswith(TRUSTED)]:
         raise ValueError(f"{file} asks for {refused}; expected types of scikit-learn, NumPy and SciPy only")
-    return skops.io.load(file, trusted=unknown)
+    return io.load(file, trusted=unknown)
+
+
+def skops_io() -> ModuleType:
+    """The library, which takes a second to import, and not every predictor needs it.
+
+    To list scikit-learn's types it imports all of its modules, two of which import torch and dask, if they are there,
+    to take their arrays: for four seconds, and to no end here.
+    """
+    with _hidden("torch", "dask"):
+        import skops.io
+    return skops.io
+
+
+@contextmanager
+def _hidden(*libraries: str) -> Iterator[None]:
+    """Within it, libraries that were not imported before cannot be imported."""
+
+    class Hider(MetaPathFinder):
+        def find_spec(self, fullname: str, *_: object) -> None:
+            if fullname in libraries:
+                raise ModuleNotFoundError(f"{fullname} is hidden", name=fullname)
+
+    hider = Hider()
+    sys.meta_path.insert(0, hider)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(hider)

@@ -107,7 +107,7 @@ def contents(evaluate: Evaluate) -> dict[str, Any]:
 def read_sheet(file: str | None, items: Sequence[Item]) -> ExternalPredictions:
     """The row of the person who filled in a sheet, over the items that have a guess; skipped where there is none."""
     if file is None:
-        reason = "nobody has guessed yet: `pricewright human SHEET` writes a sheet, evaluate.human=SHEET takes it"
+        reason = "`pricewright human SHEET` writes a sheet, evaluate.human=SHEET takes it"
         return ExternalPredictions("human", "human", status="skipped", reason=reason)
     try:
         rows = [(_restore(row["id"]), _restore(row["guess"])) for row in _read(Path(file), ("id", "guess"))]

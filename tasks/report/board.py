@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -15,23 +13,14 @@ from tasks.config.experiment import Experiment
 from tasks.data.splits import read_split
 from tasks.digests import digest
 from tasks.errors import UserError
-from tasks.paths import PROJECT
+from tasks.report.standings import commit_here, marked_rows
 from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.record import PREDICTIONS, Record, open_run
 from tasks.scoring.rows import Row
-from tasks.tracking.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, registered
 from tasks.tracking.runs import DIGEST, StageRun
 from tasks.tracking.store import tracking_uri
 
-ALIASES = {"champion": CHAMPION, "challenger": CHALLENGER, "best_checkpoint": BEST_CHECKPOINT}  # by alias
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "scikit-learn", "mlflow", "prefect")
-
-
-def marked_rows(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
-    """The rows, best first, marked as the registry has their models now; rows without figures stand at the end."""
-    holders = {mark: registered(experiment, alias) for mark, alias in ALIASES.items()}
-    marked = [replace(row, **{mark: row.model_id == model for mark, model in holders.items()}) for row in rows]
-    return sorted(marked, key=lambda row: (row.status != "ran", row.mae is None, row.mae or 0.0))
 
 
 def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = None) -> Leaderboard:
@@ -102,21 +91,11 @@ def provenance(experiment: Experiment) -> dict[str, str]:
     return {
         "conf digest": digest(settings(experiment)),
         "seed": str(experiment.seed),
-        "commit": _commit(),
+        "commit": commit_here(),
         "python": platform.python_version(),
         "libraries": versions,
         "tracking": tracking_uri(experiment).rpartition("@")[2],
     }
-
-
-def _commit() -> str:
-    git = ["git", "-C", str(PROJECT)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "not in a git checkout"
-    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
 @dataclass(frozen=True)

@@ -107,11 +107,13 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 def leaderboard_table(rows: Iterable[Row], *, generated: bool = False, unit: str = "$", wide: bool = False) -> Table:
     """The leaderboard for a terminal of 80 columns and more; the names and remarks wrap, the figures do not.
 
-    A wide one, for 130 columns and more, also has the interval's coverage and what the answers took.
+    A wide one, for 130 columns and more, also has the interval's coverage and what the answers took. What was skipped
+    has no row but a sentence below.
     """
+    rows = list(rows)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, caption_justify="left")
-    table.caption = GENERATED if generated else None
-    ordered = in_order(rows)
+    table.caption = Text("\n".join([*([GENERATED] if generated else []), *skipped(rows)])) or None
+    ordered = [row for row in in_order(rows) if row.status != "skipped"]
     more = [COLUMNS[key] for key in WIDE if wide and any(row.number(key) is not None for row in ordered)]
     for title, options in _headings(unit).items():
         if title == REMARKS:
@@ -127,6 +129,16 @@ def leaderboard_table(rows: Iterable[Row], *, generated: bool = False, unit: str
         # Text: square brackets in a name are no markup
         table.add_row(*map(Text, cells), style=style, end_section=ends_section)
     return table
+
+
+def skipped(rows: Iterable[Row]) -> list[str]:
+    """What did not run and how to make it run, in a sentence; none where nothing was skipped."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status == "skipped":
+            names.setdefault(row.reason or "no reason is known", []).append(row.label)
+    told = "; ".join(f"{', '.join(models)} ({reason})" for reason, models in names.items())
+    return [f"Not run: {told}."] if told else []
 
 
 REMARKS = "kind, remarks"

@@ -9,6 +9,7 @@ from tasks.config.experiment import Experiment
 from tasks.data.splits import Dataset
 from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.rows import Row
+from tasks.tracking.reading import reader
 from tasks.tracking.runs import StageRun
 from tasks.tracking.stages import whole_splits
 from tasks.tracking.store import connect
@@ -60,4 +61,10 @@ class Record:
 def open_run(experiment: Experiment, run_id: str) -> StageRun:
     """The finished run of an evaluation."""
     client = connect(experiment)
+    return StageRun(client, client.get_run(run_id), "evaluate", done=True)
+
+
+def read_run(experiment: Experiment, run_id: str) -> StageRun:
+    """The finished run of an evaluation, for whoever only reads its artifacts."""
+    client: Any = reader(experiment)
     return StageRun(client, client.get_run(run_id), "evaluate", done=True)

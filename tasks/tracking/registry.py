@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
+from tasks.tracking.reading import version_with
 from tasks.tracking.runs import MODEL_ID
 from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect
 
@@ -24,7 +26,7 @@ def registered(experiment: Experiment, alias: str) -> str | None:
     return version.tags.get(MODEL_ID) if version else None
 
 
-def expected(experiment: Experiment, alias: str) -> ModelVersion:
+def expected(experiment: Experiment, alias: str) -> ModelVersion | SimpleNamespace:
     """The version that has an alias of the registered model of the conf.
 
     Raises:
@@ -54,25 +56,28 @@ def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[st
     return str(known.version)
 
 
+def describe(experiment: Experiment, version: str, text: str, *, headline: bool = False) -> None:
+    """What MLflow shows at the head of a version, and with `headline` of the registered model too."""
+    client, name = connect(experiment), experiment.registered_model
+    client.update_model_version(name, version, description=text)
+    if headline:
+        client.update_registered_model(name, description=text)
+
+
 def withdraw(experiment: Experiment, alias: str) -> None:
     """Take an alias away, if anybody has it."""
     if version_of(experiment, alias) is not None:
         connect(experiment).delete_registered_model_alias(experiment.registered_model, alias)
 
 
-def version_of(experiment: Experiment, alias: str) -> ModelVersion | None:
+def version_of(experiment: Experiment, alias: str) -> ModelVersion | SimpleNamespace | None:
     """The version that has an alias of the registered model of the conf; None if nobody has it, or one that another
     version of Pricewright laid out."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = connect(experiment).get_model_version_by_alias(experiment.registered_model, alias)
-    except MlflowException:
-        return None
-    return found if _is_ours(found) else None
+    found = version_with(experiment, alias)
+    return found if found and _is_ours(found) else None
 
 
-def _is_ours(version: ModelVersion) -> bool:
+def _is_ours(version: ModelVersion | SimpleNamespace) -> bool:
     return version.tags.get(LAYOUT_TAG) == LAYOUT
 
 

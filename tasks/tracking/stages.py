@@ -6,16 +6,29 @@ MLflow is the only ledger. A stage is done when a FINISHED run carries the diges
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from tasks.config.experiment import Experiment
+from tasks.digests import digest as digest_of
 from tasks.errors import UserError
 from tasks.locks import locked
+from tasks.progress import outlook
 from tasks.tracking.claims import Claim, await_owner, is_elected
 from tasks.tracking.manifest import MANIFEST, manifest
-from tasks.tracking.runs import CANDIDATES, CONTENT, DIGEST, STAGE, SUPERSEDED, Mode, StageRun
+from tasks.tracking.runs import (
+    CANDIDATES,
+    CONTENT,
+    DIGEST,
+    KIND_OF_WORK,
+    STAGE,
+    SUPERSEDED,
+    TOOK,
+    Mode,
+    StageRun,
+)
 from tasks.tracking.store import LOCKS, connect, experiment_id
 
 if TYPE_CHECKING:
@@ -43,12 +56,13 @@ def stage(
         UserError: in mode "recall" or "read", when the stage is not done; `command` is the remedy.
     """
     where = experiment_id(experiment)
-    client = connect(experiment)
+    client, begun = connect(experiment), time.time()
     with once(digest):
         claim = None
         while claim is None:
             finished = None if mode == "again" else _finished(client, where, name, digest, whole=mode != "read")
             if finished is not None:
+                outlook.skip(name)
                 yield StageRun(client, finished, name, done=True)
                 return
             if mode in ("recall", "read"):
@@ -56,9 +70,10 @@ def stage(
                     f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the "
                     "same -c and key=value."
                 )
-            noted = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`", **(tags or {})}
+            noted = {STAGE: name, DIGEST: digest, KIND_OF_WORK: _kind_of_work(experiment), **(tags or {})}
+            noted["mlflow.note.content"] = f"`{command}`"
             claim = _claimed(client, where, noted, resume=resume and mode != "again")
-        with claim:
+        with claim, outlook.at(name):
             current = StageRun(client, client.get_run(claim.run_id), name, done=False, rules=experiment.data.rules())
             try:
                 yield current
@@ -70,9 +85,26 @@ def stage(
             current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
             current.log_json(manifest(current.addresses()), MANIFEST)
             client.set_terminated(current.id, "FINISHED")
+            if current.run.info.start_time >= 1000 * begun:  # of one that was interrupted, nobody knows
+                client.set_tag(current.id, TOOK, f"{time.time() - begun:.1f}")
         for older in _search(client, where, name, digest):  # by the tag and not by time: clocks are put back
             if older.info.status == "FINISHED" and older.info.run_id != current.id:
                 client.set_tag(older.info.run_id, SUPERSEDED, current.id)
+
+
+def _kind_of_work(experiment: Experiment) -> str:
+    """What the time of a stage depends on most, to tell by the last run how long the next one takes."""
+    return digest_of([experiment.data.dataset_name, experiment.finetune.base])
+
+
+def took(experiment: Experiment, stages: Sequence[str]) -> dict[str, float | None]:
+    """The seconds that each stage took the last time with this dataset and base model; None where nobody knows."""
+    client, where = connect(experiment), [experiment_id(experiment)]
+    alike = f"tags.`{KIND_OF_WORK}` = '{_kind_of_work(experiment)}' and tags.`{STAGE}` = '{{}}'"
+    query, latest = f"{alike} and attributes.status = 'FINISHED'", ["attributes.start_time DESC"]
+    found = {name: client.search_runs(where, query.format(name), max_results=5, order_by=latest) for name in stages}
+    times = {name: [run.data.tags[TOOK] for run in runs if TOOK in run.data.tags] for name, runs in found.items()}
+    return {name: float(seconds[0]) if seconds else None for name, seconds in times.items()}
 
 
 def _claimed(client: MlflowClient, where: str, noted: Mapping[str, str], *, resume: bool) -> Claim | None:
@@ -123,14 +155,6 @@ def whole_splits(experiment: Experiment, content: str) -> str | None:
         if curated.intact():
             return curated.artifact_address(f"splits/{content}")
     return None
-
-
-def latest_evaluation(experiment: Experiment) -> str | None:
-    """The id of the last run that ended with a leaderboard, of whichever conf; None if there is none."""
-    query = f"tags.`{STAGE}` = 'evaluate' and attributes.status = 'FINISHED'"
-    where = [experiment_id(experiment)]
-    runs = connect(experiment).search_runs(where, query, order_by=["attributes.start_time DESC"], max_results=1)
-    return runs[0].info.run_id if runs else None
 
 
 def trained_on(experiment: Experiment, model_id: str) -> str | None:

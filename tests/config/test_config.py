@@ -102,10 +102,17 @@ def test_paths_belong_to_where_they_are_written(tmp_path: Path, monkeypatch: pyt
     """A path on the command line is relative to the current folder, one in a YAML to the project; the default conf is
     found from anywhere."""
     monkeypatch.chdir(tmp_path)
-    assert load(overrides=["data.path=items.jsonl"]).data.path == str(tmp_path / "items.jsonl")
-    (tmp_path / "mine.yaml").write_text("data: {path: data/items.jsonl}")
+    here = load("conf/files.yaml", ["data.path=items.jsonl"])
+    assert here.data.path == str(tmp_path / "items.jsonl")
+    (tmp_path / "mine.yaml").write_text("data: {source: files, path: data/items.jsonl}")
     assert load(tmp_path / "mine.yaml").data.path == str(PROJECT / "data" / "items.jsonl")
     assert load().data.source == "sample"
+
+
+def test_a_file_without_a_conf_that_reads_it_is_not_left_out_in_silence() -> None:
+    """The default conf reads no file; what finds out how to read one is named."""
+    with pytest.raises(UserError, match=r"the source is sample\. `pricewright init /x/goods\.csv` looks at the file"):
+        load(overrides=["data.path=/x/goods.csv"])
 
 
 def test_overrides_for_another_folder_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

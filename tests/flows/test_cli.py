@@ -96,3 +96,25 @@ def test_doctor_says_what_is_there(capsys: pytest.CaptureFixture) -> None:
     output = capsys.readouterr().out
     for word in ("machine", "device", "tiny-random", "tracking", "reached"):
         assert word in output
+
+
+def test_doctor_does_not_work_out_twice_what_training_takes(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It takes torch, transformers and seconds; another conf is worked out anew."""
+    from tasks.training.memory import TrainingCost
+
+    def works_it_out(*_: object) -> None:
+        raise AssertionError("it was worked out")
+
+    def said(*overrides: str) -> str:
+        assert main(["doctor", "-c", SMOKE, *overrides]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return next(line for line in lines if line.startswith("training  ") and "steps" in line)
+
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path))
+    first, other = said(), said("finetune.train_items=24")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingCost, "foreseen", works_it_out)
+        assert (said(), said("finetune.train_items=24")) == (first, other) and first != other
+        assert main(["doctor", "-c", SMOKE, "finetune.train_items=16"]) == 1

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tasks.config.loading import load
-from tasks.tracking.runs import PARENT
+from tasks.tracking.runs import MODEL, PARENT
 from tasks.tracking.store import connect, experiment_id
 from tests.smoke import SMOKE, Finished, command
 
@@ -29,7 +29,7 @@ KEYS = {
 
 def latest(finished: Finished) -> str:
     """The run of the evaluation."""
-    from flows.promotion import recall_scores
+    from flows.pipeline import recall_scores
 
     return recall_scores(finished.experiment).run_id
 
@@ -39,6 +39,8 @@ def test_a_run_ends_with_the_table_and_the_path_of_the_report(finished: Finished
     for name in (*load(SMOKE).baselines.models, "base", "finetuned", "blend", "floor", "pricewright ui"):
         assert name in finished.output
     assert "Generated data" in finished.output
+    assert "off on average" in finished.output and "the error of its base model" in finished.output
+    assert "pricewright init FILE" in finished.output
     report = Path(finished.output.splitlines()[-1])
     assert report.is_file() and report.suffix == ".html"
     assert finished.made == ["baselines", "curate", "evaluate", "finetune"]
@@ -61,6 +63,15 @@ def test_the_leaderboard_in_json_holds_every_model_best_first(finished: Finished
     assert all(row["mae_low"] <= row["mae"] <= row["mae_high"] and row["n"] > 20 for row in ran)
     assert all(row["rank"] is None for row in rows if row["kind"] == "floor")
     assert next(row["step"] for row in rows if row["model"] == "finetuned") in (1, 2, 3, 4)
+
+
+def test_a_leaderboard_is_found_on_a_machine_that_could_not_have_made_it(finished: Finished) -> None:
+    """What another device computed is read by the conf and the data; a question that nobody asked has no answer."""
+    assert finished.command("leaderboard", "--json", "finetune.device=cuda") == finished.command(
+        "leaderboard", "--json"
+    )
+    status, said = finished.command("leaderboard", "finetune.lora.r=3")
+    assert status == 2 and "Run `pricewright run` first" in said
 
 
 def test_the_leaderboard_in_csv_and_markdown_holds_the_same_rows(finished: Finished) -> None:
@@ -111,11 +122,23 @@ def test_mlflow_compares_models_as_runs(finished: Finished) -> None:
     assert {"models", "guesses", "running", "checkpoints", "price", "calibration"} <= pictures
 
 
+def test_the_comparison_shows_the_models_that_ran(finished: Finished) -> None:
+    """By the filter of the address that `pricewright ui` prints: neither the floor nor what was skipped."""
+    from urllib.parse import parse_qs
+
+    from flows.cli.ui import comparison
+
+    (query,) = parse_qs(comparison(latest(finished)))["searchFilter"]
+    client, rows = connect(finished.experiment), json.loads(finished.command("leaderboard", "--json")[1])
+    shown = {run.data.tags[MODEL] for run in client.search_runs([experiment_id(finished.experiment)], query)}
+    assert shown == {row["model"] for row in rows if row["status"] == "ran" and row["kind"] != "floor"}
+
+
 def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finished) -> None:
     """Every metric comes from per-item predictions that anybody can read."""
     import pyarrow.parquet as pq
 
-    from flows.promotion import recall_scores
+    from flows.pipeline import recall_scores
     from tasks.report.board import open_run
 
     run = open_run(finished.experiment, recall_scores(finished.experiment).run_id)

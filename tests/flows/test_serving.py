@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,25 @@ def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path) -> N
     ):
         status, said = command("predict", "-c", conf, *words)
         assert status == 2 and expected in said
+
+
+def test_a_price_says_where_it_comes_from(conf: str, capsys: pytest.CaptureFixture) -> None:
+    """The model, what it learned from and its error on test, as the leaderboard has them: on standard error, and on the
+    pages of MLflow's registry."""
+    from flows.cli.main import main
+
+    rows = json.loads(command("leaderboard", "-c", conf, "--json")[1])
+    champion = next(row for row in rows if row["champion"])
+    assert main(["predict", "-c", conf, "Steel kettle"]) == 0
+    said = capsys.readouterr().err
+    found = re.search(
+        rf"{champion['model']}, trained on [1-9]\d* generated products, \$({champion['mae']:.2f}) off", said
+    )
+    assert found and f"({champion['n']} test items)" in said
+    told = found[0]
+    client, name = connect(load(conf)), load(conf).registered_model
+    version = client.get_model_version_by_alias(name, CHAMPION)
+    assert told in version.description and told in client.get_registered_model(name).description
 
 
 def test_without_a_champion_it_is_said_how_to_make_one(tmp_path: Path, at: Callable) -> None:
@@ -77,8 +97,9 @@ def test_the_server_gives_what_predict_gives(conf: str, server: str) -> None:
     """The documented request, answered with price and interval; characters of any script are fine."""
     texts = ["Steel kettle, pack of 2", "Bouilloire \u00e9lectrique \u2615\nAcier"]
     status, body = ask(server, json.dumps({"inputs": texts}).encode())
-    rows = json.loads(body)["predictions"]
+    rows, model = (json.loads(body)[key] for key in ("predictions", "model"))
     assert status == 200
+    assert model["dataset"] == "sample" and model["generated"] and model["n"] > 20 and model["mae"] > 0
     told = json.loads(command("predict", "-c", conf, *texts, "--json")[1])
     for row, one in zip(rows, told, strict=True):
         assert [row[key] for key in ("price", "low", "high")] == pytest.approx(

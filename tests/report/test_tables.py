@@ -30,6 +30,7 @@ def test_the_terminal_table_fits_and_keeps_its_figures_whole(board, width):
             digits = 0 if figures.mae_high >= 100 else 1
             assert f" {figures.mae_low:.{digits}f}\u2013{figures.mae_high:.{digits}f} " in text
     words = re.sub(r"\s+", " ", text)
+    assert "Not run: gpt-4.1 (OPENAI_API_KEY is not set)." in words
     assert "champion" in words and "OPENAI_API_KEY" in words and "leader" in words
 
 

@@ -70,7 +70,7 @@ def test_a_person_is_a_row_beside_whom_every_model_stands(words: list[str], tmp_
     for name in ("constant", "tfidf_ridge", "base", "floor"):
         assert rows[name]["vs_human_n"] == 6
         assert rows[name]["vs_human_low"] <= rows[name]["vs_human"] <= rows[name]["vs_human_high"]
-    from flows.promotion import recall_scores
+    from flows.pipeline import recall_scores
     from tasks.config.loading import load
     from tasks.report.board import open_run
 

@@ -192,6 +192,12 @@ def columns_of(file: Path, encoding: str | None = None) -> list[str] | None:
     return None
 
 
+def separator_of(file: Path, encoding: str) -> str:
+    """The mark between the cells of a table."""
+    with readable(file):
+        return _table(file, encoding).delimiter
+
+
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
     """Within it, what cannot be read is the user's to mend."""

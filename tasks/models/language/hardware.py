@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ GIB = 2**30
 # What bitsandbytes calls its AdamW, and how the names of its other optimizers begin.
 ADAMS = {"paged_adamw_32bit", "paged_adamw", "paged_adamw_8bit", "adamw_8bit", "adamw_bnb_8bit"}
 OTHERS = ("paged_", "lion_", "ademamix", "rmsprop_bnb")
+# What the drivers of NVIDIA (in Windows' Linux and on its own boards too) and AMD leave on Linux: no GPU without one.
+DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/dxg", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd")
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,18 @@ class Hardware:
         Raises:
             UserError: the wanted one is not there.
         """
+        device, fourbit = pick_device(wanted), _installed("bitsandbytes")
+        if device != "cuda":
+            return cls(device, bf16=device == "cpu" and _cpu_bf16(), bitsandbytes=fourbit)
         import torch
 
-        device = pick_device(wanted)
-        cuda = device == "cuda"
-        recent = cuda and torch.cuda.get_device_capability()[0] >= 8
         return cls(
             device,
-            bf16=torch.cuda.is_bf16_supported(including_emulation=False) if cuda else device == "cpu" and _cpu_bf16(),
-            bitsandbytes=_installed("bitsandbytes"),
-            flash_attention=recent and _installed("flash_attn"),
-            liger=cuda and _installed("liger_kernel"),
-            count=torch.cuda.device_count() if cuda else 1,
+            bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+            bitsandbytes=fourbit,
+            flash_attention=torch.cuda.get_device_capability()[0] >= 8 and _installed("flash_attn"),
+            liger=_installed("liger_kernel"),
+            count=torch.cuda.device_count(),
         )
 
     def check_processes(self, processes: int) -> None:
@@ -150,18 +154,31 @@ def pick_device(wanted: str = "auto") -> str:
     Raises:
         UserError: the wanted one is not there.
     """
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = _devices()
     if wanted == "auto":
-        return next(name for name, present in there.items() if present)
-    if not there[wanted]:
-        present = ", ".join(name for name, yes in there.items() if yes)
-        raise UserError(f"finetune.device: this machine has no {wanted}. Expected auto or one of {present}.")
+        return there[0]
+    if wanted not in there:
+        raise UserError(f"finetune.device: this machine has no {wanted}. Expected auto or one of {', '.join(there)}.")
     return wanted
 
 
+def _devices() -> list[str]:
+    """The kinds of device that torch finds here, the best first; where there can be none but the CPU, torch, which
+    takes seconds to import, is not asked."""
+    if sys.platform == "linux" and not any(map(os.path.exists, DRIVERS)):
+        return ["cpu"]
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [*(name for name, present in there.items() if present), "cpu"]
+
+
 def _cpu_bf16() -> bool:
+    """Whether the CPU computes in bfloat16 by itself, as torch says it; on Linux the kernel says the same at once."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return not {"avx512_bf16", "amx_bf16"}.isdisjoint(found[1].split())
     import torch
 
     has = torch.cpu.get_capabilities()
@@ -174,11 +191,12 @@ def _installed(package: str) -> bool:
 
 def free_memory(device: str) -> int:
     """Bytes that a training may still take: of the GPU's memory, or of the machine's within its container's limit."""
-    import psutil
-    import torch
-
     if device == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info()[0]
+    import psutil
+
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # "max": no limit

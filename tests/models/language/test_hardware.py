@@ -6,7 +6,7 @@ import pytest
 
 from tasks.config.loading import load
 from tasks.errors import UserError
-from tasks.models.language.hardware import Hardware, settings, use_own_gpu
+from tasks.models.language.hardware import Hardware, pick_device, settings, use_own_gpu
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 CPU, MPS, OLD = Hardware("cpu"), Hardware("mps"), Hardware("cuda")
@@ -75,6 +75,24 @@ def test_four_bit_layers_compute_in_what_the_rest_computes_in(
     plan = settings(hardware, {**NF4, "bnb_4bit_compute_dtype": "bfloat16"}, {}, dtype)
     assert plan.quantization["bnb_4bit_compute_dtype"] == plan.dtype == computing
     assert [said in note for note in plan.notes] == ([True] if said else [])
+
+
+def test_this_machine_is_what_torch_says_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although torch, which takes seconds to import, is not asked where there can be no GPU."""
+    import torch
+
+    from tasks.models.language import hardware
+
+    here = Hardware.here()
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    assert here.device == next(name for name, present in there.items() if present)
+    if here.device == "cpu":
+        has = torch.cpu.get_capabilities()
+        assert here.bf16 == bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    with pytest.raises(UserError, match=r"this machine has no (cuda|mps)\. Expected auto or one of"):
+        pick_device("mps" if here.device == "cuda" else "cuda")
+    monkeypatch.setattr(hardware, "DRIVERS", ("/",))  # a driver is there: torch is asked
+    assert Hardware.here() == here
 
 
 def test_a_process_takes_the_gpu_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:

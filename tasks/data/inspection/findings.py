@@ -1,0 +1,229 @@
+"""What a look at somebody's file finds out: columns, encoding, separator, currency, decimal mark, a window of prices.
+
+All of it is a guess that a person is asked about. The readers and the rules are those of curation, so that what is
+shown is what will be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.config.experiment import Data
+from tasks.data.cleaning import Tally, clean_rows, plan_of
+from tasks.data.files.columns import WORDS, plan
+from tasks.data.files.delimited import REJECTED, Row
+from tasks.data.files.encodings import encoding_of
+from tasks.data.files.kinds import kind_of
+from tasks.data.files.shards import separator_of
+from tasks.data.inspection.roles import columns_of, guess
+from tasks.data.items import Item, RejectedError
+from tasks.data.prices import BLANKS, DOLLARS, FIGURE, Evidence, UnreadableError, read_cell
+from tasks.data.sources import check_columns, list_files, read_files
+from tasks.errors import UserError
+
+MOST = 50_000  # rows that are looked at
+SHOWN = 5  # items
+HIGHEST = 999.49  # the highest price that a language model answers with three digits
+# Signs of one currency, of which a file often uses more than one.
+CURRENCIES = (
+    (*DOLLARS,),
+    ("€", "EUR"),
+    ("£", "GBP"),
+    ("₹", "INR", "Rs", "Rs."),
+    ("¥", "JPY", "CNY"),
+    ("₽", "RUB", "руб", "руб."),  # noqa: RUF001
+    ("zł", "PLN"),
+    ("Kč", "CZK"),
+    ("Ft", "HUF"),
+    ("kr", "kr.", "SEK", "NOK", "DKK"),
+    ("₩", "KRW"),
+    ("₺", "TRY", "TL"),
+    ("R$", "BRL"),
+    ("CHF", "Fr."),
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found. `rules` are those of the conf with all of it put in; `told` says of each rule why, `items` are
+    the first ones as they would be read, `tally` what would be dropped of the `rows` that were looked at.
+
+    `unit` is what a step of the language model's answer is worth, in what the prices are in.
+    """
+
+    rules: Data
+    told: dict[str, str]
+    file: Path
+    form: str
+    columns: list[str]
+    rows: int
+    whole: bool
+    items: list[Item]
+    tally: Tally
+    unit: float
+
+
+def inspect(path: str, conf: Data, given: Mapping[str, Any]) -> Findings:
+    """Look at a file, or at all files below a folder or of a glob, under the rules of a conf; what is `given` of these
+    stands.
+
+    Raises:
+        UserError: nothing is there, it cannot be read, or no column of it can be the price or the text.
+    """
+    files = list_files(path)
+    rules = conf.model_copy(update={"source": "files", "path": path, **given})
+    rows = list(islice(read_files(path, rules), MOST + 1))
+    whole, rows = len(rows) <= MOST, rows[:MOST]
+    sound = [row for row in rows if REJECTED not in row]
+    if not sound:
+        raise UserError(f"{path} holds no rows that can be read. Expected a title or text, and a price, in each.")
+    told: dict[str, str] = {}
+    rules = rules.model_copy(update={"columns": guess(sound, rules.columns)})
+    _check(path, sound, rules)
+    for file in files:
+        check_columns(file, rules)
+    kind = kind_of(files[0], rules.encoding)
+    if kind != "parquet" and rules.encoding is None:
+        found = encoding_of(files[0], None)
+        if found not in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):  # these say so by themselves
+            rules = rules.model_copy(update={"encoding": found})
+            told["encoding"] = "found out from the bytes"
+    cells = list(_prices(sound, rules))
+    rules = _money(cells, rules, given, told)
+    rules, unit = _window(cells, rules, given, told)
+    cleaned = clean_rows(rows, rules)
+    return Findings(
+        rules=rules,
+        told=told,
+        file=files[0],
+        form=_form(files[0], kind, rules),
+        columns=[column.name for column in columns_of(sound)],
+        rows=len(rows),
+        whole=whole,
+        items=cleaned.items[:SHOWN],
+        tally=cleaned.tally,
+        unit=unit,
+    )
+
+
+def _form(file: Path, kind: str, rules: Data) -> str:
+    """How a file is read, in words."""
+    if kind == "parquet":
+        return "Parquet"
+    encoding = rules.encoding or encoding_of(file, None)
+    if kind == "table":
+        marks = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+        mark = separator_of(file, encoding)
+        return f"a table parted by {marks.get(mark, repr(mark))}, {encoding}"
+    return f"{'one JSON object a line' if kind == 'lines' else 'a JSON document'}, {encoding}"
+
+
+def _check(path: str, rows: Sequence[Row], rules: Data) -> None:
+    """Refuse rows of which none has a price and words; columns that are there twice are another matter.
+
+    Raises:
+        UserError: so it is.
+    """
+    fields: set[str] = set()
+    absent: set[str] | None = None
+    for row in rows[:1000]:
+        found = plan(tuple(row), rules.columns)
+        if found.twice:
+            return
+        absent = set(found.missing) & (set(found.missing) if absent is None else absent)
+        fields |= {ours for ours, value in found.of(row).items() if value not in (None, "")}
+    if absent:
+        names = ", ".join(column.name for column in columns_of(rows)[:20])
+        raise UserError(f"{path} has no column {' and '.join(sorted(absent))}. It has the columns {names}.")
+    missing = [] if "price" in fields else ["the price"]
+    missing += [] if WORDS & fields else ["the title or text"]
+    if missing:
+        names = ", ".join(column.name for column in columns_of(rows)[:20])
+        ours = "price" if "price" not in fields else "title"
+        raise UserError(
+            f"{path} has the columns {names}. None of them looks like {' or '.join(missing)}. Say which it is: "
+            f"pricewright init {shlex.quote(path)} data.columns.{ours}=NAME"
+        )
+
+
+def _prices(rows: Sequence[Row], rules: Data) -> Iterator[Any]:
+    for row in rows:
+        with contextlib.suppress(RejectedError):
+            yield plan_of(tuple(row), rules).of(row).get("price")
+
+
+def _money(cells: Sequence[Any], rules: Data, given: Mapping[str, Any], told: dict[str, str]) -> Data:
+    """The rules with the currency and the decimal mark that the prices show."""
+    evidence, signs = Evidence(), Counter()
+    for cell in cells:
+        evidence.look(cell)
+        if isinstance(cell, str) and (sign := _sign(cell)):
+            signs[sign] += 1
+    if signs and "currency" not in given:
+        sign, count = signs.most_common(1)[0]
+        known = next((group for group in CURRENCIES if sign in group), (sign,))
+        beside = [other for other in signs if other in known]
+        if known != DOLLARS:
+            rules = rules.model_copy(update={"currency": tuple(dict.fromkeys((*beside, *known[:2])))})
+            told["currency"] = f"{sign} stands beside {count:,} of {len(cells):,} prices"
+    if "decimal" in given:
+        return rules
+    try:
+        mark, examples = evidence.decide()
+        if evidence.counts:
+            shown = examples or next(
+                (evidence.examples[m] for m in (".", ",", "?.", "?,") if m in evidence.examples), []
+            )
+            told["decimal"] = f"as {' and '.join(map(repr, shown[:2]))} show"
+    except UnreadableError as error:
+        mark = _likelier(evidence)
+        meaning = "a comma" if mark == "," else "a point"
+        told["decimal"] = f"NOT CERTAIN: {error}. Taken: {meaning} before the cents"
+    return rules.model_copy(update={"decimal": mark}) if "decimal" in told else rules
+
+
+def _likelier(evidence: Evidence) -> str:
+    """The decimal mark of a column that could be read either way: marks before three digits part thousands, as hardly
+    any price has three digits of cents; else what more of its values show."""
+    point = evidence.counts.get(".", 0) + evidence.counts.get("?,", 0)
+    comma = evidence.counts.get(",", 0) + evidence.counts.get("?.", 0)
+    return "," if comma > point else "."
+
+
+def _sign(cell: str) -> str:
+    """What stands beside the number of a price: a sign or a code of a currency."""
+    rest = re.sub(FIGURE, " ", cell, count=1).strip(f"{BLANKS}-\u2013\u2014,*\u2020\u2021")
+    return rest if 0 < len(rest) <= 4 and not any(map(str.isdigit, rest)) else ""
+
+
+def _window(cells: Sequence[Any], rules: Data, given: Mapping[str, Any], told: dict[str, str]) -> tuple[Data, float]:
+    """The rules with a window that 99% of the prices are in, and what a step of the language model's answer is worth:
+    it answers with three digits, so that of prices in the thousands it gives the tens."""
+    prices = []
+    for cell in cells:
+        with contextlib.suppress(UnreadableError):
+            prices.append(read_cell(cell, rules.decimal or ".", rules.currency))
+    if not prices:
+        return rules, 1.0
+    low, middle, high = np.quantile(prices, (0.005, 0.5, 0.99))
+    power = math.ceil(math.log10(high / HIGHEST))
+    unit = 10.0 ** (power if power > 0 or middle < 1 else 0)
+    changes = {}
+    if unit != 1 and "price_max" not in given:
+        changes["price_max"] = float(f"{HIGHEST * unit:.6g}")
+        told["price_max"] = f"99% of the prices are {high:,.2f} or less"
+    if low < rules.price_min and "price_min" not in given:
+        changes["price_min"] = float(f"{10.0 ** math.floor(math.log10(min(prices))):.6g}")
+        told["price_min"] = f"the lowest price is {min(prices):g}"
+    return rules.model_copy(update=changes), unit

@@ -1,0 +1,202 @@
+"""Which column of a file is title, text, price, category and id: by names, and by what the values look like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from tasks.data.files.columns import WORDS
+from tasks.data.files.delimited import Row
+from tasks.data.items import HUMP
+from tasks.data.prices import FIGURE
+
+# What such columns are called, in the languages of many shops; the first ones are the likeliest.
+NAMES: dict[str, tuple[str, ...]] = {
+    "price": (
+        *("price", "sale price", "selling price", "unit price", "retail price", "list price", "price usd", "cost"),
+        *("amount", "preis", "verkaufspreis", "bruttopreis", "prix", "prix ttc", "precio", "prezzo", "preço", "prijs"),
+        *("pris", "cena", "hinta", "ár", "fiyat", "цена", "ціна", "価格", "价格", "가격", "msrp", "rrp", "mrp", "uvp"),
+    ),
+    "title": (
+        *("title", "name", "product name", "product title", "item name", "product", "item", "headline", "label"),
+        *("bezeichnung", "artikelbezeichnung", "titel", "produktname", "produkt", "artikelname", "nom", "titre"),
+        *("désignation", "libellé", "produit", "nombre", "título", "producto", "titolo", "nome", "prodotto", "naam"),
+        *(
+            "namn",
+            "navn",
+            "nazwa",
+            "název",
+            "nimi",
+            "ürün",
+            "название",
+            "наименование",
+            "назва",
+            "商品名",
+            "名称",
+            "상품명",
+        ),
+    ),
+    "text": (
+        *("description", "text", "long description", "product description", "body", "body html", "about", "blurb"),
+        *("summary", "notes", "beschreibung", "artikelbeschreibung", "langtext", "descriptif", "descripción"),
+        *("descrizione", "descrição", "omschrijving", "beskrivning", "beskrivelse", "opis", "popis", "kuvaus"),
+        *("açıklama", "описание", "опис", "商品説明", "描述", "설명"),  # noqa: RUF001
+    ),
+    "category": (
+        *("category", "main category", "product category", "product type", "department", "type", "group", "genre"),
+        *("kategorie", "warengruppe", "produktgruppe", "rubrik", "catégorie", "rubrique", "categoría", "categoria"),
+        *("categorie", "kategori", "kategoria", "luokka", "категория", "категорія", "カテゴリ", "分类", "카테고리"),
+    ),
+    "id": (
+        *("id", "sku", "asin", "product id", "item id", "item number", "article number", "ean", "gtin", "upc", "mpn"),
+        *("code", "product code", "handle", "artikel", "artikelnummer", "artikel nr", "art nr", "bestellnummer"),
+        *("référence", "réf", "code article", "referencia", "código", "codice", "articolo", "artikelnr", "artnr"),
+        *("indeks", "kód", "tuotekoodi", "ürün kodu", "артикул", "код", "品番", "编号", "상품코드"),
+    ),
+}
+NEVER_PRICES = re.compile(
+    r"\b(?:id|sku|ean|gtin|upc|year|jahr|stock|qty|quantity|menge|rating|rank|reviews?|weight|gewicht|count|discount"
+    r"|tax|vat|mwst|shipping|versand|lat|lon|zip|plz)\b"
+)
+ENOUGH = 0.5  # of the values have to look like it
+SAMPLE = 1000  # values of a column that are looked at
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the values of a column look like; shares are of those that are not empty."""
+
+    name: str
+    filled: float
+    prices: float  # look like an amount of money
+    signs: float  # of these, with a sign or with cents
+    letters: float  # hold a letter
+    words: float  # on average
+    length: float  # in characters, on average
+    distinct: float
+
+
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """The columns of rows, in the order in which they come up."""
+    values: dict[str, list[Any]] = {}
+    for row in rows[:SAMPLE]:
+        for key, value in row.items():
+            if not key.startswith("\0"):
+                values.setdefault(key, []).append(value)
+    return [_column(name, found, min(len(rows), SAMPLE)) for name, found in values.items()]
+
+
+def _column(name: str, values: list[Any], rows: int) -> Column:
+    texts = [text for value in values if value is not None and (text := str(value).strip()) and value == value]
+    count = max(1, len(texts))
+    prices = [text for text in texts if _is_amount(text)]
+    return Column(
+        name,
+        len(texts) / max(1, rows),
+        len(prices) / count,
+        sum(not text.isdigit() for text in prices) / max(1, len(prices)),
+        sum(any(map(str.isalpha, text)) for text in texts) / count,
+        fmean(len(text.split()) for text in texts) if texts else 0.0,
+        fmean(map(len, texts)) if texts else 0.0,
+        len(set(texts)) / count,
+    )
+
+
+AMOUNT = re.compile(rf"[^\d\s]{{0,4}}\.?\s*{FIGURE}[.,]?[-\u2013]{{0,2}}\s*[^\d\s]{{0,4}}\s*\*?", re.IGNORECASE)
+
+
+def _is_amount(text: str) -> bool:
+    return bool(AMOUNT.fullmatch(text)) or bool(re.fullmatch(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", text))
+
+
+def guess(rows: Sequence[Row], given: Mapping[Any, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+    """For each of our fields the column that is most likely it; what is `given` stands, and no column serves twice.
+
+    Fields that the file has under our own names are found by these when it is read, and are left out here, unless
+    their values are of another kind.
+    """
+    found: dict[str, str | tuple[str, ...]] = {str(ours): theirs for ours, theirs in given.items()}
+    taken = {name for theirs in found.values() for name in ([theirs] if isinstance(theirs, str) else theirs)}
+    columns = [column for column in columns_of(rows) if column.filled > 0.02]
+    own = {plain(column.name): column for column in columns if column.name not in taken}
+    for field, role in ROLES.items():
+        if field in found or (field == "text" and WORDS & found.keys() - {"title"}):
+            continue
+        names = WORDS - {"title"} if field == "text" else {field}
+        natural = [own[name] for name in sorted(names & own.keys()) if role.fits(own[name]) or field == "text"]
+        if natural:
+            taken.update(column.name for column in natural)
+            continue
+        likely = [(score, column.name) for column in columns if column.name not in taken and (score := role(column))]
+        if not likely:
+            continue
+        best = max(likely, key=lambda pair: pair[0])[1]
+        named = [name for score, name in likely if score >= NAMED]
+        found[field] = tuple(named) if field == "text" and len(named) > 1 else best
+        taken.update(named if field == "text" else [best])
+        taken.add(best)
+    return found
+
+
+NAMED = 1.0  # a score from which the name says it, and not only the values
+
+
+@dataclass(frozen=True)
+class Role:
+    """How well a column serves as one of our fields: its name by NAMES, and `alone` where its values say it alone."""
+
+    field: str
+    alone: bool
+
+    def __call__(self, column: Column) -> float:
+        """0 where it does not; NAMED and more where its name says so."""
+        if not self.fits(column):
+            return 0.0
+        name = _called(column.name, NAMES[self.field])
+        return name + _likeness(self.field, column) / 2 if name or self.alone else 0.0
+
+    def fits(self, column: Column) -> bool:
+        """Whether its values can be it at all."""
+        if self.field == "price":
+            return column.prices >= ENOUGH and not NEVER_PRICES.search(plain(column.name))
+        if self.field == "id":
+            return column.distinct >= ENOUGH and column.words < 3
+        if self.field == "category":
+            return column.letters >= ENOUGH and column.distinct <= 0.7 and column.length < 120
+        return column.letters >= ENOUGH and (self.field == "title" or column.words >= 3)
+
+
+def _likeness(field: str, column: Column) -> float:
+    """How much the values look like it, 0 to 1."""
+    if field == "price":
+        return column.prices * (0.3 + 0.7 * column.signs)
+    if field == "title":
+        return min(1.0, column.words / 2) * column.distinct * (1.0 if column.length <= 120 else 0.3)
+    return min(1.0, column.length / 200) if field == "text" else 0.5
+
+
+ROLES = {
+    "price": Role("price", alone=True),
+    "title": Role("title", alone=True),
+    "text": Role("text", alone=True),
+    "category": Role("category", alone=False),
+    "id": Role("id", alone=False),
+}
+
+
+def plain(name: str) -> str:
+    """A name without case, underscores and the like: `Sale_Price (EUR)` is `sale price eur`."""
+    return " ".join(re.findall(r"\w+", HUMP.sub(" ", name.replace("_", " ")).casefold()))
+
+
+def _called(name: str, names: Sequence[str]) -> float:
+    """2 and a little where it is one of the names, 1 and a little where it holds one, 0 where not; first names count
+    more."""
+    bare, words = plain(name), set(plain(name).split())
+    if bare in names:
+        return 2.0 + (len(names) - names.index(bare)) / len(names) / 2
+    held = [place for place, known in enumerate(names) if set(known.split()) <= words]
+    return 1.0 + (len(names) - held[0]) / len(names) / 2 if held else 0.0

@@ -1,0 +1,190 @@
+"""What a look at a file finds out: files of made-up shops, written here in the ways that shops write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.config.loading import load
+from tasks.data.inspection.findings import Findings, inspect
+from tasks.data.inspection.roles import plain
+from tasks.errors import UserError
+
+GOODS = ("lamp", "bench", "kettle", "rope", "anvil", "mirror", "ladle", "saw", "tent", "stool")
+TEXT = "A {} for the workshop, made of ash and iron, number {}."
+
+
+def table(head: str, line: Callable[[int], str], rows: int = 60) -> str:
+    """A table with a header and lines by number."""
+    return "\n".join([head, *(line(number) for number in range(rows))])
+
+
+def look(folder: Path, text: str, name: str = "goods.csv", encoding: str = "utf-8", **given: Any) -> Findings:
+    (folder / name).write_bytes(text.encode(encoding))
+    return inspect(str(folder / name), load("conf/files.yaml").data, given)
+
+
+def told(number: int) -> tuple[str, str]:
+    """A title and a text."""
+    return f"{GOODS[number % 10].title()} {number} of oak", TEXT.format(GOODS[number % 10], number)
+
+
+def french(number: int) -> str:
+    title, text = told(number)
+    return f"{number + 7};{title};{text};Maison;{1100 + number},{number % 90 + 10} €;12"
+
+
+def swedish(number: int) -> str:
+    title, text = told(number)
+    return f"K{number:04}\t{text}\t{title}\t{300 + number} kr\t{number % 3}"
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "text", "columns", "currency", "decimal"),
+    [
+        (
+            "articles.csv",
+            "cp1252",
+            table("Réf;Désignation;Descriptif;Rubrique;Prix TTC;Stock", french),
+            {"id": "Réf", "title": "Désignation", "text": "Descriptif", "category": "Rubrique", "price": "Prix TTC"},
+            ("€", "EUR"),
+            ",",
+        ),
+        (
+            "varor.txt",
+            "utf-16",
+            table("Art nr\tBeskrivning\tNamn\tPris\tLager", swedish),
+            {"id": "Art nr", "text": "Beskrivning", "title": "Namn", "price": "Pris"},
+            ("kr", "kr."),
+            None,
+        ),
+        (
+            "stock.csv",
+            "utf-8",
+            table("a,b,c,d", lambda n: f'{n},{told(n)[0]},"{told(n)[1]}",{n + 0.99:.2f}'),
+            {"title": "b", "text": "c", "price": "d"},
+            ("$", "US$", "USD"),
+            ".",
+        ),
+        (
+            "own.csv",
+            "utf-8",
+            table("id,title,description,price", lambda n: f'{n},{told(n)[0]},"{told(n)[1]}",${n + 1}.50'),
+            {},
+            ("$", "US$", "USD"),
+            ".",
+        ),
+        (
+            "sale.csv",
+            "utf-8",
+            table("sku,name,body_html,price,sale_price", lambda n: f'x{n},{told(n)[0]},"{told(n)[1]}",,{n + 5}.25'),
+            {"id": "sku", "title": "name", "text": "body_html", "price": "sale_price"},
+            ("$", "US$", "USD"),
+            ".",
+        ),
+    ],
+)
+def test_columns_currency_and_decimal_mark_are_found(
+    tmp_path: Path,
+    name: str,
+    encoding: str,
+    text: str,
+    columns: dict[str, str],
+    currency: tuple[str, ...],
+    decimal: str | None,
+) -> None:
+    """By the names that shops give them and by their values; our own names need no mention, an empty price is none."""
+    found = look(tmp_path, text, name, encoding)
+    assert found.rules.columns == columns
+    assert (found.rules.currency, found.rules.decimal) == (currency, decimal)
+    assert found.tally.kept == found.rows == 60
+    assert [item.title for item in found.items] == [told(number)[0] for number in range(5)]
+
+
+def test_encoding_and_separator_are_told(tmp_path: Path) -> None:
+    """What is not UTF-8 is written down, so that the next reading need not find it out."""
+    found = look(tmp_path, table("Réf;Désignation;Descriptif;Rubrique;Prix TTC;Stock", french), encoding="cp1252")
+    assert found.form == "a table parted by semicolons, cp1252" and found.rules.encoding == "cp1252"
+    assert "encoding" in found.told and "€ stands beside 60 of 60 prices" in found.told["currency"]
+
+
+def test_json_of_other_keys_is_found(tmp_path: Path) -> None:
+    """Objects a line, numbers as prices, two texts."""
+    keys = ("handle", "productName", "summary", "notes", "cost")
+    rows = [dict(zip(keys, (f"h-{n}", *told(n), f"It is old, piece {n}.", n + 1), strict=True)) for n in range(40)]
+    found = look(tmp_path, "\n".join(map(json.dumps, rows)), "goods.jsonl")
+    assert found.rules.columns == {
+        "price": "cost",
+        "title": "productName",
+        "text": ("summary", "notes"),
+        "id": "handle",
+    }
+    assert found.items[0].text == f"{told(0)[1]} It is old, piece 0." and found.form.startswith(
+        "one JSON object a line"
+    )
+
+
+def test_the_window_and_the_step_of_the_answer_follow_the_prices(tmp_path: Path) -> None:
+    """Of prices in the thousands the language model answers the tens; of a few cents, less than cents."""
+    dear = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} of some age,{4000 + n}.00"))
+    assert (dear.rules.price_max, dear.unit, dear.tally.kept) == (9994.9, 10, 60)
+    cheap = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} for one screw,0.0{n + 10}"))
+    assert cheap.rules.price_min == 0.01 and cheap.unit == 0.0001 and cheap.tally.kept == 60
+    usual = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} of some age,{n + 1}.00"))
+    assert (usual.rules.price_max, usual.rules.price_min, usual.unit) == (999.49, 0.5, 1)
+
+
+def test_a_mark_that_can_be_read_either_way_is_called_uncertain(tmp_path: Path) -> None:
+    """Three digits behind every mark are taken for thousands, and that is said."""
+    found = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} of some age,{n + 2}.250 EUR"))
+    assert found.rules.decimal == "," and "NOT CERTAIN" in found.told["decimal"]
+    assert found.items[0].price == 2250
+
+
+def test_what_is_given_stands(tmp_path: Path) -> None:
+    """A column, a currency and a decimal mark that a person names are not guessed again."""
+    text = table("name,text,preis,cost", lambda n: f'{told(n)[0]},"{told(n)[1]}",{n + 5}.25,{n + 3}.75')
+    assert look(tmp_path, text).rules.columns["price"] == "cost"
+    found = look(tmp_path, text, columns={"price": "preis"}, decimal=".", currency=("EUR",))
+    assert found.rules.columns["price"] == "preis" and found.rules.currency == ("EUR",) and not found.told
+    assert found.items[0].price == 5.25
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (table("title,price,price", lambda n: f"{told(n)[0]},1.50,2.50"), "2 columns that could be the price"),
+        (table("title,stock", lambda n: f"{told(n)[0]},{n}"), "None of them looks like the price"),
+        (table("price,stock", lambda n: f"{n}.50,{n}"), "None of them looks like the title or text"),
+        ("title,price\n", "holds no rows that can be read"),
+    ],
+)
+def test_a_file_without_a_price_or_a_text_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """With the columns that are there, and how to say which is which."""
+    with pytest.raises(UserError, match=said):
+        look(tmp_path, text)
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """With those that are."""
+    with pytest.raises(UserError, match=r"has no column kosten\. It has the columns title, price"):
+        look(tmp_path, table("title,price", lambda n: f"{told(n)[0]},1.50"), columns={"price": "kosten"})
+
+
+def test_what_would_be_dropped_is_counted(tmp_path: Path) -> None:
+    """By reason, with examples, as curation will do it."""
+    text = table("title,price", lambda n: f"{told(n)[0]} of some age,{'' if n % 3 == 0 else f'{n}.50'}")
+    found = look(tmp_path, f"{text}\nshort,1.00,more\n")
+    assert found.tally.dropped == {"no price": 20, "more cells than the header": 1} and found.tally.kept == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"), [("Sale_Price (EUR)", "sale price eur"), ("productName", "product name"), (" Préis ", "préis")]
+)
+def test_names_are_compared_without_their_dress(name: str, bare: str) -> None:
+    """Case, underscores, humps and brackets."""
+    assert plain(name) == bare

@@ -1,0 +1,79 @@
+"""`pricewright init`: from somebody's file to a conf that reads it."""
+
+from __future__ import annotations
+
+import builtins
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.config.loading import load
+from tests.smoke import command
+
+HEAD = "Nr;Ware;Text;Betrag"
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A shop's export, in a folder where the command is started."""
+    rows = (f"{n};Stuhl {n} aus Esche;Ein Stuhl für draußen, Lehne {n} cm hoch;{n + 20},50 €" for n in range(200))
+    (tmp_path / "Waren 2026.csv").write_text("\n".join([HEAD, *rows]), encoding="cp1252")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "Waren 2026.csv"
+
+
+def test_the_conf_that_is_written_curates_the_file(shop: Path, at: Callable) -> None:
+    """With all that was found in it, and why; the last line is the conf. An existing one is not written over."""
+    status, said = command("init", shop.name)
+    assert status == 0 and said.splitlines()[-1] == "Waren-2026.yaml"
+    assert "Stuhl 0 aus Esche" in said and "All 200 rows are kept." in said
+    text = (shop.parent / "Waren-2026.yaml").read_text(encoding="utf-8")
+    assert "# € stands beside 200 of 200 prices" in text and "comparables: 8" in text
+    data = load("Waren-2026.yaml").data
+    assert data.columns == {"price": "Betrag", "title": "Ware"}  # the text has our own name for it
+    assert (data.currency, data.decimal, data.encoding) == (("€", "EUR"), ",", "cp1252")
+    status, said = command("init", shop.name)
+    assert status == 2 and "is there already" in said
+    status, said = command("curate", "-c", "Waren-2026.yaml", "data.near=null", *at(shop.parent / "store"))
+    assert status == 0 and (Path(said.splitlines()[-1]) / "train.parquet").is_file()
+
+
+def test_without_a_terminal_the_guess_is_taken_and_said(shop: Path, capsys: pytest.CaptureFixture) -> None:
+    """On standard error, with how to correct it."""
+    from flows.cli.main import main
+
+    assert main(["init", shop.name, "--to", "conf/mine.yaml"]) == 0
+    captured = capsys.readouterr()
+    assert "no terminal to ask in" in captured.err and "data.columns.title=NAME" in captured.err
+    assert (shop.parent / "conf" / "mine.yaml").is_file()
+
+
+def test_in_a_terminal_a_person_corrects_it(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is typed goes over the guess, what cannot be is refused and asked again, and Enter takes it."""
+    answers = iter(["title=Text text=Ware", "price=Kosten", "nonsense", ""])
+    monkeypatch.setattr(builtins, "input", lambda _: next(answers))
+    from flows.cli import init
+
+    monkeypatch.setattr(init, "asked", lambda: True)
+    status, said = command("init", shop.name)
+    assert status == 0
+    data = load("Waren-2026.yaml").data
+    assert (data.columns["title"], data.columns["text"], data.columns["price"]) == ("Text", "Ware", "Betrag")
+    assert "has no column Kosten" in said and "'nonsense' is not a correction" in said
+
+
+def test_only_what_reads_the_data_can_be_given(shop: Path) -> None:
+    """The rest is for the run."""
+    status, said = command("init", shop.name, "finetune.enabled=false")
+    assert status == 2 and "init looks at data.* alone" in said
+    status, said = command("init", "none.csv")
+    assert status == 2 and "No data at" in said
+
+
+@pytest.mark.parametrize("words", [["curate"], ["curate", "-c", "conf/files.yaml"]])
+def test_a_run_on_a_file_that_it_cannot_read_points_to_it(shop: Path, words: list[str], at: Callable) -> None:
+    """Whether the conf reads no file, or the columns are not known."""
+    status, said = command(*words, f"data.path={shop.name}", *at(shop.parent / "store"))
+    assert status == 2 and f"`pricewright init {shlex.quote(str(shop))}`" in said
