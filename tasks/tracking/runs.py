@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.paths import PROJECT
 from tasks.tracking.manifest import MANIFEST, intact
-from tasks.tracking.store import fetch, local_path
+from tasks.tracking.store import fetch, forget, listing, local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,6 +35,7 @@ WEIGHTS = "pricewright.weights"  # the digest of what makes the weights of a tra
 TRAINED_IN = "pricewright.trained_in"  # the run whose checkpoints were asked again
 SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
 CONTENT = "pricewright.content"  # the digest of the splits that a run of curate left
+LOCK = "pricewright.lock"  # a run that is there while somebody does what has this name
 CANDIDATES = "candidates.json"
 RULES = "cleaning.json"  # beside a saved model
 SERVABLE = ("baseline", "base", "finetuned", "blend")  # kinds that another process can load and price a text with
@@ -54,10 +56,20 @@ class Candidate:
 
 
 class StageRun:
-    """One MLflow run of one stage; `done` says that its results are there already."""
+    """One MLflow run of one stage; `done` says that its results are there already, and `check` raises where another
+    process has taken the run over."""
 
-    def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool, rules: str | None = None) -> None:
-        self.client, self.run, self.stage, self.done, self.rules = client, run, stage, done, rules
+    def __init__(
+        self,
+        client: MlflowClient,
+        run: Run,
+        stage: str,
+        *,
+        done: bool,
+        rules: str | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.client, self.run, self.stage, self.done, self.rules, self.check = client, run, stage, done, rules, check
         self._model_runs: dict[str, str] | None = None
 
     @property
@@ -86,6 +98,7 @@ class StageRun:
         point without a step, as MLflow draws bars to compare runs only where none has steps. So is a mean of
         checkpoints, which has no step.
         """
+        self.check()
         run_id = self.id
         if model_id is not None:
             entry = candidate(self.client.get_logged_model(model_id))
@@ -166,6 +179,7 @@ class StageRun:
 
     def drop_model(self, model_id: str) -> None:
         """Delete what was saved of a LoggedModel, before the run ends; its predictions and figures stay."""
+        self.check()
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         model = self.client.get_logged_model(model_id)
@@ -176,10 +190,29 @@ class StageRun:
 
     def log_folder(self, folder: Path, name: str | None = None) -> None:
         """Keep a folder's files as artifacts of the run."""
+        self.check()
         self.client.log_artifacts(self.id, str(folder), name)
+
+    def files(self, name: str) -> list[str]:
+        """The files of a folder of the run's artifacts, by their path in the run; none if it is not there."""
+        return [f"{name}/{file}" for file in listing(f"{self.run.info.artifact_uri}/{name}")]
+
+    def fetch_folder(self, name: str, folder: Path) -> None:
+        """Copy a folder of the run's artifacts to a place on this disk; the cache keeps none of it."""
+        address = self.artifact_address(name)
+        shutil.copytree(fetch(address), folder)
+        forget(address)
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder of the run's artifacts."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        self.check()
+        get_artifact_repository(str(self.run.info.artifact_uri)).delete_artifacts(name)
 
     def log_json(self, value: Any, name: str) -> None:
         """Keep a value as a JSON artifact."""
+        self.check()
         self.client.log_text(self.id, json.dumps(value, indent=1, ensure_ascii=False), name)
 
     def log_dataset(self, file: Path, *, name: str, digest: str, context: str) -> None:
@@ -228,6 +261,7 @@ class StageRun:
         package."""
         import mlflow
 
+        self.check()
         with tempfile.TemporaryDirectory() as temporary, mlflow.start_run(run_id=self.id):
             folder = Path(temporary) / "predictor"
             folder.mkdir()
@@ -259,6 +293,7 @@ class StageRun:
     ) -> Candidate:
         """Keep the row of a model that did not run, with its reason, or whose answers come from outside (`external`):
         a LoggedModel without a model."""
+        self.check()
         tags = {MODEL: name, KIND: kind, STATUS: status, **({REASON: reason[:500]} if reason else {})}
         tags |= {EXTERNAL: "true"} if external else {}
         model = self.client.create_logged_model(

@@ -15,7 +15,7 @@ from tasks.errors import UserError
 from tasks.locks import locked
 from tasks.tracking.claims import Claim, await_owner, is_elected
 from tasks.tracking.manifest import MANIFEST, manifest
-from tasks.tracking.runs import CANDIDATES, CONTENT, DIGEST, STAGE, SUPERSEDED, Mode, StageRun
+from tasks.tracking.runs import CANDIDATES, CONTENT, DIGEST, LOCK, STAGE, SUPERSEDED, Mode, StageRun
 from tasks.tracking.store import LOCKS, connect, experiment_id
 
 if TYPE_CHECKING:
@@ -56,39 +56,45 @@ def stage(
                     f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the "
                     "same -c and key=value."
                 )
-            noted = {STAGE: name, DIGEST: digest, "mlflow.note.content": f"`{command}`", **(tags or {})}
-            claim = _claimed(client, where, noted, resume=resume and mode != "again")
+            noted = {"mlflow.note.content": f"`{command}`", **(tags or {})}
+            known = {STAGE: name, DIGEST: digest}
+            claim = _claimed(client, where, known, noted, resume=resume and mode != "again")
         with claim:
-            current = StageRun(client, client.get_run(claim.run_id), name, done=False, rules=experiment.data.rules())
+            run, rules = client.get_run(claim.run_id), experiment.data.rules()
+            current = StageRun(client, run, name, done=False, rules=rules, check=claim.check)
             try:
                 yield current
             except BaseException as error:
                 if claim.holds():
                     client.set_terminated(current.id, "FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
-            claim.check()
+            claim.check(at_once=True)
             current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
             current.log_json(manifest(current.addresses()), MANIFEST)
             client.set_terminated(current.id, "FINISHED")
-        for older in _search(client, where, name, digest):  # by the tag and not by time: clocks are put back
+        for older in _search(
+            client, where, {STAGE: name, DIGEST: digest}
+        ):  # by the tag and not by time: clocks are put back
             if older.info.status == "FINISHED" and older.info.run_id != current.id:
                 client.set_tag(older.info.run_id, SUPERSEDED, current.id)
 
 
-def _claimed(client: MlflowClient, where: str, noted: Mapping[str, str], *, resume: bool) -> Claim | None:
-    """The claim to a run that is to be worked on: an interrupted one or a new one; None if somebody else had it, whose
-    end was waited for."""
-    name, digest = noted[STAGE], noted[DIGEST]
-    interrupted = [run for run in _search(client, where, name, digest) if run.info.status != "FINISHED"]
+def _claimed(
+    client: MlflowClient, where: str, known: Mapping[str, str], noted: Mapping[str, str], *, resume: bool
+) -> Claim | None:
+    """The claim to a run that is to be worked on, among those that are known by the same tags: an interrupted one or a
+    new one; None if somebody else had it, whose end was waited for."""
+    interrupted = [run for run in _search(client, where, known) if run.info.status != "FINISHED"]
     for run in interrupted:
         if run.info.status == "RUNNING" and not await_owner(client, run.info.run_id):
             return None
     if resume and interrupted:
         claim = Claim.taken_over(client, interrupted[0])
     else:
-        claim = Claim.of_new_run(client, where, f"{name}-{digest[:6]}", noted)
-        known = {claim.run_id, *(run.info.run_id for run in interrupted)}
-        rivals = [run for run in _search(client, where, name, digest) if run.info.run_id not in known]
+        *kind, digest = known.values()
+        claim = Claim.of_new_run(client, where, "-".join([*kind, digest[:6]]), {**known, **noted})
+        before = {claim.run_id, *(run.info.run_id for run in interrupted)}
+        rivals = [run for run in _search(client, where, known) if run.info.run_id not in before]
         if not is_elected(client, claim, rivals):
             return None
     for stale in interrupted:
@@ -97,18 +103,39 @@ def _claimed(client: MlflowClient, where: str, noted: Mapping[str, str], *, resu
     return claim
 
 
+@contextmanager
+def alone(experiment: Experiment, digest: str) -> Iterator[None]:
+    """Let one process at a time do what has this name, of all machines on the store; others wait.
+
+    The lock is a run that is there while it is held, and claimed as that of a stage is.
+    """
+    where = experiment_id(experiment)
+    client = connect(experiment)
+    with once(digest):
+        claim = None
+        while claim is None:
+            claim = _claimed(client, where, {LOCK: digest}, {}, resume=True)
+        with claim:
+            try:
+                yield
+            finally:
+                if claim.holds():
+                    client.delete_run(claim.run_id)
+
+
 def once(digest: str) -> AbstractContextManager[None]:
     """Let one process of this machine at a time do what has this name; others wait."""
     return locked(LOCKS / f"{digest}.lock", notice="Another process is doing this already; waiting for it to end.")
 
 
-def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
-    query = f"tags.`{STAGE}` = '{name}' and tags.`{DIGEST}` = '{digest}'"
+def _search(client: MlflowClient, where: str, known: Mapping[str, str]) -> list[Run]:
+    query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in known.items())
     return list(client.search_runs([where], query, order_by=["attributes.start_time DESC"]))
 
 
 def _finished(client: MlflowClient, where: str, name: str, digest: str, *, whole: bool) -> Run | None:
-    for run in sorted(_search(client, where, name, digest), key=lambda run: SUPERSEDED in run.data.tags):
+    runs = _search(client, where, {STAGE: name, DIGEST: digest})
+    for run in sorted(runs, key=lambda run: SUPERSEDED in run.data.tags):
         if run.info.status == "FINISHED" and (not whole or StageRun(client, run, name, done=True).intact()):
             return run
     return None
