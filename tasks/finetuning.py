@@ -29,6 +29,7 @@ from tasks.paths import PROJECT, cache_folder
 from tasks.progress import say
 from tasks.tracking.runs import WEIGHTS, Candidate, Mode, StageRun
 from tasks.tracking.stages import once, stage
+from tasks.training.checkpoints import bring, forget_checkpoints
 from tasks.training.launch import train_in_processes
 from tasks.training.memory import TrainingCost, out_of_memory
 
@@ -44,7 +45,8 @@ OURS = {
     "task_type": "it is CAUSAL_LM",
 }
 # What changes nothing that a training leaves behind.
-INDIFFERENT: Any = {"enabled": True, "busy": True, "oversize": True, "answer": {"batch_tokens"}}
+INDIFFERENT: Any = dict.fromkeys(("enabled", "busy", "oversize", "checkpoints_in"), True)
+INDIFFERENT |= {"answer": {"batch_tokens"}}
 # What checkpoints answer by and how they are scored and averaged: their weights are the same whatever it says.
 ASKING: Any = {"answer", "score_items", "average", "patience"}
 ASKING_CODE = frozenset(
@@ -79,6 +81,7 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
             before = [] if mode == "again" else run.others(WEIGHTS)
             train_checkpoints(run, experiment, dataset, resolved, work, before)
             shutil.rmtree(work, ignore_errors=True)
+            forget_checkpoints(run)
         return run.candidates()
 
 
@@ -138,6 +141,8 @@ def train_checkpoints(
                 use_own_gpu(device)
                 ask_again(run, plan, trained)
                 return
+            if conf.checkpoints_in == "store":
+                bring(run, work)
             take_over(run, plan, before)
             if conf.processes > 1:
                 train_in_processes(run, plan)

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tasks.progress import Progress
 from tasks.tracking.runs import StageRun
 from tasks.training.batching import LikeLengths, pays
 from tasks.training.candidates import Candidates
-from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
+from tasks.training.checkpoints import Interruption, finish_checkpoint, keep_in_store, last_whole_checkpoint
 from tasks.training.plan import TrainingPlan
 
 
@@ -43,6 +44,7 @@ class PriceTrainer(SFTTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.items, self.on_checkpoint, self.interruption = items, on_checkpoint, interruption
+        self.copy: Callable[[Path], None] | None = None  # keeps a checkpoint elsewhere too
 
     def _get_train_sampler(self, train_dataset: ArrowDataset | None = None) -> Sampler | None:
         """Batches of like length, where they are asked for and pay, in an order that a resumed training finds again;
@@ -103,7 +105,10 @@ class PriceTrainer(SFTTrainer):
         step = self.state.global_step
         self.accelerator.wait_for_everyone()  # each process has saved its random state
         if self.is_world_process_zero():
-            finish_checkpoint(Path(self.args.output_dir) / f"checkpoint-{step}")
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{step}"
+            finish_checkpoint(checkpoint)
+            if self.copy:
+                self.copy(checkpoint)
         self.interruption.saved()
         self.on_checkpoint(step)
 
@@ -211,6 +216,8 @@ def train(run: StageRun | None, plan: TrainingPlan) -> None:
     trainer = make_trainer(plan, language, keep, interruption)
     if run:
         trainer.add_callback(Watch(run))
+        if plan.conf.checkpoints_in == "store":
+            trainer.copy = partial(keep_in_store, run)
     with trainer.accelerator.main_process_first():  # it removes what is not whole
         resume = last_whole_checkpoint(Path(plan.arguments.output_dir))
     if resume is not None:
