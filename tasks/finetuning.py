@@ -74,7 +74,11 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     weights = weights_digest(experiment, dataset)
     asking = conf.model_dump(mode="json", include=ASKING, exclude={"answer": INDIFFERENT["answer"]})
     key = digest({"stage": "finetune", "weights": weights, "conf": asking, "code": code_digest("tasks.finetuning")})
-    opened = {"mode": mode, "resume": True, "tags": {WEIGHTS: weights}}
+    asked = {"conf": conf.model_dump(mode="json", exclude=INDIFFERENT), "data": dataset.digest, "seed": experiment.seed}
+    libraries = versions(*LIBRARIES) | base_model.base_model_digest_parts(conf)["libraries"]
+    means = {"libraries": libraries, "code": code_digest("tasks.finetuning")}
+    means |= {"computing": f"{resolved.device} in {resolved.dtype}"}
+    opened = {"mode": mode, "resume": True, "tags": {WEIGHTS: weights}, "inputs": asked | means}
     with once(weights), stage(experiment, "finetune", key, command="pricewright finetune", **opened) as run:
         if not run.done:
             work = PROJECT / "mlruns" / "work" / run.id

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.locks import locked
+from tasks.progress import say
+from tasks.tracking import means
 from tasks.tracking.claims import Claim, await_owner, is_elected
 from tasks.tracking.manifest import MANIFEST, manifest
 from tasks.tracking.runs import CANDIDATES, CONTENT, DIGEST, LOCK, STAGE, SUPERSEDED, Mode, StageRun
@@ -33,11 +35,13 @@ def stage(
     mode: Mode = "reuse",
     resume: bool = False,
     tags: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Iterator[StageRun]:
     """The run of a stage: the finished one if it is `done`, or a new one that is FINISHED when the block ends well.
 
     With `resume`, a run that was interrupted is opened again, so that what it logged is still there. While one process
     works on a digest, here or in another checkout on the same store, another one that wants the same waits for it.
+    `inputs` are what the digest is of: if the same was done by another version of a library, say, that is said.
 
     Raises:
         UserError: in mode "recall" or "read", when the stage is not done; `command` is the remedy.
@@ -51,12 +55,16 @@ def stage(
             if finished is not None:
                 yield StageRun(client, finished, name, done=True)
                 return
+            other = None if mode == "again" else _other_means(client, where, name, inputs)
             if mode in ("recall", "read"):
                 raise UserError(
-                    f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the "
-                    "same -c and key=value."
+                    f"The {name} stage has left nothing for this conf, data and code"
+                    f"{f'; the same was done by {other}' if other else ''}. Run `{command}` first, with the same -c "
+                    "and key=value."
                 )
-            noted = {"mlflow.note.content": f"`{command}`", **(tags or {})}
+            if other:
+                say(f"{name}: the same was done by {other}, so it is done again here.")
+            noted = {"mlflow.note.content": f"`{command}`", **(tags or {}), **(means.noted(inputs) if inputs else {})}
             known = {STAGE: name, DIGEST: digest}
             claim = _claimed(client, where, known, noted, resume=resume and mode != "again")
         with claim:
@@ -77,6 +85,14 @@ def stage(
         ):  # by the tag and not by time: clocks are put back
             if older.info.status == "FINISHED" and older.info.run_id != current.id:
                 client.set_tag(older.info.run_id, SUPERSEDED, current.id)
+
+
+def _other_means(client: MlflowClient, where: str, name: str, inputs: Mapping[str, Any] | None) -> str | None:
+    if inputs is None:
+        return None
+    asked = means.noted(inputs)[means.ASKED_TAG]
+    runs = _search(client, where, {STAGE: name, means.ASKED_TAG: asked})
+    return means.difference(inputs, [run for run in runs if run.info.status == "FINISHED"])
 
 
 def _claimed(
