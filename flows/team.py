@@ -136,6 +136,7 @@ class Team:
         identities.write_text(json.dumps({"identities": [whole]}), encoding="utf-8")
         words = [str(weed or weed_binary()), "server", "-s3", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}"]
         words += [f"-s3.config={identities}", "-volume.max=100", "-master.volumeSizeLimitMB=256"]
+        words += ["-master.telemetry=false", "-volume.preStopSeconds=0", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         for name, option in (("s3", "s3"), ("master", "master"), ("volume", "volume"), ("filer", "filer")):
             words += [f"-{option}.port={self.ports[name]}", f"-{option}.port.grpc={self.first + GRPC[name]}"]
         # It answers 403 to who has no key: it is there.

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,16 +63,20 @@ def team() -> Iterator[Team]:
 
 def first_port() -> int:
     """The first of enough ports in a row that nobody listens on."""
-    import socket
-
     while True:
         first = free_port()
         if first + len(PORTS) + len(GRPC) > 65_535:
             continue
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if all(probe.connect_ex(("127.0.0.1", first + place)) for place in range(len(PORTS) + len(GRPC))):
-                return first
+        probes = [socket.socket() for _ in range(len(PORTS) + len(GRPC))]
+        try:
+            for place, probe in enumerate(probes):
+                probe.bind(("127.0.0.1", first + place))
+            return first
+        except OSError:  # one of them is taken
+            continue
+        finally:
+            for probe in probes:
+                probe.close()
 
 
 class Checkout:
