@@ -34,7 +34,7 @@ from tasks.progress import say
 PORTS = {"mlflow": 0, "prefect": 1, "postgres": 2, "s3": 3, "master": 4, "volume": 5, "filer": 6}  # from the first on
 GRPC = {"s3": 7, "master": 8, "volume": 9, "filer": 10}  # SeaweedFS's own talk
 BUCKET, USER, DATABASES = "pricewright", "pricewright", ("mlflow", "prefect")
-PATIENCE = 300  # seconds that a server may take to start
+PATIENCE = 1800  # seconds that a server may take to start: one that ends is seen at once, and a busy machine is slow
 SECRETS = "secrets.json"
 
 

@@ -315,10 +315,12 @@ class StageRun:
 
     def models(self) -> list[LoggedModel]:
         """The LoggedModels of this run that were written to their end, by name and step."""
+        # By the run and not all of the experiment: a team's store holds tens of thousands.
+        where, query = [self.run.info.experiment_id], f"source_run_id = '{self.id}'"
         found, token = [], None
         while True:
-            page = self.client.search_logged_models([self.run.info.experiment_id], page_token=token, max_results=100)
-            found += [m for m in page if m.source_run_id == self.id and str(m.status) == "READY" and MODEL in m.tags]
+            page = self.client.search_logged_models(where, query, page_token=token, max_results=100)
+            found += [model for model in page if str(model.status) == "READY" and MODEL in model.tags]
             token = page.token
             if not token:
                 return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))

@@ -169,6 +169,7 @@ def test_a_training_goes_on_on_another_machine(checkouts: list[Checkout]) -> Non
     """One is killed in the middle of fine-tuning. The other, which waited for it, takes its checkpoint from the store,
     trains what is left and ends with the adapters of a training that was left alone."""
     (lost, other), experiment = checkouts, checkouts[0].experiment(*LONG)
+    lost.output(lost.start("curate"))
     before = trainings(experiment)
     first = lost.start("finetune", *LONG)
     (run_id,) = until(lambda: trainings(experiment).keys() - before.keys(), first, lost.folder / "errors.log")
