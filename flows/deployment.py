@@ -33,7 +33,7 @@ OURS = "conf"  # the slug of the schedule that comes from the conf; a person add
 GRACE = 30  # seconds that a run gets to write its checkpoint, the same as when it is cancelled
 # Each worker runs the code of its own checkout, in its own folder, whose name it puts into its environment.
 PLACE = "PRICEWRIGHT_PROJECT"
-HERE = {"prefect.deployments.steps.set_working_directory": {"directory": f"{{{{ {PLACE} }}}}"}}
+HERE = {"prefect.deployments.steps.set_working_directory": {"directory": f"{{{{ ${PLACE} }}}}"}}
 ATTEMPTS = 3  # a run whose process ended so often without a result is not started again
 
 
