@@ -36,6 +36,7 @@ GRPC = {"s3": 7, "master": 8, "volume": 9, "filer": 10}  # SeaweedFS's own talk
 BUCKET, USER, DATABASES = "pricewright", "pricewright", ("mlflow", "prefect")
 PATIENCE = 1800  # seconds that a server may take to start: one that ends is seen at once, and a busy machine is slow
 SECRETS = "secrets.json"
+LEAVE = {"postgres": signal.SIGINT}  # its fast shutdown; after SIGTERM it would wait for its clients
 
 
 class Team:
@@ -110,8 +111,7 @@ class Team:
     def stop(self, name: str, number: int | None = None) -> None:
         """End a server by a signal, its own way to leave in good order by default."""
         process = self.processes.pop(name)
-        # SIGINT is PostgreSQL's fast shutdown; after SIGTERM it would wait for its clients.
-        process.send_signal(number or (signal.SIGINT if name == "postgres" else signal.SIGTERM))
+        process.send_signal(number or LEAVE.get(name, signal.SIGTERM))
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
@@ -176,6 +176,8 @@ class Team:
         **popen: Any,
     ) -> None:
         log = self.folder / f"{name}.log"
+        if shutil.which("setpriv"):  # on Linux they end with this process, however that ends
+            words = ["setpriv", "--pdeathsig", LEAVE.get(name, signal.SIGTERM).name, *words]
         environment = {**os.environ, **self.environment, **(settings or {})}
         environment.pop("MLFLOW_TRACKING_URI", None)
         with log.open("ab") as output:
