@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 OWNER, HEARTBEAT = "pricewright.owner", "pricewright.heartbeat"  # who made the run, and how often the owner renewed
 CLAIM = "pricewright.claim."  # and a number: a param, since those are never changed
 NOBODY = "nobody"  # claims a run for whom it is forbidden to begin
+LEFT = "pricewright.left"  # the number of the last claim whose owner has left the run in good order
 BEAT = 20.0  # seconds between two heartbeats
 DEAD = 180.0  # seconds without one after which a run counts as dead
 MARGIN = 40.0  # seconds before that at which an owner that could not renew asks before it writes
@@ -59,7 +60,7 @@ class Claim:
 
     @classmethod
     def taken_over(cls, client: MlflowClient, run: Run) -> Self | None:
-        """The claim to a run that nobody works on, as it was seen then; None if another process was quicker."""
+        """The claim to a run as `await_owner` saw it, when nobody worked on it; None if another process was quicker."""
         claim = cls(client, run.info.run_id, len(_claims(run)) + 1)
         if not claim.seize():
             return None
@@ -103,6 +104,12 @@ class Claim:
                 f"Another process has taken over the run {self.run_id}, since this one gave no sign of life for "
                 f"{DEAD:.0f} seconds. Start the same command again: it waits for that one."
             )
+
+    def leave(self, status: str) -> None:
+        """End the run before it is done, if it is still this process's: from now on anybody may take it over."""
+        run = self.client.get_run(self.run_id)
+        if owner_of(run) == self.owner:
+            abandon(self.client, run, status)
 
     def _renew(self) -> None:
         count = 0
@@ -159,20 +166,30 @@ def _claims(run: Run) -> dict[int, str]:
     return {int(key.removeprefix(CLAIM)): owner for key, owner in params if key.startswith(CLAIM)}
 
 
-def await_owner(client: MlflowClient, run_id: str) -> bool:
-    """Wait while somebody works on a run: True if it is dead, so that it can be taken over, False if it has ended."""
+def abandon(client: MlflowClient, run: Run, status: str) -> None:
+    """Mark a run as one that nobody works on any more."""
+    client.set_tag(run.info.run_id, LEFT, str(len(_claims(run))))
+    client.set_terminated(run.info.run_id, status)
+
+
+def await_owner(client: MlflowClient, run_id: str) -> Run | None:
+    """Wait while somebody works on a run: the run as it can be taken over, or None if it is finished or deleted.
+
+    A run that has failed is somebody's again from the moment it is claimed, before its status says so.
+    """
     seen, since, said = None, time.monotonic(), False
     while True:
         run = client.get_run(run_id)
         owner = owner_of(run)
-        if run.info.status != "RUNNING" or run.info.lifecycle_stage != "active":
-            return False
-        if owner is None or _gone(owner):
-            return True
+        if run.info.status == "FINISHED" or run.info.lifecycle_stage != "active":
+            return None
+        left = run.info.status != "RUNNING" and int(run.data.tags.get(LEFT, 0)) >= len(_claims(run))
+        if left or owner is None or _gone(owner):
+            return run
         if (now := (owner, run.data.tags.get(HEARTBEAT))) != seen:
             seen, since = now, time.monotonic()
         elif time.monotonic() > since + DEAD:
-            return True
+            return run
         if not said:
             machine, process, _ = owner.split()
             say(

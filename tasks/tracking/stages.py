@@ -15,7 +15,7 @@ from tasks.errors import UserError
 from tasks.locks import locked
 from tasks.progress import say
 from tasks.tracking import means
-from tasks.tracking.claims import Claim, await_owner, is_elected
+from tasks.tracking.claims import Claim, abandon, await_owner, is_elected
 from tasks.tracking.manifest import MANIFEST, manifest
 from tasks.tracking.runs import CANDIDATES, CONTENT, DIGEST, LOCK, STAGE, SUPERSEDED, Mode, StageRun
 from tasks.tracking.store import LOCKS, connect, experiment_id
@@ -47,7 +47,7 @@ def stage(
         UserError: in mode "recall" or "read", when the stage is not done; `command` is the remedy.
     """
     where = experiment_id(experiment)
-    client = connect(experiment)
+    client, known = connect(experiment), {STAGE: name, DIGEST: digest}
     with once(digest):
         claim = None
         while claim is None:
@@ -65,7 +65,6 @@ def stage(
             if other:
                 say(f"{name}: the same was done by {other}, so it is done again here.")
             noted = {"mlflow.note.content": f"`{command}`", **(tags or {}), **(means.noted(inputs) if inputs else {})}
-            known = {STAGE: name, DIGEST: digest}
             claim = _claimed(client, where, known, noted, resume=resume and mode != "again")
         with claim:
             run, rules = client.get_run(claim.run_id), experiment.data.rules()
@@ -73,16 +72,13 @@ def stage(
             try:
                 yield current
             except BaseException as error:
-                if claim.holds():
-                    client.set_terminated(current.id, "FAILED" if isinstance(error, Exception) else "KILLED")
+                claim.leave("FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
             claim.check(at_once=True)
             current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
             current.log_json(manifest(current.addresses()), MANIFEST)
             client.set_terminated(current.id, "FINISHED")
-        for older in _search(
-            client, where, {STAGE: name, DIGEST: digest}
-        ):  # by the tag and not by time: clocks are put back
+        for older in _search(client, where, known):  # by the tag and not by time: clocks are put back
             if older.info.status == "FINISHED" and older.info.run_id != current.id:
                 client.set_tag(older.info.run_id, SUPERSEDED, current.id)
 
@@ -100,10 +96,13 @@ def _claimed(
 ) -> Claim | None:
     """The claim to a run that is to be worked on, among those that are known by the same tags: an interrupted one or a
     new one; None if somebody else had it, whose end was waited for."""
-    interrupted = [run for run in _search(client, where, known) if run.info.status != "FINISHED"]
-    for run in interrupted:
-        if run.info.status == "RUNNING" and not await_owner(client, run.info.run_id):
-            return None
+    interrupted = []
+    for found in _search(client, where, known):
+        if found.info.status != "FINISHED":
+            run = await_owner(client, found.info.run_id)
+            if run is None:
+                return None
+            interrupted.append(run)
     if resume and interrupted:
         claim = Claim.taken_over(client, interrupted[0])
     else:
@@ -115,7 +114,7 @@ def _claimed(
             return None
     for stale in interrupted:
         if claim and stale.info.run_id != claim.run_id and stale.info.status == "RUNNING":
-            client.set_terminated(stale.info.run_id, "KILLED")
+            abandon(client, stale, "KILLED")
     return claim
 
 

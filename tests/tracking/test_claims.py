@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
@@ -142,7 +143,7 @@ def test_a_heartbeat_is_watched_and_no_time_is_read(experiment: Experiment, monk
     client, where = connect(experiment), experiment_id(experiment)
     tags = {STAGE: "curate", DIGEST: "d1", OWNER: ELSEWHERE, HEARTBEAT: "7"}
     run_id = client.create_run(where, tags=tags).info.run_id
-    answer: list[bool] = []
+    answer: list[Run | None] = []
     watcher = threading.Thread(target=lambda: answer.append(await_owner(client, run_id)))
     watcher.start()
     end = time.monotonic() + 3  # three times as long as it takes to count as dead
@@ -151,9 +152,9 @@ def test_a_heartbeat_is_watched_and_no_time_is_read(experiment: Experiment, monk
         time.sleep(0.1)
     assert not answer
     watcher.join(60)
-    assert answer == [True]
+    assert [run and run.info.run_id for run in answer] == [run_id]
     client.set_terminated(run_id, "FINISHED")
-    assert not await_owner(client, run_id)
+    assert await_owner(client, run_id) is None
 
 
 @pytest.mark.parametrize("first", ["mine", "rival"])
@@ -201,6 +202,27 @@ def test_of_many_that_take_a_run_over_at_the_same_moment_one_has_it(experiment: 
         thread.join()
     (claim,) = filter(None, found)
     assert len(found) == 8 and owner_of(client.get_run(run.info.run_id)) == claim.owner and claim.holds()
+
+
+def test_a_failed_run_is_somebodys_again_before_its_status_says_so(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes between the claim and the status waits; whoever saw it before that is refused."""
+    monkeypatch.setattr(claims, "POLL", 0.02)
+    monkeypatch.setattr(claims, "DEAD", 0.5)
+    client, where = connect(experiment), experiment_id(experiment)
+    with pytest.raises(ZeroDivisionError), stage(experiment, "curate", "d1", command=""):
+        1 / 0  # noqa: B018
+    (run,) = client.search_runs([where])
+    seen = await_owner(client, run.info.run_id)
+    assert seen is not None and run.info.status == "FAILED"
+    assert Claim(client, run.info.run_id, 2, ELSEWHERE).seize()  # of another machine, which may be alive
+    assert Claim.taken_over(client, seen) is None
+    start = time.monotonic()
+    again = await_owner(client, run.info.run_id)
+    assert again is not None and time.monotonic() - start >= claims.DEAD
+    claim = Claim.taken_over(client, again)
+    assert claim is not None and claim.number == 3
 
 
 def test_who_was_forbidden_to_begin_is_dead_to_the_others(experiment: Experiment) -> None:
