@@ -4,7 +4,7 @@ LOCK ?= requirements.lock
 BIN := .venv/bin
 CONF ?= conf/laptop.yaml
 
-.PHONY: setup run test ui lint bench lock audit clean
+.PHONY: setup run test ui team lint bench lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,9 @@ test: setup ## the test suite, on up to four cores (one file of it: .venv/bin/py
 ui: setup ## the MLflow UI and the Prefect dashboard
 	$(BIN)/pricewright ui -c $(CONF)
 
+team: setup ## PostgreSQL, an S3-compatible store, MLflow and Prefect servers on this machine, as a team has them
+	$(BIN)/python -m flows.team
+
 lint: setup ## style by ruff, types by ty
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,9 +53,9 @@ audit: setup ## known weaknesses of the locked packages, by pip-audit in an envi
 	.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement $(LOCK)
 
 lock: ## make both lock files again (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet --no-header \
+	uv pip compile pyproject.toml --extra dev --extra team --universal --python-version 3.11 --quiet --no-header \
 		--output-file requirements-gpu.lock
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet --no-header --no-annotate \
+	uv pip compile pyproject.toml --extra dev --extra team --universal --python-version 3.11 --quiet --no-header --no-annotate \
 		--constraint requirements-gpu.lock --no-emit-package triton \
 		$$(grep -oE '^(nvidia|cuda)[a-z0-9-]*' requirements-gpu.lock | sed 's/^/--no-emit-package /') \
 		--output-file requirements.lock

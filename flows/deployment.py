@@ -17,7 +17,7 @@ import yaml
 from flows.addresses import address_of, reached
 from flows.schedule import find_runs
 from tasks.config.experiment import Schedule
-from tasks.config.loading import anchored, find_conf, load
+from tasks.config.loading import anchored, conf_files, load
 from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.locks import LockedError, locked
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
 OURS = "conf"  # the slug of the schedule that comes from the conf; a person added the others, and they stay
 GRACE = 30  # seconds that a run gets to write its checkpoint, the same as when it is cancelled
+# Each worker runs the code of its own checkout, in its own folder, whose name it puts into its environment.
+PLACE = "PRICEWRIGHT_PROJECT"
+HERE = {"prefect.deployments.steps.set_working_directory": {"directory": f"{{{{ ${PLACE} }}}}"}}
 ATTEMPTS = 3  # a run whose process ended so often without a result is not started again
 
 
-def deploy(conf: str, overrides: list[str], port: int | None, *, work: bool) -> None:
+def deploy(conf: str, overrides: list[str], port: int | None, *, work: bool, queues: list[str] | None = None) -> None:
     """Register every deployment of prefect.yaml for a conf and, if wanted, run what comes due until Ctrl-C.
 
     Raises:
@@ -48,7 +51,7 @@ def deploy(conf: str, overrides: list[str], port: int | None, *, work: bool) -> 
         print("\n".join(names), flush=True)
         print(f"Prefect: {address.removesuffix('/api')}/deployments", flush=True)
         if work:
-            run_worker(client, pool, address)
+            run_worker(client, pool, address, queues)
 
 
 @contextmanager
@@ -77,20 +80,21 @@ def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedul
 
     from flows.pipeline import pipeline
 
-    path = find_conf(conf)
-    inside = path.is_relative_to(PROJECT)
-    parameters = {"conf": str(path.relative_to(PROJECT) if inside else path), "overrides": anchored(overrides)}
-    here = {"prefect.deployments.steps.set_working_directory": {"directory": str(PROJECT)}}
+    files = conf_files(conf)
+    name = "-".join(file.stem for file in files)
+    # Of a file of the project each worker takes its own copy, wherever that lies.
+    places = [file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file for file in files]
+    parameters = {"conf": ",".join(map(str, places)), "overrides": anchored(overrides)}
     lines = []
     deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    pool = deployments[0]["work_pool"]["name"]  # they share one, so that one run at a time goes on
+    pool = deployments[0]["work_pool"]["name"]  # they share one, and a worker takes one run at a time
     ensure_pool(client, pool)
     for deployment in deployments:
         flow = load_flow_from_entrypoint(deployment["entrypoint"])
-        schedules = schedules_of(client, f"{flow.name}/{path.stem}", schedule if flow is pipeline else Schedule())
+        schedules = schedules_of(client, f"{flow.name}/{name}", schedule if flow is pipeline else Schedule())
         client.create_deployment(
             flow_id=client.create_flow_from_name(flow.name),
-            name=path.stem,
+            name=name,
             entrypoint=deployment["entrypoint"],
             description=deployment["description"],
             tags=deployment["tags"],
@@ -98,10 +102,11 @@ def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedul
             parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
             enforce_parameter_schema=True,
             work_pool_name=pool,
-            pull_steps=[here],
+            work_queue_name=deployment["work_pool"]["work_queue_name"],
+            pull_steps=[HERE],
             schedules=schedules,
         )
-        lines.append(f"{flow.name}/{path.stem}".ljust(24) + ", ".join(map(described, schedules)))
+        lines.append(f"{flow.name}/{name}".ljust(24) + ", ".join(map(described, schedules)))
     return pool, lines
 
 
@@ -132,30 +137,34 @@ def described(schedule: DeploymentScheduleCreate) -> str:
 
 
 def ensure_pool(client: SyncPrefectClient, name: str) -> None:
-    """Make the work pool if it is not there: one run at a time. A limit that somebody changed stays."""
+    """Make the work pool if it is not there. It has no limit: each worker carries out one run at a time."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
     template = ProcessWorker.get_default_base_job_template()
     try:
-        pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=1)
+        pool = WorkPoolCreate(name=name, type="process", base_job_template=template)
         client.create_work_pool(pool)
     except ObjectAlreadyExists:
         pass
 
 
-def run_worker(client: SyncPrefectClient, pool: str, address: str) -> None:
-    """Run what comes due until Ctrl-C or SIGTERM; a run that this interrupts goes on with the next worker.
+def run_worker(client: SyncPrefectClient, pool: str, address: str, queues: list[str] | None = None) -> None:
+    """Run what comes due, in these work queues or in all of them, one run at a time until Ctrl-C or SIGTERM; a run that
+    this interrupts goes on with the next worker.
 
     Raises:
         UserError: another worker of this project is running for this server.
     """
     try:
         with locked(LOCKS / f"worker-{digest([address, pool])}.lock", wait=False):
-            name = f"{platform.node()}-{PROJECT.name}".replace("/", "-").replace("%", "-")
+            os.environ[PLACE] = str(PROJECT)
+            os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            # Two checkouts of one machine may have folders of the same name.
+            name = f"{platform.node()}-{PROJECT.name}-{digest(str(PROJECT))[:6]}".replace("/", "-").replace("%", "-")
             go_on(client, [run for run in unfinished(client, name) if not alive(run)])
-            go_on(client, asyncio.run(_work(client, pool, name)))
+            go_on(client, asyncio.run(_work(client, pool, name, queues)))
     except LockedError:
         raise UserError(
             "A worker of this project is already running, and runs these deployments too. To only register them, use "
@@ -163,7 +172,7 @@ def run_worker(client: SyncPrefectClient, pool: str, address: str) -> None:
         ) from None
 
 
-async def _work(client: SyncPrefectClient, pool: str, name: str) -> list[FlowRun]:
+async def _work(client: SyncPrefectClient, pool: str, name: str, queues: list[str] | None) -> list[FlowRun]:
     """Work until a signal; returns the runs that it interrupted."""
     from prefect.workers.process import ProcessWorker
 
@@ -179,7 +188,8 @@ async def _work(client: SyncPrefectClient, pool: str, name: str) -> list[FlowRun
         loop.add_signal_handler(number, stop)
     print("Running what comes due, one run at a time. A run that is interrupted goes on at the next start.", flush=True)
     with suppress(asyncio.CancelledError):
-        await ProcessWorker(pool, name=name, create_pool_if_not_found=False).start(printer=lambda _: None)
+        worker = ProcessWorker(pool, queues, name, create_pool_if_not_found=False, limit=1)
+        await worker.start(printer=lambda _: None)
     return interrupted
 
 

@@ -31,17 +31,16 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
             near = difflib.get_close_matches(name, BASELINES, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Expected names of {', '.join(BASELINES)}."
             raise UserError(f"baselines.models: there is no model {name!r}. {hint}")
-    key = digest(
-        {
-            "stage": "baselines",
-            "models": names,
-            "seed": experiment.seed,
-            "dataset": dataset.digest,
-            "libraries": versions("gensim", "numpy", "scikit-learn", "scipy", "torch"),
-            "code": code_digest("tasks.baselines"),
-        }
-    )
-    with stage(experiment, "baselines", key, command="pricewright baselines", mode=mode) as run:
+    inputs = {
+        "stage": "baselines",
+        "models": names,
+        "seed": experiment.seed,
+        "dataset": dataset.digest,
+        "libraries": versions("gensim", "numpy", "scikit-learn", "scipy", "torch"),
+        "code": code_digest("tasks.baselines"),
+    }
+    command = "pricewright baselines"
+    with stage(experiment, "baselines", digest(inputs), command=command, mode=mode, inputs=inputs) as run:
         if not run.done:
             run.log_params({"dataset": dataset.digest, "seed": experiment.seed, "models": ", ".join(names)})
             with Progress("fitting baselines", len(names)) as progress:

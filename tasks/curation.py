@@ -60,19 +60,18 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
     data = source.pin(experiment.data)
     data = data.model_copy(update={"columns": {**source.columns, **data.columns}})
     tokenizer = find_tokenizer(data.tokenizer) if data.tokenizer else None
-    key = digest(
-        {
-            "stage": "curate",
-            "data": data.model_dump(mode="json", exclude=WHEREABOUTS | {"tokenizer"}),
-            "source": source.identity(data, experiment.seed),
-            "tokenizer": file_digest(tokenizer) if tokenizer else None,
-            "test": [data_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
-            "seed": experiment.seed,
-            "libraries": versions("duckdb", "numpy", "orjson", "pyarrow", "rensa", "tokenizers"),
-            "code": code_digest("tasks.curation", BY_CONTENT),
-        }
-    )
-    with stage(experiment, "curate", key, command="pricewright curate", mode=mode) as run:
+    inputs = {
+        "stage": "curate",
+        "data": data.model_dump(mode="json", exclude=WHEREABOUTS | {"tokenizer"}),
+        "source": source.identity(data, experiment.seed),
+        "tokenizer": file_digest(tokenizer) if tokenizer else None,
+        "test": [data_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
+        "seed": experiment.seed,
+        "libraries": versions("duckdb", "numpy", "orjson", "pyarrow", "rensa", "tokenizers"),
+        "code": code_digest("tasks.curation", BY_CONTENT),
+    }
+    command = "pricewright curate"
+    with stage(experiment, "curate", digest(inputs), command=command, mode=mode, inputs=inputs) as run:
         if not run.done:
             split_rows(source, data, str(tokenizer) if tokenizer else None, experiment.seed, run)
         card = run.read_json("card.json")

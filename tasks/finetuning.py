@@ -29,6 +29,7 @@ from tasks.paths import PROJECT, cache_folder
 from tasks.progress import say
 from tasks.tracking.runs import WEIGHTS, Candidate, Mode, StageRun
 from tasks.tracking.stages import once, stage
+from tasks.training.checkpoints import bring, forget_checkpoints
 from tasks.training.launch import train_in_processes
 from tasks.training.memory import TrainingCost, out_of_memory
 
@@ -44,7 +45,8 @@ OURS = {
     "task_type": "it is CAUSAL_LM",
 }
 # What changes nothing that a training leaves behind.
-INDIFFERENT: Any = {"enabled": True, "busy": True, "oversize": True, "answer": {"batch_tokens"}}
+INDIFFERENT: Any = dict.fromkeys(("enabled", "busy", "oversize", "checkpoints_in"), True)
+INDIFFERENT |= {"answer": {"batch_tokens"}}
 # What checkpoints answer by and how they are scored and averaged: their weights are the same whatever it says.
 ASKING: Any = {"answer", "score_items", "average", "patience"}
 HEAD: Any = {"by", "bins", "rate"}  # of the answer, where a head gives it: it is trained with the weights
@@ -82,13 +84,18 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     weights = weights_digest(experiment, dataset)
     asking = conf.model_dump(mode="json", include=ASKING, exclude={"answer": INDIFFERENT["answer"]})
     key = digest({"stage": "finetune", "weights": weights, "conf": asking, "code": code_digest("tasks.finetuning")})
-    opened = {"mode": mode, "resume": True, "tags": {WEIGHTS: weights}}
+    asked = {"conf": conf.model_dump(mode="json", exclude=INDIFFERENT), "data": dataset.digest, "seed": experiment.seed}
+    libraries = versions(*LIBRARIES) | base_model.base_model_digest_parts(conf)["libraries"]
+    means = {"libraries": libraries, "code": code_digest("tasks.finetuning")}
+    means |= {"computing": f"{resolved.device} in {resolved.dtype}"}
+    opened = {"mode": mode, "resume": True, "tags": {WEIGHTS: weights}, "inputs": asked | means}
     with once(weights), stage(experiment, "finetune", key, command="pricewright finetune", **opened) as run:
         if not run.done:
             work = PROJECT / "mlruns" / "work" / run.id
             before = [] if mode == "again" else run.others(WEIGHTS)
             train_checkpoints(run, experiment, dataset, resolved, work, before)
             shutil.rmtree(work, ignore_errors=True)
+            forget_checkpoints(run)
         return run.candidates()
 
 
@@ -149,6 +156,8 @@ def train_checkpoints(
                 use_own_gpu(device)
                 ask_again(run, plan, trained)
                 return
+            if conf.checkpoints_in == "store":
+                bring(run, work)
             take_over(run, plan, before)
             if conf.processes > 1:
                 train_in_processes(run, plan)

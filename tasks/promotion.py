@@ -37,7 +37,7 @@ from tasks.tracking.registry import (
     withdraw,
 )
 from tasks.tracking.runs import StageRun, candidate
-from tasks.tracking.stages import once, trained_on, whole_splits
+from tasks.tracking.stages import alone, trained_on, whole_splits
 from tasks.tracking.store import model_folder
 
 MIN_UNSEEN = 50  # test items that the incumbent does not know from its training: fewer cannot tell
@@ -79,7 +79,7 @@ def promote(experiment: Experiment, run_id: str, dry_run: bool = False) -> Champ
     record = Record.read(run)
     if record.challenger is None:
         raise UserError("No model of this evaluation can be served, so there is nothing to promote.")
-    with once(digest({"promote": experiment.registered_model})):
+    with alone(experiment, digest({"promote": experiment.registered_model})):
         decision = Duel(run, experiment, record, record.challenger, keep=not dry_run).decide()
         version = None if dry_run else _apply(experiment, record, decision, run_id)
     model = candidate(run.client.get_logged_model(decision.winner))

@@ -272,7 +272,8 @@ def deploy(arguments: argparse.Namespace) -> None:
     """Register the deployments, then work."""
     from flows.deployment import deploy as register
 
-    register(arguments.conf, arguments.overrides, arguments.prefect_port, work=not arguments.no_worker)
+    work, queues = not arguments.no_worker, arguments.queue
+    register(arguments.conf, arguments.overrides, arguments.prefect_port, work=work, queues=queues)
 
 
 def doctor(arguments: argparse.Namespace) -> None:

@@ -42,6 +42,7 @@ def environment(*, debug: bool) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the default is 20; 9 to 23 were measured
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what a server says while its PostgreSQL is away
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "DO_NOT_TRACK": "1",

@@ -26,6 +26,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
+    arguments.conf = ",".join(arguments.conf or [DEFAULT_CONF])
     return arguments
 
 
@@ -33,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(prog="pricewright", description="Which model prices a product best from its text?")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-c", "--conf", default=DEFAULT_CONF, help=f"the experiment's YAML (default {DEFAULT_CONF})")
+    yaml = f"the experiment's YAML (default {DEFAULT_CONF}); of several, each goes over those before it"
+    common.add_argument("-c", "--conf", action="append", help=yaml)
     common.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own logs")
     commands = top.add_subparsers(required=True, metavar="command")
 
@@ -109,5 +111,6 @@ def _add_service(add: Callable) -> None:
     command.add_argument("--prefect-port", type=int, default=4200, help="the port of the dashboard (default 4200)")
     command = add("deploy", does.deploy, "register the flows at a Prefect server and run what comes due, until Ctrl-C")
     command.add_argument("--no-worker", action="store_true", help="only register; another worker does the work")
+    command.add_argument("--queue", action="append", help="run only what is in this work queue: gpu or default")
     command.add_argument("--prefect-port", type=int, help="the port of Prefect's server (default 4200)")
     add("doctor", does.doctor, "say what this machine can run, and what is missing")

@@ -29,9 +29,27 @@ REMEDIES = (
         "MLflow's database is damaged ({}). Put back a copy of it. Or move it away; then everything is computed again.",
     ),
     (
+        r"password authentication failed|Access denied for user",
+        f"The database of tracking.uri refused its user or password ({{}}). Correct the variable it names. {SAME}",
+    ),
+    (
         r"API request to \S+ failed with (exception|timeout)|server closed the connection|could not connect to server"
-        r"|Can't connect to",
-        f"The server of tracking.uri cannot be reached ({{}}). Start it, or correct the address. {SAME}",
+        r"|connection to server at|Can't connect to",
+        "The server of tracking.uri cannot be reached, or itself cannot reach its database or store ({}). Start it, or "
+        f"correct the address. {SAME}",
+    ),
+    (
+        r"not in a valid JSON format|INTERNAL_ERROR: Response: \{'detail'|failed with error code 404",
+        "tracking.uri names a server that is no MLflow server ({}). Correct the address.",
+    ),
+    (
+        r"NoSuchBucket|bucket does not exist",
+        f"The bucket of tracking.artifacts is not there ({{}}). Make it, or correct its name. {SAME}",
+    ),
+    (
+        r"InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|ExpiredToken|Unable to locate credentials",
+        "The store of tracking.artifacts let nobody in ({}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, new ones "
+        f"where they have expired, and AWS_ENDPOINT_URL unless it is Amazon's. {SAME}",
     ),
     (
         r"failed with error code 40[13]|40[13] Client Error",

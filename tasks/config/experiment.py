@@ -202,6 +202,9 @@ class Finetune(Section):
     sft: Options = Field(default_factory=dict, description="trl.SFTConfig")
     lora: Options = Field(default_factory=dict, description="peft.LoraConfig")
     patience: Count | None = Field(None, description="stop after so many checkpoints that were no better; null: never")
+    checkpoints_in: Literal["disk", "store"] = Field(
+        "disk", description="where a training can go on from: this disk alone, or the artifact store, on any machine"
+    )
     keep: Count | None = Field(None, description="adapters kept: the best so many and the last; null: all of them")
     average: Annotated[int, Field(ge=2)] | None = Field(
         None, description="the mean of so many best checkpoints is one more candidate; null: none is made"

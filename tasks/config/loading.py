@@ -40,6 +40,17 @@ def find_conf(conf: str | Path) -> Path:
     raise UserError(f"There is no conf file {conf}. Give -c one of {known}, or a path to your own.")
 
 
+def conf_files(conf: str | Path) -> list[Path]:
+    """The files of a conf: one, or several parted by commas, such as an experiment and then a team's servers.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    if Path(conf).is_file():  # one with a comma in its name
+        return [find_conf(conf)]
+    return [find_conf(part.strip()) for part in str(conf).split(",")]
+
+
 class _Loader(yaml.SafeLoader):
     """Numbers as YAML 1.2 has them: to PyYAML, which reads 1.1, 1e-3 is a text."""
 
@@ -73,12 +84,25 @@ def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
 def load(conf: str | Path = DEFAULT_CONF, overrides: Sequence[str] | None = None) -> Experiment:
     """Read an experiment: model defaults < YAML < `key=value` overrides, whose values parse as YAML.
 
-    Paths in the YAML are relative to the project, paths in overrides to the current folder.
+    Of several files, parted by commas, each goes over those before it: sections key by key, lists as a whole. Paths in
+    the YAML are relative to the project, paths in overrides to the current folder.
 
     Raises:
         UserError: the file is not there or not YAML, a key is unknown, or a value is of the wrong type.
     """
-    path = find_conf(conf)
+    tree: dict[str, Any] = {}
+    files = conf_files(conf)
+    for file in files:
+        _lay_over(tree, _tree_of(file))
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, " and ".join(file.name for file in files))) from error
+
+
+def _tree_of(path: Path) -> dict[str, Any]:
     try:
         tree = read_yaml(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -86,12 +110,15 @@ def load(conf: str | Path = DEFAULT_CONF, overrides: Sequence[str] | None = None
     if not isinstance(tree, dict):
         raise UserError(f"{path} should hold sections such as `data:`, but it holds {type(tree).__name__}.")
     _anchor(tree, PROJECT)
-    for override in overrides or []:
-        _apply(tree, override)
-    try:
-        return Experiment.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(_explain(error, path)) from error
+    return tree
+
+
+def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _lay_over(below[key], value)
+        else:
+            below[key] = value
 
 
 def _anchor(tree: dict, folder: Path) -> None:
@@ -165,7 +192,7 @@ def _is_text(key: str, value: str) -> bool:
     return (key == "schedule.cron" and value.startswith(("*", "@"))) or (key == "data.decimal" and value in (",", "."))
 
 
-def _explain(error: ValidationError, path: Path) -> str:
+def _explain(error: ValidationError, name: str) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "(the whole)"
@@ -180,7 +207,7 @@ def _explain(error: ValidationError, path: Path) -> str:
             shown = not isinstance(problem["input"], dict) and not key.endswith(("key_env", "uri", "base_url"))
             got = f"got {problem['input']!r}. " if shown else ""
             lines.append(f"{key}: {got}{message}." if key != "(the whole)" else message)
-    return f"{path.name} with its overrides is not a valid experiment:\n  " + "\n  ".join(lines)
+    return f"{name} with its overrides is not a valid experiment:\n  " + "\n  ".join(lines)
 
 
 def _names(location: tuple) -> list[str]:

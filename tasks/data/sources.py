@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tasks.config.experiment import Data
 from tasks.data import catalogue, hub
-from tasks.data.files import kinds, shards
+from tasks.data.files import kinds, remote, shards
 from tasks.data.files.columns import WORDS, plan
 from tasks.data.files.delimited import Row
 from tasks.data.files.kinds import SUFFIXES
@@ -51,11 +51,14 @@ def read_files(path: str, data: Data) -> Iterator[Row]:
 
 
 def list_files(path: str) -> list[Path]:
-    """The data files that a path, folder or glob stands for, sorted. A single file may be called anything.
+    """The data files that a path, folder or glob stands for, sorted; of those at an address, copies. A single file may
+    be called anything.
 
     Raises:
         UserError: there are none.
     """
+    if remote.is_address(path):
+        return [remote.fetch(address) for address in remote.list_addresses(path)]
     path = str(Path(path).expanduser())
     root = Path(path)
     if root.is_file():
@@ -74,11 +77,25 @@ def list_files(path: str) -> list[Path]:
 
 
 def _cut_files(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
-    files = list_files(_path(data))
+    if remote.is_address(path := _path(data)):
+        addresses = remote.list_addresses(path)
+        for address in addresses:
+            _check(address, shards.columns_at(address, data.encoding), data)
+        for address in addresses:
+            yield from shards.cut_at(address, folder, data.encoding)
+        return
+    files = list_files(path)
     for file in files:
         check_columns(file, data)
     for file in files:
         yield from shards.cut(file, folder, encoding=data.encoding)
+
+
+def _name_files(data: Data, _seed: int) -> list[Any]:
+    """What the content of the files is known by, whatever they are called."""
+    if remote.is_address(path := _path(data)):
+        return sorted(map(remote.named, remote.list_addresses(path)), key=str)
+    return sorted(data_digest(file) for file in list_files(path))
 
 
 def check_columns(file: Path, data: Data, *, priced: bool = True) -> None:
@@ -87,7 +104,10 @@ def check_columns(file: Path, data: Data, *, priced: bool = True) -> None:
     Raises:
         UserError: it has not.
     """
-    there = shards.columns_of(file, data.encoding)
+    _check(file, shards.columns_of(file, data.encoding), data, priced=priced)
+
+
+def _check(file: Path | str, there: list[str] | None, data: Data, *, priced: bool = True) -> None:
     if not there:
         return
     found = plan(tuple(there), data.columns)
@@ -161,7 +181,7 @@ SOURCES: dict[str, Source] = {
     ),
     "files": Source(
         shards=_cut_files,
-        identity=lambda data, _seed: sorted(data_digest(file) for file in list_files(_path(data))),
+        identity=_name_files,
     ),
     "hub": Source(
         shards=_cut_hub,

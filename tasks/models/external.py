@@ -16,6 +16,7 @@ import numpy as np
 from tasks.config.experiment import Evaluate
 from tasks.data.files.delimited import LINE, REJECTED, Table
 from tasks.data.files.encodings import encoding_of, text_lines
+from tasks.data.files.remote import fetch, is_address
 from tasks.data.items import Item
 from tasks.data.prices import Evidence, UnreadableError, read_guess
 from tasks.digests import file_digest
@@ -93,15 +94,20 @@ def check_files(evaluate: Evaluate) -> None:
         UserError: one is not.
     """
     for key, file in [("human", evaluate.human), *(("recorded", file) for file in evaluate.recorded)]:
-        if file is not None and not Path(file).is_file():
+        if file is not None and not _here(file).is_file():
             hint = "`pricewright human SHEET` writes one." if key == "human" else "Expected a CSV: id, model, guess."
             raise UserError(f"evaluate.{key}: there is no file {file}. {hint}")
 
 
 def contents(evaluate: Evaluate) -> dict[str, Any]:
     """What the files of guesses hold, for the ledger; where they lie does not matter."""
-    human = file_digest(Path(evaluate.human)) if evaluate.human else None
-    return {"human": human, "recorded": [(Path(file).stem, file_digest(Path(file))) for file in evaluate.recorded]}
+    human = file_digest(_here(evaluate.human)) if evaluate.human else None
+    return {"human": human, "recorded": [(file.stem, file_digest(file)) for file in map(_here, evaluate.recorded)]}
+
+
+def _here(file: str) -> Path:
+    """A file of a conf on this disk: a copy of one at an address."""
+    return fetch(file) if is_address(file) else Path(file)
 
 
 def read_sheet(file: str | None, items: Sequence[Item]) -> ExternalPredictions:
@@ -110,7 +116,7 @@ def read_sheet(file: str | None, items: Sequence[Item]) -> ExternalPredictions:
         reason = "`pricewright human SHEET` writes a sheet, evaluate.human=SHEET takes it"
         return ExternalPredictions("human", "human", status="skipped", reason=reason)
     try:
-        rows = [(_restore(row["id"]), _restore(row["guess"])) for row in _read(Path(file), ("id", "guess"))]
+        rows = [(_restore(row["id"]), _restore(row["guess"])) for row in _read(_here(file), ("id", "guess"))]
     except ValueError as error:
         return ExternalPredictions("human", "human", status="failed", reason=str(error))
     if not any(guess.strip() for _, guess in rows):
@@ -122,7 +128,7 @@ def read_recorded(files: Sequence[str], items: Sequence[Item]) -> list[ExternalP
     """A row for each model of the files, over the test items it covers; a file that cannot be read is a row too."""
     found: dict[str, list[tuple[str, str]]] = {}
     broken = []
-    for file in map(Path, files):
+    for file in map(_here, files):
         try:
             for row in _read(file, RECORDED):
                 found.setdefault(row["model"].strip() or file.stem, []).append((row["id"], row["guess"]))

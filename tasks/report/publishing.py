@@ -13,7 +13,7 @@ from tasks.report.tables import as_markdown, in_order
 from tasks.scoring.record import Record, open_run
 from tasks.scoring.rows import MARKS, NUMBERS
 from tasks.tracking.runs import Candidate
-from tasks.tracking.stages import once
+from tasks.tracking.stages import alone
 
 REPORT, FIGURES = "report.html", "figures"
 NAMES = {key: f"mae_{key}" for key in ("difference", "difference_low", "difference_high")}  # beside mae in lists
@@ -26,7 +26,7 @@ def publish(experiment: Experiment, run_id: str, command: str | None = None) -> 
 
     `command` is what makes the same leaderboard again. Returns where the report lies.
     """
-    with once(run_id):
+    with alone(experiment, run_id):
         return _publish(experiment, run_id, command)
 
 

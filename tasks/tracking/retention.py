@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.config.experiment import Experiment
 from tasks.locks import is_free
 from tasks.paths import PROJECT
+from tasks.tracking.claims import alive
 from tasks.tracking.runs import DIGEST, MADE_FROM, MODEL_ID, PARENT, SERVABLE, STAGE
 from tasks.tracking.store import LOCKS, connect, experiment_id, fetch, forget, listing, local_path
 
@@ -109,7 +110,9 @@ class Ledger:
     def kept(self) -> dict[str, set[str]]:
         """The ids of the stage runs that stay, by why; each stands under its first reason alone."""
         since = time.time() * 1000 - self.conf.keep_days * DAY
-        recent = {key for key, run in self.stages.items() if _last_seen(run) >= since or at_work(run)}
+        recent = {key for key, run in self.stages.items() if _last_seen(run) >= since}
+        # A long training, of another machine maybe, began before that, and somebody works on it.
+        recent |= alive(self.client, (run for key, run in self.stages.items() if key not in recent))
         found, seen = {}, set()
         reasons = {
             f"of the last {self.conf.keep_days:g} days": recent,
@@ -178,15 +181,6 @@ class Ledger:
             return json.loads(fetch(f"{run.info.artifact_uri}/leaderboard.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
-
-
-def at_work(run: Run) -> bool:
-    """Whether somebody works on the stage of a run: its lock is held here, or it was begun a day ago at most."""
-    if run.info.status != "RUNNING":
-        return False
-    if run.info.start_time >= time.time() * 1000 - DAY:
-        return True
-    return not is_free(LOCKS / f"{run.data.tags[DIGEST]}.lock")
 
 
 def _left_behind(runs: list[Run], stay: set[str], before: float) -> Iterator[Path]:

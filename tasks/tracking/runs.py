@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.paths import PROJECT
 from tasks.tracking.manifest import MANIFEST, intact
-from tasks.tracking.store import fetch, local_path
+from tasks.tracking.store import fetch, forget, listing, local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +37,7 @@ SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
 CONTENT = "pricewright.content"  # the digest of the splits that a run of curate left
 ASKED = "pricewright.asked."  # and the digest of a conf and its data, on each evaluation that answers it
 KIND_OF_WORK, TOOK = "pricewright.work", "pricewright.seconds"  # dataset and base model; what the stage took
+LOCK = "pricewright.lock"  # a run that is there while somebody does what has this name
 CANDIDATES = "candidates.json"
 RULES = "cleaning.json"  # beside a saved model
 SERVABLE = ("baseline", "base", "finetuned", "blend")  # kinds that another process can load and price a text with
@@ -56,10 +58,20 @@ class Candidate:
 
 
 class StageRun:
-    """One MLflow run of one stage; `done` says that its results are there already."""
+    """One MLflow run of one stage; `done` says that its results are there already, and `check` raises where another
+    process has taken the run over."""
 
-    def __init__(self, client: MlflowClient, run: Run, stage: str, *, done: bool, rules: str | None = None) -> None:
-        self.client, self.run, self.stage, self.done, self.rules = client, run, stage, done, rules
+    def __init__(
+        self,
+        client: MlflowClient,
+        run: Run,
+        stage: str,
+        *,
+        done: bool,
+        rules: str | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.client, self.run, self.stage, self.done, self.rules, self.check = client, run, stage, done, rules, check
         self._model_runs: dict[str, str] | None = None
 
     @property
@@ -88,6 +100,7 @@ class StageRun:
         point without a step, as MLflow draws bars to compare runs only where none has steps. So is a mean of
         checkpoints, which has no step.
         """
+        self.check()
         run_id = self.id
         if model_id is not None:
             entry = candidate(self.client.get_logged_model(model_id))
@@ -168,6 +181,7 @@ class StageRun:
 
     def drop_model(self, model_id: str) -> None:
         """Delete what was saved of a LoggedModel, before the run ends; its predictions and figures stay."""
+        self.check()
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         model = self.client.get_logged_model(model_id)
@@ -178,10 +192,29 @@ class StageRun:
 
     def log_folder(self, folder: Path, name: str | None = None) -> None:
         """Keep a folder's files as artifacts of the run."""
+        self.check()
         self.client.log_artifacts(self.id, str(folder), name)
+
+    def files(self, name: str) -> list[str]:
+        """The files of a folder of the run's artifacts, by their path in the run; none if it is not there."""
+        return [f"{name}/{file}" for file in listing(f"{self.run.info.artifact_uri}/{name}")]
+
+    def fetch_folder(self, name: str, folder: Path) -> None:
+        """Copy a folder of the run's artifacts to a place on this disk; the cache keeps none of it."""
+        address = self.artifact_address(name)
+        shutil.copytree(fetch(address), folder)
+        forget(address)
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder of the run's artifacts."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        self.check()
+        get_artifact_repository(str(self.run.info.artifact_uri)).delete_artifacts(name)
 
     def log_json(self, value: Any, name: str) -> None:
         """Keep a value as a JSON artifact."""
+        self.check()
         self.client.log_text(self.id, json.dumps(value, indent=1, ensure_ascii=False), name)
 
     def log_dataset(self, file: Path, *, name: str, digest: str, context: str) -> None:
@@ -230,6 +263,7 @@ class StageRun:
         package."""
         import mlflow
 
+        self.check()
         with tempfile.TemporaryDirectory() as temporary, mlflow.start_run(run_id=self.id):
             folder = Path(temporary) / "predictor"
             folder.mkdir()
@@ -261,6 +295,7 @@ class StageRun:
     ) -> Candidate:
         """Keep the row of a model that did not run, with its reason, or whose answers come from outside (`external`):
         a LoggedModel without a model."""
+        self.check()
         tags = {MODEL: name, KIND: kind, STATUS: status, **({REASON: reason[:500]} if reason else {})}
         tags |= {EXTERNAL: "true"} if external else {}
         model = self.client.create_logged_model(
@@ -282,10 +317,12 @@ class StageRun:
 
     def models(self) -> list[LoggedModel]:
         """The LoggedModels of this run that were written to their end, by name and step."""
+        # By the run and not all of the experiment: a team's store holds tens of thousands.
+        where, query = [self.run.info.experiment_id], f"source_run_id = '{self.id}'"
         found, token = [], None
         while True:
-            page = self.client.search_logged_models([self.run.info.experiment_id], page_token=token, max_results=100)
-            found += [m for m in page if m.source_run_id == self.id and str(m.status) == "READY" and MODEL in m.tags]
+            page = self.client.search_logged_models(where, query, page_token=token, max_results=100)
+            found += [model for model in page if str(model.status) == "READY" and MODEL in model.tags]
             token = page.token
             if not token:
                 return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))

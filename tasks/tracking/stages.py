@@ -9,20 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Experiment
 from tasks.digests import digest as digest_of
 from tasks.errors import UserError
 from tasks.locks import locked
-from tasks.progress import outlook
-from tasks.tracking.claims import Claim, await_owner, is_elected
+from tasks.progress import outlook, say
+from tasks.tracking import means
+from tasks.tracking.claims import Claim, abandon, await_owner, is_elected
 from tasks.tracking.manifest import MANIFEST, manifest
 from tasks.tracking.runs import (
     CANDIDATES,
     CONTENT,
     DIGEST,
     KIND_OF_WORK,
+    LOCK,
     STAGE,
     SUPERSEDED,
     TOOK,
@@ -46,17 +48,19 @@ def stage(
     mode: Mode = "reuse",
     resume: bool = False,
     tags: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Iterator[StageRun]:
     """The run of a stage: the finished one if it is `done`, or a new one that is FINISHED when the block ends well.
 
     With `resume`, a run that was interrupted is opened again, so that what it logged is still there. While one process
     works on a digest, here or in another checkout on the same store, another one that wants the same waits for it.
+    `inputs` are what the digest is of: if the same was done by another version of a library, say, that is said.
 
     Raises:
         UserError: in mode "recall" or "read", when the stage is not done; `command` is the remedy.
     """
     where = experiment_id(experiment)
-    client, begun = connect(experiment), time.time()
+    client, known, begun = connect(experiment), {STAGE: name, DIGEST: digest}, time.time()
     with once(digest):
         claim = None
         while claim is None:
@@ -65,29 +69,33 @@ def stage(
                 outlook.skip(name)
                 yield StageRun(client, finished, name, done=True)
                 return
+            other = None if mode == "again" else _other_means(client, where, name, inputs)
             if mode in ("recall", "read"):
                 raise UserError(
-                    f"The {name} stage has left nothing for this conf, data and code. Run `{command}` first, with the "
-                    "same -c and key=value."
+                    f"The {name} stage has left nothing for this conf, data and code"
+                    f"{f'; the same was done by {other}' if other else ''}. Run `{command}` first, with the same -c "
+                    "and key=value."
                 )
-            noted = {STAGE: name, DIGEST: digest, KIND_OF_WORK: _kind_of_work(experiment), **(tags or {})}
-            noted["mlflow.note.content"] = f"`{command}`"
-            claim = _claimed(client, where, noted, resume=resume and mode != "again")
+            if other:
+                say(f"{name}: the same was done by {other}, so it is done again here.")
+            noted = {"mlflow.note.content": f"`{command}`", KIND_OF_WORK: _kind_of_work(experiment), **(tags or {})}
+            noted |= means.noted(inputs) if inputs else {}
+            claim = _claimed(client, where, known, noted, resume=resume and mode != "again")
         with claim, outlook.at(name):
-            current = StageRun(client, client.get_run(claim.run_id), name, done=False, rules=experiment.data.rules())
+            run, rules = client.get_run(claim.run_id), experiment.data.rules()
+            current = StageRun(client, run, name, done=False, rules=rules, check=claim.check)
             try:
                 yield current
             except BaseException as error:
-                if claim.holds():
-                    client.set_terminated(current.id, "FAILED" if isinstance(error, Exception) else "KILLED")
+                claim.leave("FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
-            claim.check()
+            claim.check(at_once=True)
             current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
             current.log_json(manifest(current.addresses()), MANIFEST)
             client.set_terminated(current.id, "FINISHED")
             if current.run.info.start_time >= 1000 * begun:  # of one that was interrupted, nobody knows
                 client.set_tag(current.id, TOOK, f"{time.time() - begun:.1f}")
-        for older in _search(client, where, name, digest):  # by the tag and not by time: clocks are put back
+        for older in _search(client, where, known):  # by the tag and not by time: clocks are put back
             if older.info.status == "FINISHED" and older.info.run_id != current.id:
                 client.set_tag(older.info.run_id, SUPERSEDED, current.id)
 
@@ -107,26 +115,59 @@ def took(experiment: Experiment, stages: Sequence[str]) -> dict[str, float | Non
     return {name: float(seconds[0]) if seconds else None for name, seconds in times.items()}
 
 
-def _claimed(client: MlflowClient, where: str, noted: Mapping[str, str], *, resume: bool) -> Claim | None:
-    """The claim to a run that is to be worked on: an interrupted one or a new one; None if somebody else had it, whose
-    end was waited for."""
-    name, digest = noted[STAGE], noted[DIGEST]
-    interrupted = [run for run in _search(client, where, name, digest) if run.info.status != "FINISHED"]
-    for run in interrupted:
-        if run.info.status == "RUNNING" and not await_owner(client, run.info.run_id):
-            return None
+def _other_means(client: MlflowClient, where: str, name: str, inputs: Mapping[str, Any] | None) -> str | None:
+    if inputs is None:
+        return None
+    asked = means.noted(inputs)[means.ASKED_TAG]
+    runs = _search(client, where, {STAGE: name, means.ASKED_TAG: asked})
+    return means.difference(inputs, [run for run in runs if run.info.status == "FINISHED"])
+
+
+def _claimed(
+    client: MlflowClient, where: str, known: Mapping[str, str], noted: Mapping[str, str], *, resume: bool
+) -> Claim | None:
+    """The claim to a run that is to be worked on, among those that are known by the same tags: an interrupted one or a
+    new one; None if somebody else had it, whose end was waited for."""
+    interrupted = []
+    for found in _search(client, where, known):
+        if found.info.status != "FINISHED":
+            run = await_owner(client, found.info.run_id)
+            if run is None:
+                return None
+            interrupted.append(run)
     if resume and interrupted:
         claim = Claim.taken_over(client, interrupted[0])
     else:
-        claim = Claim.of_new_run(client, where, f"{name}-{digest[:6]}", noted)
-        known = {claim.run_id, *(run.info.run_id for run in interrupted)}
-        rivals = [run for run in _search(client, where, name, digest) if run.info.run_id not in known]
+        *kind, digest = known.values()
+        claim = Claim.of_new_run(client, where, "-".join([*kind, digest[:6]]), {**known, **noted})
+        before = {claim.run_id, *(run.info.run_id for run in interrupted)}
+        rivals = [run for run in _search(client, where, known) if run.info.run_id not in before]
         if not is_elected(client, claim, rivals):
             return None
     for stale in interrupted:
         if claim and stale.info.run_id != claim.run_id and stale.info.status == "RUNNING":
-            client.set_terminated(stale.info.run_id, "KILLED")
+            abandon(client, stale, "KILLED")
     return claim
+
+
+@contextmanager
+def alone(experiment: Experiment, digest: str) -> Iterator[None]:
+    """Let one process at a time do what has this name, of all machines on the store; others wait.
+
+    The lock is a run that is there while it is held, and claimed as that of a stage is.
+    """
+    where = experiment_id(experiment)
+    client = connect(experiment)
+    with once(digest):
+        claim = None
+        while claim is None:
+            claim = _claimed(client, where, {LOCK: digest}, {}, resume=True)
+        with claim:
+            try:
+                yield
+            finally:
+                if claim.holds():
+                    client.delete_run(claim.run_id)
 
 
 def once(digest: str) -> AbstractContextManager[None]:
@@ -134,13 +175,14 @@ def once(digest: str) -> AbstractContextManager[None]:
     return locked(LOCKS / f"{digest}.lock", notice="Another process is doing this already; waiting for it to end.")
 
 
-def _search(client: MlflowClient, where: str, name: str, digest: str) -> list[Run]:
-    query = f"tags.`{STAGE}` = '{name}' and tags.`{DIGEST}` = '{digest}'"
+def _search(client: MlflowClient, where: str, known: Mapping[str, str]) -> list[Run]:
+    query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in known.items())
     return list(client.search_runs([where], query, order_by=["attributes.start_time DESC"]))
 
 
 def _finished(client: MlflowClient, where: str, name: str, digest: str, *, whole: bool) -> Run | None:
-    for run in sorted(_search(client, where, name, digest), key=lambda run: SUPERSEDED in run.data.tags):
+    runs = _search(client, where, {STAGE: name, DIGEST: digest})
+    for run in sorted(runs, key=lambda run: SUPERSEDED in run.data.tags):
         if run.info.status == "FINISHED" and (not whole or StageRun(client, run, name, done=True).intact()):
             return run
     return None

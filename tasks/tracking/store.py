@@ -101,6 +101,8 @@ def experiment_id(experiment: Experiment) -> str:
 
 
 def _experiment_id(experiment: Experiment, client: MlflowClient) -> str:
+    from mlflow.exceptions import MlflowException
+
     known = client.get_experiment_by_name(experiment.tracking.experiment)
     artifacts = experiment.tracking.artifacts
     if known is not None:
@@ -116,7 +118,15 @@ def _experiment_id(experiment: Experiment, client: MlflowClient) -> str:
     if artifacts is None and experiment.tracking.uri is None:
         artifacts = (PROJECT / "mlruns" / "artifacts").as_uri()
     tags = {"mlflow.experimentKind": "custom_model_development", LAYOUT_TAG: LAYOUT}
-    return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts, tags=tags)
+    try:
+        return client.create_experiment(experiment.tracking.experiment, artifact_location=artifacts, tags=tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        known = client.get_experiment_by_name(experiment.tracking.experiment)  # another machine was quicker
+        if known is None:
+            raise
+        return known.experiment_id
 
 
 def _check_layout(experiment: Experiment, client: MlflowClient, known: MlflowExperiment) -> None:

@@ -13,8 +13,10 @@ from types import FrameType
 from typing import Any
 
 from tasks.digests import is_whole, mark_whole
+from tasks.tracking.runs import StageRun
 
 KEEP = 2  # checkpoints on disk: the last, and the one before it in case the last turns out damaged
+FOLDER = "checkpoints"  # of a run, where they are kept in the store
 
 
 def finish_checkpoint(checkpoint: Path) -> None:
@@ -33,8 +35,42 @@ def last_whole_checkpoint(work: Path) -> Path | None:
     return None
 
 
+def keep_in_store(run: StageRun, checkpoint: Path) -> None:
+    """Keep a whole checkpoint with its run as well, where another machine finds it; older ones go from there."""
+    run.log_folder(checkpoint, f"{FOLDER}/{checkpoint.name}")
+    for old in _in_store(run)[:-KEEP]:
+        run.delete_folder(f"{FOLDER}/{old}")
+
+
+def bring(run: StageRun, work: Path) -> None:
+    """Fetch the last whole checkpoint of a run that was kept in the store, unless a later one is on this disk."""
+    here = last_whole_checkpoint(work)
+    for name in reversed(_in_store(run)):
+        if here is not None and _step(name) <= _step(here.name):
+            return
+        run.fetch_folder(f"{FOLDER}/{name}", work / name)
+        if is_whole(work / name):
+            return
+        shutil.rmtree(work / name)  # a machine was lost while it wrote it
+
+
+def forget_checkpoints(run: StageRun) -> None:
+    """Remove from the store what only a training that is not done needs."""
+    if _in_store(run):
+        run.delete_folder(FOLDER)
+
+
+def _in_store(run: StageRun) -> list[str]:
+    """The names of the checkpoints that a run keeps in the store, by step."""
+    return sorted({Path(file).parts[1] for file in run.files(FOLDER)}, key=_step)
+
+
+def _step(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
 def _by_step(work: Path) -> list[Path]:
-    return sorted(work.glob("checkpoint-*[0-9]"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return sorted(work.glob("checkpoint-*[0-9]"), key=lambda folder: _step(folder.name))
 
 
 class Interruption:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tasks.progress import Progress
 from tasks.tracking.runs import StageRun
 from tasks.training.batching import LikeLengths, pays
 from tasks.training.candidates import Candidates
-from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
+from tasks.training.checkpoints import Interruption, finish_checkpoint, keep_in_store, last_whole_checkpoint
 from tasks.training.head_lesson import HeadLesson
 from tasks.training.plan import TrainingPlan
 
@@ -49,6 +50,7 @@ class PriceTrainer(SFTTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.items, self.lesson, self.on_checkpoint, self.interruption = items, lesson, on_checkpoint, interruption
+        self.copy: Callable[[Path], None] | None = None  # keeps a checkpoint elsewhere too
         self.data_collator = _WithRows(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -126,7 +128,10 @@ class PriceTrainer(SFTTrainer):
             self.lesson.head.save(Path(self.args.output_dir) / f"checkpoint-{step}")
         self.accelerator.wait_for_everyone()  # each process has saved its random state
         if self.is_world_process_zero():
-            finish_checkpoint(Path(self.args.output_dir) / f"checkpoint-{step}")
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{step}"
+            finish_checkpoint(checkpoint)
+            if self.copy:
+                self.copy(checkpoint)
         self.interruption.saved()
         self.on_checkpoint(step)
 
@@ -261,6 +266,8 @@ def train(run: StageRun | None, plan: TrainingPlan) -> None:
     trainer = make_trainer(plan, language, keep, interruption)
     if run:
         trainer.add_callback(Watch(run))
+        if plan.conf.checkpoints_in == "store":
+            trainer.copy = partial(keep_in_store, run)
     with trainer.accelerator.main_process_first():  # it removes what is not whole
         resume = last_whole_checkpoint(Path(plan.arguments.output_dir))
     if resume is not None:

@@ -159,10 +159,11 @@ def test_the_conf_says_when_and_prefect_yaml_says_what(site: Site) -> None:
         assert all(field["description"] for field in fields.values()) and fields["overrides"]["type"] == "array"
         assert deployment.parameters["conf"] == SMOKE
         assert load(SMOKE, deployment.parameters["overrides"]) == load(SMOKE, site.overrides)
+        assert deployment.work_queue_name == ("gpu" if name in ("pricewright", "finetune", "evaluate") else "default")
         assert deployment.description and "pricewright" in deployment.tags and ":" not in deployment.entrypoint
         ours = [schedule for schedule in deployment.schedules if schedule.slug == OURS]
         assert [schedule.schedule.cron for schedule in ours] == ([CRON] if name == "pricewright" else [])
-    assert site.client.read_work_pool("pricewright").concurrency_limit == 1
+    assert site.client.read_work_pool("pricewright").concurrency_limit is None
 
 
 def test_scheduled_runs_end_with_a_leaderboard_and_late_ones_do_not_pile_up(

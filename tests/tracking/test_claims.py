@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -12,14 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.paths import PROJECT
-from tasks.tracking import claims
-from tasks.tracking.claims import HEARTBEAT, OWNER, Claim, await_owner, is_elected
-from tasks.tracking.runs import DIGEST, STAGE
-from tasks.tracking.stages import stage
+from tasks.tracking import claims, stages
+from tasks.tracking.claims import CLAIM, HEARTBEAT, NOBODY, OWNER, Claim, alive, await_owner, is_elected, owner_of
+from tasks.tracking.runs import DIGEST, LOCK, STAGE
+from tasks.tracking.stages import alone, stage
 from tasks.tracking.store import connect, experiment_id
 
 WORKER = """
@@ -141,7 +143,7 @@ def test_a_heartbeat_is_watched_and_no_time_is_read(experiment: Experiment, monk
     client, where = connect(experiment), experiment_id(experiment)
     tags = {STAGE: "curate", DIGEST: "d1", OWNER: ELSEWHERE, HEARTBEAT: "7"}
     run_id = client.create_run(where, tags=tags).info.run_id
-    answer: list[bool] = []
+    answer: list[Run | None] = []
     watcher = threading.Thread(target=lambda: answer.append(await_owner(client, run_id)))
     watcher.start()
     end = time.monotonic() + 3  # three times as long as it takes to count as dead
@@ -150,42 +152,141 @@ def test_a_heartbeat_is_watched_and_no_time_is_read(experiment: Experiment, monk
         time.sleep(0.1)
     assert not answer
     watcher.join(60)
-    assert answer == [True]
+    assert [run and run.info.run_id for run in answer] == [run_id]
     client.set_terminated(run_id, "FINISHED")
-    assert not await_owner(client, run_id)
+    assert await_owner(client, run_id) is None
 
 
 @pytest.mark.parametrize("first", ["mine", "rival"])
-def test_of_two_runs_without_a_heartbeat_the_lowest_id_is_elected(experiment: Experiment, first: str) -> None:
-    """Whose id is higher deletes its own run; the other waits for that, and has a heartbeat from then on."""
+def test_of_two_runs_that_nobody_has_claimed_the_lowest_id_is_elected(experiment: Experiment, first: str) -> None:
+    """Whose id is higher deletes its own run, or finds that it is forbidden to begin, however late it comes."""
     client, where = connect(experiment), experiment_id(experiment)
     mine = Claim.of_new_run(client, where, "mine", {})
     while True:  # ids are random
-        rival = client.create_run(where, tags={OWNER: ELSEWHERE})
-        if (mine.run_id < rival.info.run_id) == (first == "mine"):
+        rival = Claim.of_new_run(client, where, "rival", {})
+        if (mine.run_id < rival.run_id) == (first == "mine"):
             break
-    if first == "rival":
-        assert not is_elected(client, mine, [rival])
-        assert client.get_run(mine.run_id).info.lifecycle_stage == "deleted"
-    else:
-        threading.Timer(0.5, client.delete_run, [rival.info.run_id]).start()  # it sees that it has lost
-        assert is_elected(client, mine, [rival])
-        assert HEARTBEAT in client.get_run(mine.run_id).data.tags
+    rivals = [client.get_run(rival.run_id)]
+    assert is_elected(client, mine, rivals) == (first == "mine")
+    loser, winner = (rival, mine) if first == "mine" else (mine, rival)
+    assert is_elected(client, rival, []) == (first == "rival")  # it had looked before the other was there
+    assert client.get_run(loser.run_id).info.lifecycle_stage == "deleted"
+    assert client.get_run(winner.run_id).data.params == {f"{CLAIM}1": winner.owner}
 
 
-def test_a_run_with_a_heartbeat_is_elected_and_one_that_has_ended_is_no_rival(experiment: Experiment) -> None:
-    """Who has a heartbeat has looked before, found nobody and works, whatever the ids are."""
+def test_a_run_that_is_claimed_is_elected_and_one_that_has_ended_is_no_rival(experiment: Experiment) -> None:
+    """Who has claimed its run has looked before, found nobody and works, whatever the ids are."""
     client, where = connect(experiment), experiment_id(experiment)
-    working = client.create_run(where, tags={OWNER: ELSEWHERE, HEARTBEAT: "0"})
-    assert not is_elected(client, Claim.of_new_run(client, where, "again", {}), [working])
-    client.set_terminated(working.info.run_id, "FINISHED")
-    ended = client.get_run(working.info.run_id)
+    working = Claim.of_new_run(client, where, "works", {})
+    assert is_elected(client, working, [])
+    assert not is_elected(client, Claim.of_new_run(client, where, "again", {}), [client.get_run(working.run_id)])
+    client.set_terminated(working.run_id, "FINISHED")
+    ended = client.get_run(working.run_id)
     assert is_elected(client, Claim.of_new_run(client, where, "after", {}), [ended])
+
+
+def test_of_many_that_take_a_run_over_at_the_same_moment_one_has_it(experiment: Experiment) -> None:
+    """All saw the same dead owner; the database refuses all claims of one number but the first."""
+    client, where = connect(experiment), experiment_id(experiment)
+    run = client.get_run(client.create_run(where, tags={OWNER: ELSEWHERE}).info.run_id)
+    start, found = threading.Barrier(8), []
+
+    def take() -> None:
+        start.wait()
+        found.append(Claim.taken_over(client, run))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (claim,) = filter(None, found)
+    assert len(found) == 8 and owner_of(client.get_run(run.info.run_id)) == claim.owner and claim.holds()
+
+
+def test_a_failed_run_is_somebodys_again_before_its_status_says_so(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes between the claim and the status waits; whoever saw it before that is refused."""
+    monkeypatch.setattr(claims, "POLL", 0.02)
+    monkeypatch.setattr(claims, "DEAD", 0.5)
+    client, where = connect(experiment), experiment_id(experiment)
+    with pytest.raises(ZeroDivisionError), stage(experiment, "curate", "d1", command=""):
+        1 / 0  # noqa: B018
+    (run,) = client.search_runs([where])
+    seen = await_owner(client, run.info.run_id)
+    assert seen is not None and run.info.status == "FAILED"
+    assert Claim(client, run.info.run_id, 2, ELSEWHERE).seize()  # of another machine, which may be alive
+    assert Claim.taken_over(client, seen) is None
+    start = time.monotonic()
+    again = await_owner(client, run.info.run_id)
+    assert again is not None and time.monotonic() - start >= claims.DEAD
+    claim = Claim.taken_over(client, again)
+    assert claim is not None and claim.number == 3
+
+
+def test_who_was_forbidden_to_begin_is_dead_to_the_others(experiment: Experiment) -> None:
+    """Whoever forbade it may have been killed before it could delete the run."""
+    client, where = connect(experiment), experiment_id(experiment)
+    run_id = client.create_run(where, tags={OWNER: ELSEWHERE}).info.run_id
+    assert Claim(client, run_id, 1, NOBODY).seize() and await_owner(client, run_id)
+    assert Claim.taken_over(client, client.get_run(run_id))
+
+
+def test_the_runs_that_somebody_works_on_are_watched_together(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose heartbeat changes is alive; one whose heartbeat does not, or whose process is gone, is not."""
+    monkeypatch.setattr(claims, "POLL", 0.02)
+    monkeypatch.setattr(claims, "DEAD", 1.0)
+    client, where = connect(experiment), experiment_id(experiment)
+    here = ELSEWHERE.replace("another-machine/pid:[1]", claims._machine()).replace(" 1 ", f" {2**22 + 1} ")
+    owners = {"beats": ELSEWHERE, "silent": ELSEWHERE, "gone": here}
+    runs = {name: client.create_run(where, tags={OWNER: owner, HEARTBEAT: "0"}) for name, owner in owners.items()}
+    client.set_tag(runs["beats"].info.run_id, HEARTBEAT, "1")
+    assert alive(client, runs.values()) == {runs["beats"].info.run_id}
 
 
 def test_a_stage_that_was_taken_over_is_not_ended_by_who_had_it(experiment: Experiment) -> None:
     """Its run stays as the new owner has it, and the old one says so."""
     client = connect(experiment)
     with pytest.raises(UserError, match="has taken over"), stage(experiment, "curate", "d1", command="") as run:
-        client.set_tag(run.id, OWNER, ELSEWHERE)
+        assert Claim(client, run.id, 2, ELSEWHERE).seize()
     assert client.get_run(run.id).info.status == "RUNNING"
+
+
+def test_who_could_not_renew_for_long_asks_before_it_writes(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back from where no network was, it does not write over what another machine does by now."""
+    client, now = connect(experiment), claims._now()
+    with pytest.raises(UserError, match="has taken over"), stage(experiment, "curate", "d1", command="") as run:
+        run.log_json({"a": 1}, "result.json")
+        assert Claim(client, run.id, 2, ELSEWHERE).seize()
+        monkeypatch.setattr(claims, "_now", lambda: now + claims.DEAD)
+        with pytest.raises(UserError, match="has taken over"):
+            run.log_json({"a": 2}, "result.json")
+        assert run.read_json("result.json") == {"a": 1}
+        monkeypatch.undo()
+
+
+def test_one_at_a_time_does_what_is_to_be_done_alone(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several checkouts too, whose locks on disk are not the same; nothing of the lock stays."""
+    monkeypatch.setattr(stages, "once", lambda _digest: contextlib.nullcontext())
+    monkeypatch.setattr(claims, "POLL", 0.1)
+    client, where, inside, most = connect(experiment), experiment_id(experiment), 0, []
+
+    def work() -> None:
+        nonlocal inside
+        with alone(experiment, "d1"):
+            inside += 1
+            most.append(inside)
+            assert len(client.search_runs([where], f"tags.`{LOCK}` = 'd1'")) == 1
+            inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1] and not client.search_runs([where])

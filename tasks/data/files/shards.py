@@ -1,7 +1,8 @@
 """Files of any size as shards: parts that are read, one row at a time, by whichever process gets them.
 
 A shard is about 8 MB: a range of bytes of a JSONL file, row groups of a Parquet file, or, for what can only be read
-from its start (gzip, tables, generated rows), a temporary file that goes when it has been read.
+from its start (gzip, tables, generated rows), a temporary file that goes when it has been read. A JSONL or Parquet file
+may lie at an address: whoever gets a shard reads it from there.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import errno
 import io
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import orjson
 
+from tasks.data.files import remote
 from tasks.data.files.delimited import Row, Table
 from tasks.data.files.documents import document_rows, json_lines
 from tasks.data.files.encodings import UTF8, encoding_of, is_gzip, open_bytes, text_lines
 from tasks.data.files.kinds import delimiter_of, kind_of
+from tasks.data.files.remote import is_address
 from tasks.digests import digest
 from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 SHARD_BYTES = 8 * 2**20
 
@@ -33,7 +39,8 @@ class Shard:
     """Bytes `start` to `end` of a JSONL file, or row groups `start` to `end` of a Parquet file.
 
     `origin` is the file the rows come from, `line` the number of the first one in it, both for messages; `fields` are
-    added to every row that lacks them; a `temporary` file is of this shard alone.
+    added to every row that lacks them; a `temporary` file is of this shard alone; `size` is how many bytes row groups
+    have. Of a file at an address, the shard has the lines that begin between `start` and `end`.
     """
 
     path: str
@@ -44,11 +51,12 @@ class Shard:
     fields: tuple[tuple[str, str], ...] = ()
     temporary: bool = False
     groups: bool = False
+    size: int = 0
 
     @property
     def bytes(self) -> int:
         """How much there is to read, about."""
-        return Path(self.path).stat().st_size if self.groups else self.end - self.start
+        return self.size or self.end - self.start
 
 
 def cut(
@@ -62,7 +70,7 @@ def cut(
     with readable(file):
         kind = kind_of(file, encoding)
         if kind == "parquet":
-            yield from _cut_parquet(file, fields)
+            yield from _cut_parquet(str(file), fields)
         elif kind == "lines" and encoding_of(file, encoding) in (UTF8, "utf-8-sig"):
             temporary = is_gzip(file)
             with open_bytes(file) as stream:
@@ -75,6 +83,22 @@ def cut(
                         yield Shard(str(file), str(file), start, start + len(chunk), line, fields)
         else:
             yield from spill(rows_of(file, encoding), folder, str(file), fields)
+
+
+def cut_at(address: str, folder: Path, encoding: str | None = None) -> Iterator[Shard]:
+    """The shards of a file at an address: of JSONL and Parquet there, of any other kind from a copy.
+
+    Raises:
+        UserError: it cannot be reached, or is not what its name says.
+    """
+    if _is_parquet(address):
+        yield from _cut_parquet(address, ())
+    elif encoding is None and (size := remote.in_lines(address)) is not None:
+        for start in range(0, size, SHARD_BYTES):
+            origin = address if start == 0 else f"{address} (from byte {start:,})"
+            yield Shard(address, origin, start, min(start + SHARD_BYTES, size))
+    else:
+        yield from cut(remote.fetch(address), folder, encoding=encoding)
 
 
 def spill(rows: Iterable[Row], folder: Path, origin: str, fields: tuple[tuple[str, str], ...] = ()) -> Iterator[Shard]:
@@ -111,16 +135,23 @@ def _chunks(stream: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:
         start, line = start + len(chunk), line + chunk.count(b"\n")
 
 
-def _cut_parquet(file: Path, fields: tuple) -> Iterator[Shard]:
+def _cut_parquet(place: str, fields: tuple) -> Iterator[Shard]:
+    with _parquet(place) as file:
+        groups = [file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)]
+    first, size = 0, 0
+    for group, more in enumerate(groups):
+        size += more
+        if size >= SHARD_BYTES or group == len(groups) - 1:
+            yield Shard(place, place, first, group + 1, fields=fields, groups=True, size=size)
+            first, size = group + 1, 0
+
+
+@contextmanager
+def _parquet(place: str) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
-    metadata = pq.ParquetFile(file).metadata
-    first, size = 0, 0
-    for group in range(metadata.num_row_groups):
-        size += metadata.row_group(group).total_byte_size
-        if size >= SHARD_BYTES or group == metadata.num_row_groups - 1:
-            yield Shard(str(file), str(file), first, group + 1, fields=fields, groups=True)
-            first, size = group + 1, 0
+    with remote.opened(place) if is_address(place) else nullcontext(place) as source:
+        yield pq.ParquetFile(source)
 
 
 def read(shard: Shard) -> Iterator[Row]:
@@ -129,9 +160,11 @@ def read(shard: Shard) -> Iterator[Row]:
     Raises:
         UserError: a line is not JSON.
     """
-    with readable(Path(shard.origin)):
+    with readable(shard.origin):
         if shard.groups:
-            rows = _parquet_rows(Path(shard.path), range(shard.start, shard.end))
+            rows = _parquet_rows(shard.path, range(shard.start, shard.end))
+        elif is_address(shard.path):
+            rows = json_lines(io.BytesIO(remote.lines(shard.path, shard.start, shard.end)), shard.origin)
         else:
             with Path(shard.path).open("rb") as file:
                 file.seek(shard.start)
@@ -149,7 +182,7 @@ def rows_of(file: Path, encoding: str | None = None) -> Iterator[Row]:
     with readable(file):
         kind = kind_of(file, encoding)
         if kind == "parquet":
-            yield from _parquet_rows(file)
+            yield from _parquet_rows(str(file))
             return
         found = encoding_of(file, encoding)
         if kind == "table":
@@ -172,11 +205,10 @@ def _table(file: Path, encoding: str) -> Table:
     return Table(text_lines(file, encoding), str(file), delimiter_of(file))
 
 
-def _parquet_rows(file: Path, groups: Iterable[int] | None = None) -> Iterator[Row]:
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(file).iter_batches(1000, row_groups=None if groups is None else list(groups)):
-        yield from batch.to_pylist()
+def _parquet_rows(place: str, groups: Iterable[int] | None = None) -> Iterator[Row]:
+    with _parquet(place) as file:
+        for batch in file.iter_batches(1000, row_groups=None if groups is None else list(groups)):
+            yield from batch.to_pylist()
 
 
 def columns_of(file: Path, encoding: str | None = None) -> list[str] | None:
@@ -184,9 +216,7 @@ def columns_of(file: Path, encoding: str | None = None) -> list[str] | None:
     with readable(file):
         match kind_of(file, encoding):
             case "parquet":
-                import pyarrow.parquet as pq
-
-                return pq.ParquetFile(file).schema_arrow.names
+                return parquet_columns(str(file))
             case "table":
                 return _table(file, encoding_of(file, encoding)).header
     return None
@@ -198,8 +228,26 @@ def separator_of(file: Path, encoding: str) -> str:
         return _table(file, encoding).delimiter
 
 
+def columns_at(address: str, encoding: str | None = None) -> list[str] | None:
+    """The same of a file at an address."""
+    if _is_parquet(address):
+        with readable(address):
+            return parquet_columns(address)
+    return None if remote.in_lines(address) is not None else columns_of(remote.fetch(address), encoding)
+
+
+def _is_parquet(address: str) -> bool:
+    return address.lower().endswith(".parquet") and remote.in_parts(address) is not None
+
+
+def parquet_columns(place: str) -> list[str]:
+    """The columns of a Parquet file, here or at an address."""
+    with _parquet(place) as file:
+        return file.schema_arrow.names
+
+
 @contextmanager
-def readable(file: Path) -> Iterator[None]:
+def readable(file: Path | str) -> Iterator[None]:
     """Within it, what cannot be read is the user's to mend."""
     try:
         yield

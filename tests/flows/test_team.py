@@ -1,0 +1,195 @@
+"""A team's stack, for real: PostgreSQL, an S3-compatible store, an MLflow and a Prefect server; two checkouts on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.team import GRPC, PORTS, Team, postgres_binaries, weed_binary
+from tasks.config.experiment import Experiment
+from tasks.config.loading import load
+from tasks.digests import COMPLETE
+from tasks.errors import UserError
+from tasks.paths import PROJECT
+from tasks.tracking.manifest import MANIFEST
+from tasks.tracking.runs import LOCK, STAGE, StageRun
+from tasks.tracking.store import connect, experiment_id, listing
+from tasks.training.candidates import ADAPTER
+from tasks.training.checkpoints import FOLDER
+from tests.smoke import SMOKE, Finished
+from tests.waiting import PATIENCE, free_port, until
+
+pytestmark = pytest.mark.slow
+CONF = ["-c", SMOKE, "-c", "conf/team.yaml"]
+SPARED = ("model_id", "predict_ms", "fit_seconds", "size_mb")  # not the same in any two runs
+# A training that is not over when it is killed: 32 steps, the first of four checkpoints after 8 of them.
+LONG, FIRST = ["finetune.sft.num_train_epochs=8", "finetune.checkpoints=4", "finetune.sft.logging_steps=1"], 8
+STAGES = ["baselines", "curate", "evaluate", "finetune"]
+
+
+def installed() -> str:
+    """Why these tests cannot run here; empty if they can."""
+    try:
+        postgres_binaries(), weed_binary()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def team() -> Iterator[Team]:
+    if reason := installed():
+        pytest.skip(reason)
+    # Not in pytest's own folder, which the user that PostgreSQL runs as cannot reach.
+    folder = Path(tempfile.mkdtemp(prefix="team-"))
+    folder.chmod(0o755)
+    try:
+        with Team(folder, first_port()) as servers:
+            yield servers
+    finally:
+        shutil.rmtree(folder)
+
+
+def first_port() -> int:
+    """The first of enough ports in a row that nobody listens on."""
+    while True:
+        first = free_port()
+        if first + len(PORTS) + len(GRPC) > 65_535:
+            continue
+        probes = [socket.socket() for _ in range(len(PORTS) + len(GRPC))]
+        try:
+            for place, probe in enumerate(probes):
+                probe.bind(("127.0.0.1", first + place))
+            return first
+        except OSError:  # one of them is taken
+            continue
+        finally:
+            for probe in probes:
+                probe.close()
+
+
+class Checkout:
+    """A copy of the project in a folder and with a user's cache of its own, as on another machine."""
+
+    def __init__(self, folder: Path, team: Team) -> None:
+        self.folder, self.team = folder, team
+        for name in ("flows", "tasks", "conf"):
+            shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        own = {"PYTHONPATH": str(folder), "PRICEWRIGHT_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+        # Whose heartbeat is late on a busy machine is not dead; whose process is gone is, at once.
+        late = f"from tasks.tracking import claims\nclaims.DEAD = {PATIENCE}\n"
+        (folder / "sitecustomize.py").write_text(late, encoding="utf-8")
+        # What it needs goes through the MLflow server: it has no key of the store.
+        self.environment = {**os.environ, **own, "PREFECT_API_URL": team.prefect}
+
+    def start(self, command: str, *words: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", command, *CONF, f"tracking.uri={self.team.mlflow}", *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / "errors.log").open("w"),
+            text=True,
+            start_new_session=True,
+        )
+
+    def said(self) -> str:
+        """What the last command said on standard error."""
+        return (self.folder / "errors.log").read_text()
+
+    def output(self, process: subprocess.Popen) -> str:
+        """The standard output of a command that ends well."""
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, self.said()[-3000:]
+        return output
+
+    def experiment(self, *words: str) -> Experiment:
+        return load(f"{SMOKE},conf/team.yaml", [f"tracking.uri={self.team.mlflow}", *words])
+
+
+@pytest.fixture(scope="module")
+def checkouts(team: Team, tmp_path_factory: pytest.TempPathFactory) -> list[Checkout]:
+    folder = tmp_path_factory.mktemp("checkouts")
+    return [Checkout(folder / name, team) for name in ("one", "two")]
+
+
+def stages(experiment: Experiment) -> list[str]:
+    """The stage of every run there is."""
+    runs = connect(experiment).search_runs([experiment_id(experiment)])
+    assert not [run for run in runs if LOCK in run.data.tags]
+    return sorted(run.data.tags[STAGE] for run in runs if STAGE in run.data.tags)
+
+
+def figures(board: str) -> list[dict[str, Any]]:
+    """The rows of a leaderboard to the cent, without what is not the same in any two runs."""
+    rows = [{key: value for key, value in row.items() if key not in SPARED} for row in json.loads(board)]
+    return [{key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+
+
+def test_two_checkouts_at_the_same_moment_do_each_stage_once(checkouts: list[Checkout], finished: Finished) -> None:
+    """Both exit with 0, there is one leaderboard, and it is that of SQLite and files to the cent."""
+    both = [checkout.start("run") for checkout in checkouts]
+    outputs = [checkout.output(process) for checkout, process in zip(checkouts, both, strict=True)]
+    assert all(output.splitlines()[-1].endswith(".html") for output in outputs)
+    experiment = checkouts[0].experiment()
+    assert stages(experiment) == STAGES
+    client = connect(experiment)
+    versions = client.search_model_versions("name = 'pricewright-sample'")
+    assert len({version.tags["pricewright.model_id"] for version in versions}) == len(versions)
+    boards = [figures(checkout.output(checkout.start("leaderboard", "--json"))) for checkout in checkouts]
+    assert boards[0] == boards[1] == figures(finished.command("leaderboard", "--json")[1])
+
+
+def adapters(experiment: Experiment, run_id: str) -> dict[int, str]:
+    """The sha256 of the adapter of every checkpoint of a finished training, by its step."""
+    client = connect(experiment)
+    run = StageRun(client, client.get_run(run_id), "finetune", done=True)
+    noted = run.read_json(MANIFEST)
+    kept = {entry.step: noted[entry.model_id] for entry in run.candidates() if entry.step is not None}
+    return {
+        step: next(digest for name, digest in files.items() if name.endswith(ADAPTER)) for step, files in kept.items()
+    }
+
+
+def trainings(experiment: Experiment) -> dict[str, str]:
+    """The status of every run of the stage, by its id."""
+    runs = connect(experiment).search_runs([experiment_id(experiment)], f"tags.`{STAGE}` = 'finetune'")
+    return {run.info.run_id: run.info.status for run in runs}
+
+
+def test_a_training_goes_on_on_another_machine(checkouts: list[Checkout]) -> None:
+    """One is killed in the middle of fine-tuning. The other, which waited for it, takes its checkpoint from the store,
+    trains what is left and ends with the adapters of a training that was left alone."""
+    (lost, other), experiment = checkouts, checkouts[0].experiment(*LONG)
+    lost.output(lost.start("curate"))
+    before = trainings(experiment)
+    first = lost.start("finetune", *LONG)
+    (run_id,) = until(lambda: trainings(experiment).keys() - before.keys(), first, lost.folder / "errors.log")
+    second = other.start("finetune", *LONG)
+    until(lambda: "is doing this already" in other.said(), second, other.folder / "errors.log")
+    place = f"{connect(experiment).get_run(run_id).info.artifact_uri}/{FOLDER}"
+    until(lambda: any(file.endswith(COMPLETE) for file in listing(place)), first, lost.folder / "errors.log")
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert trainings(experiment)[run_id] == "RUNNING"
+    other.output(second)
+    assert trainings(experiment) == {**before, run_id: "FINISHED"} and not listing(place)
+    # No step up to the checkpoint was trained twice: the loss is logged every few steps.
+    steps = [point.step for point in connect(experiment).get_metric_history(run_id, "train_loss")]
+    assert min(step for step in steps if steps.count(step) > 1 or step == max(steps)) > FIRST
+    alone = [*LONG, "tracking.experiment=alone"]
+    lost.output(lost.start("curate", *alone))
+    lost.output(lost.start("finetune", *alone))
+    (reference,) = trainings(lost.experiment(*alone))
+    assert adapters(lost.experiment(*alone), reference) == adapters(experiment, run_id)
