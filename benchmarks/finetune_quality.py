@@ -51,8 +51,8 @@ from tasks.scoring.predictions import recall
 from tasks.scoring.record import PREDICTIONS, Record
 from tasks.scoring.roles import Roles
 from tasks.scoring.rows import Row
+from tasks.tracking.reading import latest_evaluation
 from tasks.tracking.runs import StageRun
-from tasks.tracking.stages import latest_evaluation
 from tasks.tracking.store import connect, model_folder
 
 CONF = "conf/files.yaml"

@@ -16,8 +16,8 @@ import yaml
 
 from flows.addresses import address_of, reached
 from flows.schedule import find_runs
-from tasks.config.experiment import Schedule
 from tasks.config.loading import anchored, conf_files, load
+from tasks.config.schedule import Schedule
 from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.locks import LockedError, locked

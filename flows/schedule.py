@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tasks.config.experiment import Schedule
+from tasks.config.schedule import Schedule
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -20,8 +20,8 @@ class NeighbourIndex:
     """n rows [n, features] to look similar ones up in, by the cosine.
 
     With more than EXACT rows the terms that many of them hold are left out when candidates are looked for: they make
-    nearly all of the work and say least. The candidates are then ranked by all terms. benchmarks/neighbours.py measures
-    how many of the true neighbours that finds, and in which time.
+    nearly all of the work and say least. The candidates are then ranked by all terms. How many of the true neighbours
+    that finds, and in which time, is measured by benchmarks/told/neighbours.py.
     """
 
     rows: csr_matrix

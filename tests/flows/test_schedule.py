@@ -18,8 +18,8 @@ import pytest
 from flows.cli.main import main
 from flows.deployment import OURS, alive, deploy, go_on, reached, unfinished
 from flows.schedule import find_runs, missed
-from tasks.config.experiment import Schedule
 from tasks.config.loading import load
+from tasks.config.schedule import Schedule
 from tasks.paths import PROJECT
 from tasks.tracking.runs import STAGE
 from tasks.tracking.store import connect, experiment_id

@@ -1,6 +1,6 @@
 """How many of the true neighbours the index for many rows finds, and how much sooner.
 
-    PRICEWRIGHT_DATA=folder python -m benchmarks.neighbours [copies]
+    PRICEWRIGHT_DATA=folder python -m benchmarks.told.neighbours [copies]
 
 Prints a table for docs/benchmarks.md. The products are those of amazon_course_like; with `copies` above 1 each is there
 so many times with a third of its words changed, to see what hundreds of thousands of rows take.
@@ -56,7 +56,7 @@ def main(copies: int = 1) -> None:
     rows = content_words().fit_transform(grown(corpus(), copies)).astype(np.float32).tocsr()
     asked = rows[np.random.default_rng(1).choice(rows.shape[0], ASKED, replace=False)]
     true, exact = timed(NeighbourIndex(rows, exact=rows.shape[0]), asked)
-    print(f"{datetime.date.today()}: `python -m benchmarks.neighbours {copies}`, {rows.shape[0]:,} rows\n")
+    print(f"{datetime.date.today()}: `python -m benchmarks.told.neighbours {copies}`, {rows.shape[0]:,} rows\n")
     print("| terms of at most | of the 8 nearest found | of the 20 nearest | ms an item | exact | all rows |")
     print("|---|---|---|---|---|---|")
     for common in (100, 400, 1_600):

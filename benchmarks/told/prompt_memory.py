@@ -1,6 +1,6 @@
 """How much host memory the prompts of a training take before it starts: made, and their tokens counted.
 
-    python -m benchmarks.prompt_memory [--items 400000] [--base smollm2-135m]
+    python -m benchmarks.told.prompt_memory [--items 400000] [--base smollm2-135m]
 
 The items are made up, of some fifty words each. Prints one line: seconds, the memory of the prompts themselves, and the
 peak above the items, which holds the prompts and what tokenizing them takes.

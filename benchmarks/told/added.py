@@ -1,6 +1,6 @@
 """What the states of language models know of a price that classic models do not.
 
-    PRICEWRIGHT_DATA=folder python -m benchmarks.added STORE [items]
+    PRICEWRIGHT_DATA=folder python -m benchmarks.told.added STORE [items]
 
 Curates `amazon_course_like` with `course_test` apart, asks `network` and `boosting` about all items (of training items
 by folds), and trains the price head on so many training items (3,000): with the states of nobody, of an embedding model

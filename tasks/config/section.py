@@ -1,0 +1,34 @@
+"""What all sections of an experiment share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+# Keys are for the environment: a conf is logged, shown and sent on.
+KEY = re.compile(r"(hub_token|api_?key|secret|password|authorization)$", re.IGNORECASE)
+FROM_ENVIRONMENT = r"\$(\w+|\{\w+\})"
+
+
+def _without_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    for name, value in tree.items():
+        if KEY.search(name.replace("-", "_")):
+            raise ValueError(f"{name} is a key, and a conf is logged and shown: set it in the environment instead")
+        if isinstance(value, dict):
+            _without_keys(value)
+    return tree
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_without_keys)]  # they go straight to a library
+
+
+class Section(BaseModel):
+    """A part of the experiment: unknown keys are refused and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
