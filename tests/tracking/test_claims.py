@@ -225,12 +225,15 @@ def test_a_failed_run_is_somebodys_again_before_its_status_says_so(
     assert claim is not None and claim.number == 3
 
 
-def test_who_was_forbidden_to_begin_is_dead_to_the_others(experiment: Experiment) -> None:
-    """Whoever forbade it may have been killed before it could delete the run."""
+def test_what_is_forbidden_is_neither_taken_over_nor_a_rival(experiment: Experiment) -> None:
+    """Whoever forbade it works on another run already, and may have been killed before it could delete this one."""
     client, where = connect(experiment), experiment_id(experiment)
-    run_id = client.create_run(where, tags={OWNER: ELSEWHERE}).info.run_id
-    assert Claim(client, run_id, 1, NOBODY).seize() and await_owner(client, run_id)
-    assert Claim.taken_over(client, client.get_run(run_id))
+    tags = {STAGE: "curate", DIGEST: "d1", OWNER: ELSEWHERE}
+    run_id = client.create_run(where, tags=tags).info.run_id
+    assert Claim(client, run_id, 1, NOBODY).seize() and await_owner(client, run_id) is None
+    assert is_elected(client, Claim.of_new_run(client, where, "new", {}), [client.get_run(run_id)])
+    with stage(experiment, "curate", "d1", command="", resume=True) as run:
+        assert not run.done and run.id != run_id
 
 
 def test_the_runs_that_somebody_works_on_are_watched_together(
