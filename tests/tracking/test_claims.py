@@ -20,7 +20,7 @@ from tasks.errors import UserError
 from tasks.paths import PROJECT
 from tasks.tracking import claims, stages
 from tasks.tracking.claims import CLAIM, HEARTBEAT, NOBODY, OWNER, Claim, alive, await_owner, is_elected, owner_of
-from tasks.tracking.runs import DIGEST, LOCK, STAGE
+from tasks.tracking.runs import DIGEST, STAGE
 from tasks.tracking.stages import alone, stage
 from tasks.tracking.store import connect, experiment_id
 
@@ -284,7 +284,7 @@ def test_one_at_a_time_does_what_is_to_be_done_alone(experiment: Experiment, mon
         with alone(experiment, "d1"):
             inside += 1
             most.append(inside)
-            assert len(client.search_runs([where], f"tags.`{LOCK}` = 'd1'")) == 1
+            time.sleep(0.2)  # in which others would come in; their own runs may be there, and are not elected
             inside -= 1
 
     threads = [threading.Thread(target=work) for _ in range(3)]
