@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 OWNER, HEARTBEAT = "pricewright.owner", "pricewright.heartbeat"  # who made the run, and how often the owner renewed
 CLAIM = "pricewright.claim."  # and a number: a param, since those are never changed
-NOBODY = "nobody"  # claims a run for whom it is forbidden to begin
+NOBODY = "nobody"  # claims a run that nobody may ever work on, as another one was elected
 LEFT = "pricewright.left"  # the number of the last claim whose owner has left the run in good order
 BEAT = 20.0  # seconds between two heartbeats
 DEAD = 180.0  # seconds without one after which a run counts as dead
@@ -134,6 +134,8 @@ def is_elected(client: MlflowClient, claim: Claim, rivals: Sequence[Run]) -> boo
     """
     for rival in rivals:
         while rival.info.status == "RUNNING" and rival.info.lifecycle_stage == "active" and owner_of(rival):
+            if owner_of(rival) == NOBODY:  # another one forbade it, and has not deleted it yet
+                break
             if _claims(rival) or rival.info.run_id < claim.run_id:
                 _delete(client, claim.run_id)
                 return False
@@ -173,7 +175,8 @@ def abandon(client: MlflowClient, run: Run, status: str) -> None:
 
 
 def await_owner(client: MlflowClient, run_id: str) -> Run | None:
-    """Wait while somebody works on a run: the run as it can be taken over, or None if it is finished or deleted.
+    """Wait while somebody works on a run: the run as it can be taken over, or None if it is finished, deleted or
+    forbidden.
 
     A run that has failed is somebody's again from the moment it is claimed, before its status says so.
     """
@@ -181,7 +184,7 @@ def await_owner(client: MlflowClient, run_id: str) -> Run | None:
     while True:
         run = client.get_run(run_id)
         owner = owner_of(run)
-        if run.info.status == "FINISHED" or run.info.lifecycle_stage != "active":
+        if run.info.status == "FINISHED" or run.info.lifecycle_stage != "active" or owner == NOBODY:
             return None
         left = run.info.status != "RUNNING" and int(run.data.tags.get(LEFT, 0)) >= len(_claims(run))
         if left or owner is None or _gone(owner):

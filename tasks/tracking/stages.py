@@ -17,7 +17,7 @@ from tasks.errors import UserError
 from tasks.locks import locked
 from tasks.progress import outlook, say
 from tasks.tracking import means
-from tasks.tracking.claims import Claim, abandon, await_owner, is_elected
+from tasks.tracking.claims import NOBODY, Claim, abandon, await_owner, is_elected, owner_of
 from tasks.tracking.manifest import MANIFEST, manifest
 from tasks.tracking.runs import (
     CANDIDATES,
@@ -130,7 +130,7 @@ def _claimed(
     new one; None if somebody else had it, whose end was waited for."""
     interrupted = []
     for found in _search(client, where, known):
-        if found.info.status != "FINISHED":
+        if found.info.status != "FINISHED" and owner_of(found) != NOBODY:
             run = await_owner(client, found.info.run_id)
             if run is None:
                 return None
