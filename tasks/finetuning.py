@@ -17,7 +17,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.config.experiment import Experiment
+from tasks.config.experiment import Experiment, Finetune
 from tasks.data.splits import Dataset
 from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
@@ -58,16 +58,15 @@ ASKING_CODE = frozenset(
 )
 # With patience the answers decide when the training ends; of the scoring this still comes after it.
 AFTERWARDS = frozenset(f"tasks.scoring.{module}" for module in ("checkpoint_choice", "comparisons", "wording"))
-# What finds comparables and asks for opinions, and nothing else in a training.
-TOLD_CODE = frozenset(
+# What asks for opinions, what finds comparables, and what both need; nothing else in a training does.
+OPINIONS_CODE = frozenset(
     (
-        *("tasks.models.language.retrieval", "tasks.models.language.opinions", "tasks.models.estimator_files"),
-        *(
-            f"tasks.models.{module}"
-            for module in ("terms", "neighbours", "classic", "features", "network", "intervals")
-        ),
+        "tasks.models.language.opinions",
+        *(f"tasks.models.{module}" for module in ("classic", "features", "network", "intervals")),
     )
 )
+COMPARABLES_CODE = frozenset({"tasks.models.language.retrieval"})
+TOLD_CODE = frozenset(f"tasks.models.{module}" for module in ("terms", "neighbours", "estimator_files"))
 LIBRARIES = ("trl", "peft", "accelerate")
 TOLD_LIBRARIES = ("numpy", "scikit-learn", "scipy", "rensa", "gensim")
 NOT_AVERAGED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
@@ -83,10 +82,11 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     resolved = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
     weights = weights_digest(experiment, dataset)
     asking = conf.model_dump(mode="json", include=ASKING, exclude={"answer": INDIFFERENT["answer"]})
-    key = digest({"stage": "finetune", "weights": weights, "conf": asking, "code": code_digest("tasks.finetuning")})
+    code = code_digest("tasks.finetuning", untold(conf))
+    key = digest({"stage": "finetune", "weights": weights, "conf": asking, "code": code})
     asked = {"conf": conf.model_dump(mode="json", exclude=INDIFFERENT), "data": dataset.digest, "seed": experiment.seed}
     libraries = versions(*LIBRARIES) | base_model.base_model_digest_parts(conf)["libraries"]
-    means = {"libraries": libraries, "code": code_digest("tasks.finetuning")}
+    means = {"libraries": libraries, "code": code}
     means |= {"computing": f"{resolved.device} in {resolved.dtype}"}
     opened = {"mode": mode, "resume": True, "tags": {WEIGHTS: weights}, "inputs": asked | means}
     with once(weights), stage(experiment, "finetune", key, command="pricewright finetune", **opened) as run:
@@ -118,9 +118,16 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
             "libraries": versions(*LIBRARIES, *(TOLD_LIBRARIES if told else ())),
             "seed": experiment.seed,
             "dataset": dataset.digest,
-            "code": code_digest("tasks.training.trainer", frozenset(without if told else without | TOLD_CODE)),
+            "code": code_digest("tasks.training.trainer", untold(conf) | without),
         }
     )
+
+
+def untold(conf: Finetune) -> frozenset[str]:
+    """The code of what the conf does not have a model told."""
+    comparables, opinions = bool(conf.prompt.comparables), bool(conf.prompt.opinions)
+    without = (frozenset() if opinions else OPINIONS_CODE) | (frozenset() if comparables else COMPARABLES_CODE)
+    return without if comparables or opinions else without | TOLD_CODE
 
 
 @task(name="train", cache_policy=NO_CACHE)

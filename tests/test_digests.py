@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks import digests
+from tasks.config.experiment import Finetune, Prompt
 from tasks.digests import (
     COMPLETE,
     code,
@@ -21,6 +22,7 @@ from tasks.digests import (
     mark_whole,
     versions,
 )
+from tasks.finetuning import untold
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_code_counts_but_comments_docstrings_and_layout_do_not(project: Path) ->
 
 def test_a_stage_depends_on_the_code_it_runs_and_not_on_other_rungs() -> None:
     """A new baseline does not train the language model again, nor a change of the training the baselines."""
-    training, classic = set(code("tasks.finetuning")), set(code("tasks.baselines"))
+    training, classic = set(code("tasks.finetuning", untold(Finetune()))), set(code("tasks.baselines"))
     assert {
         "tasks.training.trainer",
         "tasks.models.language.price_distribution",
@@ -67,6 +69,8 @@ def test_a_stage_depends_on_the_code_it_runs_and_not_on_other_rungs() -> None:
     } <= training
     assert "tasks.models.classic" in classic
     assert "tasks.models.classic" not in training
+    told = Finetune(prompt=Prompt(opinions=["tfidf_ridge"]))
+    assert "tasks.models.classic" in code("tasks.finetuning", untold(told))
     assert not classic & {
         "tasks.training.trainer",
         "tasks.models.language.price_distribution",

@@ -159,8 +159,9 @@ def test_the_weights_depend_on_what_makes_them(override: str, same: bool) -> Non
         ([], {*INDIFFERENT, *ASKING, "models/terms"}),
         (["finetune.patience=2"], {*INDIFFERENT, "models/terms"}),
         (["finetune.prompt.comparables=4"], {*INDIFFERENT, *ASKING}),
+        (["finetune.prompt.opinions=[constant]"], {*INDIFFERENT, *ASKING} - {"models/features"}),
     ],
-    ids=["alone", "patient", "told of comparables"],
+    ids=["alone", "patient", "told of comparables", "told opinions"],
 )
 def test_the_weights_depend_on_the_code_that_makes_them(
     overrides: list[str], kept: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -175,13 +175,20 @@ def test_a_head_that_goes_on_is_the_one_that_was_left_alone(
     curate(experiments[1])
     finetuning.finetune(experiments[0], dataset)
 
+    def die(*_: object) -> None:
+        raise Terminated
+
     def tell(*arguments: Any, **_: Any) -> None:
         if arguments[2].global_step == 4:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Watch, "on_step_begin", tell)
-    with pytest.raises(KeyboardInterrupt):
-        finetuning.finetune(experiments[1], dataset)
+    before = signal.signal(signal.SIGTERM, die)
+    try:
+        with pytest.raises(Terminated):
+            finetuning.finetune(experiments[1], dataset)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     monkeypatch.undo()
     finetuning.finetune(experiments[1], dataset)
     assert_same_weights(*experiments)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from joblib import Parallel, delayed
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupKFold
@@ -23,7 +21,6 @@ from tasks.models.terms import words
 from tasks.progress import Progress
 
 FOLDS = 4
-MANY = 4_000  # training items: with so many each fit may have a process of its own
 KNOWN = "known.skops"
 
 
@@ -52,19 +49,15 @@ class Opinions:
                 f"finetune.prompt.opinions needs {FOLDS} training items that are not near duplicates of each other; "
                 f"there are {len(set(groups.tolist()))}. Give more data, or set finetune.prompt.opinions=[]."
             )
-        said, everything = np.zeros((len(train), len(names))), np.arange(len(train))
-        folds = [*GroupKFold(FOLDS).split(said, groups=groups), (everything, everything[:0])]
-        work = [(name, *fold) for name in names for fold in folds]
-        # A few items are learned from in less time than a process takes to start.
-        jobs = 1 if len(train) < MANY else max(1, min(os.cpu_count() or 1, len(work)))
-        models = {}
-        with Progress("what classic models say", len(work), "fits") as progress:
-            fits = (delayed(_fit_and_ask)(name, train, *rows, seed) for name, *rows in work)
-            for (name, _, asked), (model, prices) in zip(
-                work, Parallel(jobs, return_as="generator")(fits), strict=True
-            ):
-                said[asked, names.index(name)] = prices
-                models[name] = model  # the last one of a name is fitted on everything
+        said, models = np.zeros((len(train), len(names))), {}
+        folds = list(GroupKFold(FOLDS).split(said, groups=groups))
+        with Progress("what classic models say", len(names) * (FOLDS + 1), "fits") as progress:
+            for column, name in enumerate(names):
+                for fitted_on, asked in folds:
+                    model = Classic.fit(name, [train[row] for row in fitted_on], [], seed)
+                    said[asked, column] = model.predict([train[row] for row in asked]).price
+                    progress.advance()
+                models[name] = Classic.fit(name, train, [], seed)
                 progress.advance()
         return cls(models, np.array([item.id for item in train]), said)
 
@@ -90,13 +83,6 @@ class Opinions:
         """Read what `save` wrote."""
         known = read(folder / KNOWN)
         return cls({name: Classic.load(folder / name) for name in known["names"]}, known["ids"], known["said"])
-
-
-def _fit_and_ask(
-    name: str, train: Sequence[Item], fitted_on: np.ndarray, asked: np.ndarray, seed: int
-) -> tuple[Classic, np.ndarray]:
-    model = Classic.fit(name, [train[row] for row in fitted_on], [], seed)
-    return model, model.predict([train[row] for row in asked]).price if len(asked) else np.zeros(0)
 
 
 def check(names: Sequence[str]) -> None:
