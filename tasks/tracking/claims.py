@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
@@ -50,6 +50,10 @@ class Claim:
         self.client, self.run_id, self.number, self.owner = client, run_id, number, owner or _owner()
         self._left = threading.Event()
         self._renewed = _now()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process only checks: who made the claim renews it."""
+        return {name: value for name, value in vars(self).items() if name != "_left"}
 
     @classmethod
     def of_new_run(cls, client: MlflowClient, where: str, name: str, tags: Mapping[str, str]) -> Self:

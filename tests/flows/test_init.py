@@ -30,7 +30,7 @@ def test_the_conf_that_is_written_curates_the_file(shop: Path, at: Callable) -> 
     assert status == 0 and said.splitlines()[-1] == "Waren-2026.yaml"
     assert "Stuhl 0 aus Esche" in said and "All 200 rows are kept." in said
     text = (shop.parent / "Waren-2026.yaml").read_text(encoding="utf-8")
-    assert "# € stands beside 200 of 200 prices" in text and "comparables: 8" in text
+    assert "# € stands beside 200 of 200 prices" in text and "opinions: [network, boosting]" in text
     data = load("Waren-2026.yaml").data
     assert data.columns == {"price": "Betrag", "title": "Ware"}  # the text has our own name for it
     assert (data.currency, data.decimal, data.encoding) == (("€", "EUR"), ",", "cp1252")
