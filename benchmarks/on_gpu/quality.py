@@ -29,6 +29,7 @@ DEFAULTS = (
     "finetune.sft.learning_rate=1e-3",
     "finetune.checkpoints=6",
     "finetune.prompt.text_tokens=160",
+    "finetune.prompt.opinions=[tfidf_ridge]",  # the others' take minutes on the CPU, in which the GPU would wait
     "finetune.answer.batch_tokens=32768",
     "baselines.models=[constant_median,tfidf_ridge,boosting,network]",
 )
