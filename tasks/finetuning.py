@@ -85,7 +85,7 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     code = code_digest("tasks.finetuning", untold(conf))
     key = digest({"stage": "finetune", "weights": weights, "conf": asking, "code": code})
     asked = {"conf": conf.model_dump(mode="json", exclude=INDIFFERENT), "data": dataset.digest, "seed": experiment.seed}
-    libraries = versions(*LIBRARIES) | base_model.base_model_digest_parts(conf)["libraries"]
+    libraries = _libraries(conf) | base_model.base_model_digest_parts(conf)["libraries"]
     means = {"libraries": libraries, "code": code}
     means |= {"computing": f"{resolved.device} in {resolved.dtype}"}
     opened = {"mode": mode, "resume": True, "tags": {WEIGHTS: weights}, "inputs": asked | means}
@@ -107,7 +107,6 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
     conf = experiment.finetune
     patient = conf.patience is not None
     without = AFTERWARDS if patient else {"tasks.scoring", *ASKING_CODE}
-    told = conf.prompt.comparables or conf.prompt.opinions
     asking = {"average"} if patient else ASKING
     head = conf.answer.model_dump(mode="json", include=HEAD) if conf.answer.by == "head" else None
     return digest(
@@ -115,12 +114,17 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
             "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys(asking, True)),
             "head": head,
             "base": base_model.base_model_digest_parts(conf),
-            "libraries": versions(*LIBRARIES, *(TOLD_LIBRARIES if told else ())),
+            "libraries": _libraries(conf),
             "seed": experiment.seed,
             "dataset": dataset.digest,
             "code": code_digest("tasks.training.trainer", untold(conf) | without),
         }
     )
+
+
+def _libraries(conf: Finetune) -> dict[str, str | None]:
+    told = conf.prompt.comparables or conf.prompt.opinions
+    return versions(*LIBRARIES, *(TOLD_LIBRARIES if told else ()))
 
 
 def untold(conf: Finetune) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
@@ -45,11 +46,12 @@ def skops_io() -> ModuleType:
 
 @contextmanager
 def _hidden(*libraries: str) -> Iterator[None]:
-    """Within it, libraries that were not imported before cannot be imported."""
+    """Within it, this thread cannot import libraries that were not imported before."""
+    here = threading.get_ident()
 
     class Hider(MetaPathFinder):
         def find_spec(self, fullname: str, *_: object) -> None:
-            if fullname in libraries:
+            if fullname in libraries and threading.get_ident() == here:
                 raise ModuleNotFoundError(f"{fullname} is hidden", name=fullname)
 
     hider = Hider()

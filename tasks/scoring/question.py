@@ -20,7 +20,7 @@ from tasks.tracking.runs import ASKED, StageRun
 # What makes no difference to any figure of a leaderboard, or only says where and when to compute it.
 DATA: Any = {"path": True, "test_path": True, "runner": True}
 CALLS: Any = {"human": True, "recorded": True, "api": {"__all__": {"concurrency", "timeout", "retries"}}}
-TUNING: Any = {"device": True, "busy": True, "oversize": True, "answer": {"batch_tokens"}}
+TUNING: Any = dict.fromkeys(("device", "busy", "oversize", "checkpoints_in"), True) | {"answer": {"batch_tokens"}}
 UNTUNED = {"enabled", "base", "prompt", "answer", "quantization", "score_items", "dtype"}  # all that counts without it
 
 

@@ -32,7 +32,9 @@ def follow(folder: Path) -> bool:
             rows = store.execute("SELECT artifact_location FROM experiments").fetchall()
         except sqlite3.OperationalError:  # a database that is being made
             return False
-        noted = {path.parent for (address,) in rows if address and (path := local_path(address)) is not None}
+        paths = [path for (address,) in rows if address and (path := local_path(address)) is not None]
+        # MLflow's own experiment `Default` names the folder that the first command was started in.
+        noted = {path.parent for path in paths if path.name == artifacts.name}
         gone = [old for old in noted if old.name == folder.name and old != folder and not old.exists()]
         for old in gone:
             for table, column in ADDRESSES:

@@ -41,9 +41,15 @@ def read_note(project: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> tu
 
 @pytest.mark.parametrize("name", ["a # b", "why?", "100%20"])
 def test_any_name_of_a_folder_will_do_and_it_may_be_moved(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    name: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """Database and artifacts lie where they should, are found again after a move, and the old place stays gone."""
+    # Wherever a command is started: MLflow notes that folder too, and may leave an empty one there.
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     before, after = tmp_path / name, tmp_path / "new" / name
     run_id = leave_a_run(before, monkeypatch)
     assert (before / "mlruns" / "mlflow.db").is_file()

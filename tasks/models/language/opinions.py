@@ -14,6 +14,7 @@ from sklearn.model_selection import GroupKFold
 
 from tasks.data import minhash
 from tasks.data.items import Item
+from tasks.data.splits import item_digest
 from tasks.errors import UserError
 from tasks.models.classic import BASELINES, Classic
 from tasks.models.estimator_files import dump, read
@@ -27,10 +28,10 @@ KNOWN = "known.skops"
 @dataclass(frozen=True, eq=False)
 class Opinions:
     """Classic models by name, fitted on all training items, and what they said of these: `said` [n, models] in dollars,
-    of the items `ids` [n]."""
+    of the items whose digests are `known` [n]."""
 
     models: dict[str, Classic]
-    ids: np.ndarray
+    known: np.ndarray
     said: np.ndarray
 
     @classmethod
@@ -59,12 +60,15 @@ class Opinions:
                     progress.advance()
                 models[name] = Classic.fit(name, train, [], seed)
                 progress.advance()
-        return cls(models, np.array([item.id for item in train]), said)
+        return cls(models, np.array([item_digest(item) for item in train]), said)
 
     def ask(self, items: Sequence[Item]) -> np.ndarray:
-        """What each model says of each item, in dollars [m, models]; of the training items what the folds said."""
-        places = {identity: place for place, identity in enumerate(self.ids.tolist())}
-        own = np.array([places.get(item.id, -1) for item in items], dtype=int)
+        """What each model says of each item, in dollars [m, models]; of the training items what the folds said.
+
+        These are known by all that they hold: another shop's product may have the id of one.
+        """
+        places = {digest: place for place, digest in enumerate(self.known.tolist())}
+        own = np.array([places.get(item_digest(item), -1) for item in items], dtype=int)
         new = [item for item, place in zip(items, own, strict=True) if place < 0]
         answers = self.said[own]
         if new:
@@ -76,13 +80,13 @@ class Opinions:
         for name, model in self.models.items():
             (folder / name).mkdir(parents=True)
             model.save(folder / name)
-        dump({"names": list(self.models), "ids": self.ids, "said": self.said}, folder / KNOWN)
+        dump({"names": list(self.models), "known": self.known, "said": self.said}, folder / KNOWN)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        known = read(folder / KNOWN)
-        return cls({name: Classic.load(folder / name) for name in known["names"]}, known["ids"], known["said"])
+        kept = read(folder / KNOWN)
+        return cls({name: Classic.load(folder / name) for name in kept["names"]}, kept["known"], kept["said"])
 
 
 def check(names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from tasks.data import minhash
 from tasks.data.items import Item
+from tasks.data.splits import item_digest
 from tasks.errors import UserError
 from tasks.models.estimator_files import dump, read
 from tasks.models.neighbours import NeighbourIndex
@@ -23,12 +24,13 @@ MOST_VARIANTS = 1_000  # neighbours looked at in all, where an item has many var
 
 @dataclass(frozen=True, eq=False)
 class Comparables:
-    """n training items to look similar ones up in: their TF-IDF `rows` [n, terms], their `prices` [n] in US dollars."""
+    """n training items to look similar ones up in: their TF-IDF `rows` [n, terms], their `prices` [n] in US dollars and
+    the digests by which they are `known` [n]."""
 
     terms: Tfidf
     rows: csr_matrix
     prices: np.ndarray
-    ids: np.ndarray
+    known: np.ndarray
     signatures: np.ndarray  # [n, SLOTS] of uint32: by these near duplicates are known
 
     @classmethod
@@ -40,8 +42,8 @@ class Comparables:
         """
         texts = words(items)
         terms, rows = _fitted(texts)
-        prices, ids = np.array([item.price for item in items]), np.array([item.id for item in items])
-        return cls(terms, rows, prices, ids, minhash.signatures(texts))
+        prices, known = np.array([item.price for item in items]), np.array([item_digest(item) for item in items])
+        return cls(terms, rows, prices, known, minhash.signatures(texts))
 
     def look_up(self, items: Sequence[Item], count: int) -> np.ndarray:
         """What the `count` most similar items cost, or all where there are fewer, the most similar first: [m, count].
@@ -49,20 +51,22 @@ class Comparables:
         A kept item retrieves neither itself nor its near duplicates: none of those stands in another split, and a model
         trained on them would learn to trust prices more than it may.
         """
-        count = min(count, len(self.ids) - 1)
+        count = min(count, len(self.known) - 1)
         if not items or count < 1:
             return np.zeros((len(items), 0))
         asked = self.terms.transform(words(items)).astype(np.float32)
-        index, places = NeighbourIndex(self.rows), {identity: place for place, identity in enumerate(self.ids)}
-        own = np.array([places.get(item.id, -1) for item in items])  # where a kept item lies, -1 for a new one
+        index, places = NeighbourIndex(self.rows), {digest: place for place, digest in enumerate(self.known)}
+        own = np.array(
+            [places.get(item_digest(item), -1) for item in items]
+        )  # where a kept item lies, -1 for a new one
         prices, pending, wanted = np.zeros((len(items), count)), np.arange(len(items)), count + 1 + SPARE
         while len(pending):
-            wanted = min(wanted, len(self.ids))
+            wanted = min(wanted, len(self.known))
             _, found = index.nearest(asked[pending], wanted)
             last = np.stack([self._last(place, row) for place, row in zip(own[pending], found, strict=True)])
             order = np.argsort(last, axis=1, kind="stable")[:, :count]
             prices[pending] = self.prices[np.take_along_axis(found, order, axis=1)]
-            if wanted >= min(MOST_VARIANTS, len(self.ids)):
+            if wanted >= min(MOST_VARIANTS, len(self.known)):
                 break
             pending, wanted = pending[(last == 0).sum(axis=1) < count], min(8 * wanted, MOST_VARIANTS)
         return prices

@@ -55,6 +55,15 @@ def test_opinions_are_about_the_price_and_the_same_each_time(tmp_path: Path) -> 
     np.testing.assert_array_equal(Opinions.fit(["tfidf_ridge"], items, seed=1).said[:, 0], opinions.said[:, 0])
 
 
+def test_an_id_alone_makes_no_training_item() -> None:
+    """Another shop's product may have the same one: it is asked about, and not taken for the other."""
+    items = shop()
+    opinions = Opinions.fit(["tfidf_ridge"], items, seed=1)
+    cheap, dear = (sorted(items, key=lambda item: item.price)[place] for place in (0, -1))
+    stranger = dataclasses.replace(dear, id=cheap.id)
+    assert opinions.ask([stranger]) == opinions.ask([dataclasses.replace(dear, id="new")]) != opinions.ask([cheap])
+
+
 def test_near_duplicates_are_of_one_group_through_others_as_well() -> None:
     """A is like B, and B like C; D is like none of them."""
     words = [f"word{number}" for number in range(60)]

@@ -28,6 +28,8 @@ def test_the_most_similar_comes_first_and_never_the_item_itself() -> None:
     np.testing.assert_array_equal(kept.look_up(KETTLES[:2], 1), [[40.0], [30.0]])
     np.testing.assert_array_equal(kept.look_up([KETTLES[3]], 1), [[200.0]])
     twin = Item("x", KETTLES[0].title, KETTLES[0].text)
+    stranger = Item("d", KETTLES[0].title, KETTLES[0].text)  # with the id of a chair, which is not taken for it
+    np.testing.assert_array_equal(kept.look_up([stranger], 2), kept.look_up([twin], 2))
     np.testing.assert_array_equal(kept.look_up([twin], 2), [[30.0, 40.0]])
 
 
