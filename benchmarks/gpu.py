@@ -1,14 +1,15 @@
 """What fine-tuning does on a GPU: whether it is right, how good and how fast, for a machine that is there for minutes.
 
     python -m benchmarks.gpu --out FOLDER --data FOLDER [--phases NAME[=SECONDS] ...] [--store FOLDER] [key=value ...]
-    python -m benchmarks.gpu --out FOLDER --dry-run    # all of it on the CPU, with tiny models: shows that it runs
+    python -m benchmarks.gpu --out FOLDER --dry-run    # all of it with tiny models: shows that it runs
     python -m benchmarks.gpu --report FOLDER           # the tables again, in markdown, from what lies there
 
 The phases come in the order of their worth: `agreement` (the GPU learns and answers what the CPU does, and is
-interrupted once), `quality` (all of amazon_course_like; `key=value` changes its conf), `speed` (Llama 3.1 8B, random
-weights) and `loop` (the recipe's loop beside ours). Each is a process of its own that is ended after its seconds. It
-writes NAME.json anew after each figure, so that what is cut off keeps what it has, and NAME.log; report.md holds the
-tables. Neither a network nor a server of Prefect is needed. `quality` alone needs MLflow and Prefect to be installed.
+interrupted once), `ways` and `quality` (all of amazon_course_like; `key=value` changes their conf), `speed` (Llama 3.1
+8B, random weights) and `loop` (the recipe's loop beside ours). Each is a process of its own that is ended after its
+seconds. It writes NAME.json anew after each figure, so that what is cut off keeps what it has, and NAME.log; report.md
+holds the tables. Neither a network nor a server of Prefect is needed. Only `ways` and `quality` need MLflow and
+Prefect to be installed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.on_gpu.report import tables
 from benchmarks.on_gpu.results import Results, Task, machine
 from tasks.paths import PROJECT
 
-PHASES = {"agreement": 90, "quality": 240, "speed": 180, "loop": 120}  # seconds
+PHASES = {"agreement": 90, "ways": 200, "quality": 200, "speed": 180, "loop": 120}  # seconds
 
 
 def run_phases(phases: dict[str, float | None], words: list[str], out: Path, environment: dict[str, str]) -> bool:
@@ -90,7 +91,8 @@ def work(name: str, arguments: argparse.Namespace) -> None:
     quiet()
     results = Results(arguments.out / f"{name}.json")
     results.keep(dry=arguments.dry_run, machine=machine())
-    task = Task(results, arguments.data, arguments.store, arguments.dry_run, tuple(arguments.overrides))
+    overrides, opinions = tuple(arguments.overrides), arguments.opinions
+    task = Task(results, arguments.data, arguments.store, arguments.dry_run, overrides, opinions)
     importlib.import_module(f"benchmarks.on_gpu.{name}").measure(task)
 
 
@@ -108,11 +110,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where the figures go")
     parser.add_argument("--data", type=Path, help="the folder of the data sets; PRICEWRIGHT_DATA by default")
     parser.add_argument("--phases", nargs="+", type=phase_of, metavar="NAME[=SECONDS]", help="all of them by default")
-    parser.add_argument("--store", type=Path, help="where MLflow keeps `quality`; in --out by default")
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU, with tiny models")
+    parser.add_argument("--store", type=Path, help="where MLflow keeps `ways` and `quality`; in --out by default")
+    parser.add_argument("--opinions", type=Path, help="asked beforehand: benchmarks/on_gpu/quality.py")
+    parser.add_argument("--dry-run", action="store_true", help="with tiny models, on whatever device there is")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="print the tables of what lies there")
     parser.add_argument("--worker", choices=PHASES, help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the conf of `quality`")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the conf of `ways` and `quality`")
     arguments = parser.parse_intermixed_args()
     if arguments.report is None and arguments.out is None:
         parser.error("--out or --report is needed")
@@ -122,8 +125,12 @@ def parsed() -> argparse.Namespace:
     if not arguments.dry_run:  # nothing is measured in it: it ends when it is done
         phases = {name: PHASES[name] if seconds is None else seconds for name, seconds in phases.items()}
     arguments.phases = phases
-    if arguments.data is None and "quality" in arguments.phases and not (arguments.dry_run or arguments.report):
-        parser.error("the phase quality needs --data, the folder that holds amazon_course_like")
+    if (
+        arguments.data is None
+        and {"ways", "quality"} & set(arguments.phases)
+        and not (arguments.dry_run or arguments.report)
+    ):
+        parser.error("the phases ways and quality need --data, the folder that holds amazon_course_like")
     return arguments
 
 
@@ -142,8 +149,9 @@ def main() -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}
     words = ["--out", str(arguments.out), "--store", str(arguments.store), *arguments.overrides]
     if arguments.dry_run:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
         words += ["--dry-run"]
+    if arguments.opinions is not None:
+        words += ["--opinions", str(arguments.opinions.absolute())]
     if arguments.data is not None:
         words += ["--data", str(arguments.data.absolute())]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
 
-from benchmarks.finetune_speed import ALONE
 from benchmarks.on_gpu.results import Task
 from benchmarks.on_gpu.timing import Step, forget_peak, peak, run_steps, seconds_of
 from tasks.config.experiment import Experiment
@@ -31,29 +30,52 @@ from tasks.training.trainer import make_trainer
 STEPS, SCORED, COMPARED = 20, 200, 16
 NARROW = ["finetune.dtype=bfloat16"]
 WIDE = ["finetune.device=cpu", "finetune.dtype=float32"]
+TOLD_NOTHING = ["finetune.prompt.opinions=[]", "finetune.prompt.comparables=0"]
+BY = ("text", "head")
 
 
 def measure(task: Task) -> None:
-    """Train three times, and score."""
+    """Train three times, and score, of each kind of answer; what the CPU does comes last, since it takes longest."""
     steps, scored = (4, 32) if task.dry else (STEPS, SCORED)
-    conf = ["conf/smoke.yaml"] if task.dry else ["conf/files.yaml", "data.path=unread", *ALONE]
-    narrow, wide = (load(conf[0], [*conf[1:], *ways]) for ways in (NARROW, WIDE))
-    items = task.items(max(scored, 8 * steps))
+    items, known = task.items(max(scored, 16 * steps)), {by: {} for by in BY}
+
+    def keep(by: str, **figures: Any) -> None:
+        known[by] |= figures
+        task.results.keep(**{by: known[by]})
+
     with tempfile.TemporaryDirectory() as folder:
-        whole = trained(narrow, items, steps, Path(folder) / "whole")
-        task.results.keep(narrow=whole.figures)
-        tuned = LanguageModel(whole.language.spec, whole.model, whole.language.tokenizer)
-        tuned.predict(items[:COMPARED])
-        forget_peak()
-        answers: list[Any] = []
-        seconds = seconds_of(lambda: answers.append(tuned.predict(items[:scored])))
-        mass = float(answers[0].mass.mean())
-        task.results.keep(scoring={"items": scored, "seconds": seconds, "mass": mass, **peak()})
-        again = trained(narrow, items, steps, Path(folder) / "again", stop_at=steps // 2)
-        task.results.keep(resumed=again.figures | {"stopped_at": steps // 2, "apart": apart(whole, again)})
-        reference = trained(wide, items, steps, Path(folder) / "wide")
-    moved = np.abs(whole.before - reference.before).sum(axis=1).mean() / 2
-    task.results.keep(wide=reference.figures | {"apart": apart(whole, reference), "total_variation": float(moved)})
+
+        def twice(by: str) -> tuple[np.ndarray, list[Step]]:
+            whole = trained(experiment_of(task, by, NARROW), items, steps, Path(folder) / f"{by}-whole")
+            keep(by, narrow=whole.figures)
+            keep(by, scoring=priced(whole, items[:scored]))
+            work = Path(folder) / f"{by}-again"
+            again = trained(experiment_of(task, by, NARROW), items, steps, work, stop_at=steps // 2)
+            keep(by, resumed=again.figures | {"stopped_at": steps // 2, "apart": apart(whole.steps, again.steps)})
+            return whole.before, whole.steps
+
+        first = {by: twice(by) for by in BY}
+        for by, (before, taken) in first.items():
+            wide = trained(experiment_of(task, by, WIDE), items, steps, Path(folder) / f"{by}-wide")
+            moved = float(np.abs(before - wide.before).sum(axis=1).mean() / 2)
+            keep(by, wide=wide.figures | {"apart": apart(taken, wide.steps), "total_variation": moved})
+
+
+def priced(run: Trained, items: list[Item]) -> dict[str, Any]:
+    """How long the prices of items take after a training, and what of the probability lies on prices."""
+    language = run.language
+    tuned = LanguageModel(language.spec, run.model, language.tokenizer, language.head)
+    tuned.predict(items[:COMPARED])
+    forget_peak()
+    answers: list[Any] = []
+    seconds = seconds_of(lambda: answers.append(tuned.predict(items)))
+    return {"items": len(items), "seconds": seconds, "mass": float(answers[0].mass.mean()), **peak()}
+
+
+def experiment_of(task: Task, by: str, changes: list[str]) -> Experiment:
+    """The conf of a training that is told nothing and answers in text or by a head."""
+    conf = ["conf/smoke.yaml"] if task.dry else ["conf/files.yaml", "data.path=unread"]
+    return load(conf[0], [*conf[1:], *TOLD_NOTHING, f"finetune.answer.by={by}", *changes])
 
 
 @dataclass
@@ -61,7 +83,7 @@ class Trained:
     """A short training: the model before and after it, and its steps."""
 
     language: LanguageModel
-    before: np.ndarray  # the distributions of the base model [COMPARED, prices]
+    before: np.ndarray  # the distributions [COMPARED, prices] that the untuned model writes
     model: Any
     steps: list[Step]
     figures: dict[str, Any]
@@ -82,7 +104,7 @@ def trained(experiment: Experiment, items: list[Item], steps: int, work: Path, s
         resume = last_whole_checkpoint(work)
         assert resume is not None and resume.name == f"checkpoint-{stop_at}", f"{resume} was saved"
     language = LanguageModel.of(spec, settings=on)
-    before, _ = language.distribution(items[:COMPARED])
+    before = untuned(language, items[:COMPARED])
     trainer = make_trainer(plan, language, lambda _: None, Interruption())
     forget_peak()
     taken = run_steps(trainer, on.attention, None if resume is None else str(resume))
@@ -96,6 +118,12 @@ def trained(experiment: Experiment, items: list[Item], steps: int, work: Path, s
         **peak(),
     }
     return Trained(language, before, trainer.model, [*done, *taken], figures)
+
+
+def untuned(language: LanguageModel, items: list[Item]) -> np.ndarray:
+    """The distributions [n, prices] that a model writes, which are there before any head is."""
+    spec = replace(language.spec, answer=language.spec.answer.model_copy(update={"by": "text"}))
+    return LanguageModel(spec, language.model, language.tokenizer).distribution(items)[0]
 
 
 def interrupted(plan: TrainingPlan, language: LanguageModel, stop_at: int) -> list[Step]:
@@ -120,7 +148,7 @@ def interrupted(plan: TrainingPlan, language: LanguageModel, stop_at: int) -> li
     return [Step(None, 0, 0, 0, loss) for loss in losses]
 
 
-def apart(one: Trained, other: Trained) -> float:
+def apart(one: list[Step], other: list[Step]) -> float:
     """The largest difference of two losses of the same step, relative to the first."""
-    losses = [np.array([step.loss for step in run.steps]) for run in (one, other)]
+    losses = [np.array([step.loss for step in steps]) for steps in (one, other)]
     return float((np.abs(losses[0] - losses[1]) / losses[0]).max())

@@ -49,27 +49,32 @@ def _gib(known: Known) -> str:
 
 def _agreement(known: Known) -> Iterable[str]:
     names = {"narrow": "as it is", "resumed": "ended by SIGTERM and resumed", "wide": "on the CPU, float32"}
-    rows = []
-    for key, name in names.items():
-        if key not in known:
-            continue
-        run = known[key]
-        losses = [step["loss"] for step in run["steps"]]
-        kind = f"{run['device']}, {run['dtype']}, {run['optimizer']}, {run['attention']}{', Liger' * run['liger']}"
-        apart = f"{run['apart']:.3%}" if "apart" in run else ""
-        rows.append([name, kind, len(losses), f"{losses[0]:.4f} to {losses[-1]:.4f}", apart, _gib(run)])
+    rows, said = [], []
+    for by in ("text", "head"):
+        runs = known.get(by, {})
+        for key, name in names.items():
+            if key not in runs:
+                continue
+            run = runs[key]
+            losses = [step["loss"] for step in run["steps"]]
+            kind = f"{run['device']}, {run['dtype']}, {run['optimizer']}, {run['attention']}{', Liger' * run['liger']}"
+            apart = f"{run['apart']:.3%}" if "apart" in run else ""
+            rows.append([by, name, kind, len(losses), f"{losses[0]:.4f} to {losses[-1]:.4f}", apart, _gib(run)])
+        if "scoring" in runs:
+            it = runs["scoring"]
+            rate, mass = it["items"] / it["seconds"], f"{it['mass']:.3f} of the probability on prices"
+            said.append(f"- by {by}, {it['items']} items were priced, {rate:.1f} a second, {mass}; {_peak(it)}.")
+        if "wide" in runs:
+            moved = runs["wide"]["total_variation"]
+            said.append(f"- what the untuned model writes on the two differs by {moved:.4f} (total variation, mean).")
     if rows:
-        yield _table("training | on | steps | loss | a loss apart from the first's, at most | peak memory", rows)
-    if "scoring" in known:
-        it = known["scoring"]
-        rate = it["items"] / it["seconds"]
-        mass = f"{it['mass']:.3f} of the probability on prices"
-        yield f"Then {it['items']} items were priced, {rate:.1f} a second, {mass}; peak {_gib(it) or 'not known'}."
-    if "wide" in known:
-        yield (
-            "The distributions of the untuned model on the two differ by "
-            f"{known['wide']['total_variation']:.4f} (total variation, mean)."
-        )
+        yield _table("by | training | on | steps | loss | a loss apart from the first's, at most | peak memory", rows)
+    if said:
+        yield "\n".join(said)
+
+
+def _peak(known: Known) -> str:
+    return f"peak memory {_gib(known) or 'not known'}"
 
 
 def _quality(known: Known) -> Iterable[str]:
@@ -77,9 +82,7 @@ def _quality(known: Known) -> Iterable[str]:
         yield f"With `{' '.join(known['overrides'])}`."
     if "rows" in known:
         yield ", ".join(f"{count:,} {split}" for split, count in known["rows"].items()) + " items."
-    if "curve" in known:
-        rows = ([point["step"] or "mean", f"{point['mae']:.2f}"] for point in known["curve"])
-        yield _table(f"step | error on {known['curve'][0]['items']} validation items", rows)
+    yield from _curves(known)
     if "models" in known:
         rows = []
         for row in known["models"]:
@@ -92,6 +95,24 @@ def _quality(known: Known) -> Iterable[str]:
         yield _table("model | test | 95% interval | trained on | fit | an item", rows)
     if "differences" in known:
         yield "\n".join(f"- {one['pair']}: {one['said']}" for one in known["differences"])
+
+
+def _ways(known: Known) -> Iterable[str]:
+    if "rows" in known:
+        yield ", ".join(f"{count:,} {split}" for split, count in known["rows"].items()) + " items."
+    yield from _curves(known)
+
+
+def _curves(known: Known) -> Iterable[str]:
+    curves: dict[str, list[Known]] = {}
+    for point in known.get("curve", []):
+        curves.setdefault(point.get("way", "fine-tuned"), []).append(point)
+    if curves:
+        rows = (
+            [way, ", ".join(f"{point['step'] or 'mean'}: {point['mae']:.2f}" for point in points)]
+            for way, points in curves.items()
+        )
+        yield _table(f"way | step: error on {known['curve'][0]['items']} validation items", rows)
 
 
 def _speed(known: Known) -> Iterable[str]:
@@ -147,6 +168,7 @@ def _loop(known: Known) -> Iterable[str]:
 
 TABLES: dict[str, Callable[[Known], Iterable[str]]] = {
     "agreement": _agreement,
+    "ways": _ways,
     "quality": _quality,
     "speed": _speed,
     "loop": _loop,

@@ -50,6 +50,7 @@ class Task:
     store: Path  # of MLflow
     dry: bool = False  # on the CPU, with a tiny model and few of everything
     overrides: tuple[str, ...] = ()  # `key=value` for the phase `quality`
+    opinions: Path | None = None  # what classic models say of the products, asked beforehand
 
     def items(self, count: int) -> list[Item]:
         """The first products of the data."""

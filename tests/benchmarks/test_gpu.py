@@ -54,16 +54,27 @@ def test_every_phase_is_done_and_reported(dry: tuple[Path, str]) -> None:
 
 def test_the_two_devices_learn_the_same_and_an_interruption_costs_nothing(dry: tuple[Path, str]) -> None:
     """On a CPU bit for bit; bfloat16 and float32 differ by rounding, and do differ."""
-    known = json.loads((dry[0] / "agreement.json").read_text())
-    assert known["resumed"]["apart"] == 0 and len(known["resumed"]["steps"]) == len(known["narrow"]["steps"])
-    assert 0 < known["wide"]["apart"] < 0.01 and 0 < known["wide"]["total_variation"] < 0.05
-    assert (known["narrow"]["dtype"], known["wide"]["dtype"]) == ("bfloat16", "float32")
+    found = json.loads((dry[0] / "agreement.json").read_text())
+    for known in (found["text"], found["head"]):
+        assert known["resumed"]["apart"] == 0 and len(known["resumed"]["steps"]) == len(known["narrow"]["steps"])
+        assert 0 < known["wide"]["apart"] < 0.01 and 0 < known["wide"]["total_variation"] < 0.05
+        assert (known["narrow"]["dtype"], known["wide"]["dtype"]) == ("bfloat16", "float32")
+
+
+def test_the_best_way_is_asked_for_test_prices_and_trained_once(dry: tuple[Path, str]) -> None:
+    """The phase quality finds it in the store."""
+    tried, found = (json.loads((dry[0] / f"{name}.json").read_text()) for name in ("ways", "quality"))
+    best = min(tried["ways"], key=lambda row: row["mae"])
+    assert found["overrides"] == best["overrides"] and "curve" not in found
+    assert len(tried["ways"]) == 2 and {point["way"] for point in tried["curve"]} == {r["way"] for r in tried["ways"]}
 
 
 def test_quality_has_every_checkpoint_and_the_blend_beside_it(dry: tuple[Path, str]) -> None:
     """The curve was written as it came; the language model stands among the classic ones."""
-    known = json.loads((dry[0] / "quality.json").read_text())
-    assert [point["step"] for point in known["curve"]] == [one["step"] for one in known["fine_tuned"]] == [1, 2, 3, 4]
+    tried, known = (json.loads((dry[0] / f"{name}.json").read_text()) for name in ("ways", "quality"))
+    for way in tried["ways"]:
+        assert [point["step"] for point in tried["curve"] if point["way"] == way["way"]] == [1, 2, 3, 4]
+    assert [one["step"] for one in known["fine_tuned"]] == [1, 2, 3, 4]
     names = {row["model"] for row in known["models"]}
     assert {"finetuned", "base", "tfidf_ridge", "constant_median", "blend of the classic models"} <= names
     assert known["differences"][0]["pair"] == "finetuned against base"
@@ -116,9 +127,9 @@ def test_a_phase_goes_when_the_command_is_killed(tmp_path: Path) -> None:
     phase.wait(PATIENCE)
 
 
-def test_only_quality_needs_the_pipeline_s_packages() -> None:
+def test_only_ways_and_quality_need_the_pipeline_s_packages() -> None:
     """So that the others run before all packages are on an offline machine."""
-    modules = ", ".join(f"benchmarks.on_gpu.{name}" for name in PHASES if name != "quality")
+    modules = ", ".join(f"benchmarks.on_gpu.{name}" for name in PHASES if name not in ("ways", "quality"))
     code = f"import sys, benchmarks.gpu, {modules}; print([n for n in ('mlflow', 'prefect') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert done.stdout.strip() == "[]"

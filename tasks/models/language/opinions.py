@@ -76,9 +76,10 @@ class Opinions:
         return answers
 
     def save(self, folder: Path) -> None:
-        """Write them into a new folder, each model in one of its own."""
+        """Write them into a folder, each model into one of its own."""
+        folder.mkdir(parents=True, exist_ok=True)
         for name, model in self.models.items():
-            (folder / name).mkdir(parents=True)
+            (folder / name).mkdir()
             model.save(folder / name)
         dump({"names": list(self.models), "known": self.known, "said": self.said}, folder / KNOWN)
 
