@@ -19,7 +19,7 @@ from tasks.paths import PROJECT, cache_folder
 # What carries values and records but does not make them: a change there is no reason to train again.
 PLUMBING = (
     *("tasks.config", "tasks.tracking", "tasks.report", "tasks.digests", "tasks.errors", "tasks.locks", "tasks.paths"),
-    *("tasks.progress", "tasks.scoring.wording"),
+    *("tasks.progress", "tasks.scoring.wording", "tasks.cache"),
     *("tasks.training.checkpoints", "tasks.training.launch", "tasks.training.memory"),
 )
 COMPLETE = "complete.json"  # the digests of a whole folder's files

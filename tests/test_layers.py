@@ -21,6 +21,7 @@ FLOORS = (
     ("tasks.data",),
     ("tasks.tracking",),
     ("tasks.config",),
+    ("tasks.cache",),
     ("tasks.digests", "tasks.locks"),
     ("tasks.errors", "tasks.paths", "tasks.progress"),
 )

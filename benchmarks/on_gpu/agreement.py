@@ -145,7 +145,7 @@ def interrupted(plan: TrainingPlan, language: LanguageModel, stop_at: int) -> li
         else:
             raise AssertionError("SIGTERM did not end the training")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return [Step(None, 0, 0, 0, loss) for loss in losses]
+    return [Step(None, 0, 0, 0, 0, loss) for loss in losses]
 
 
 def apart(one: list[Step], other: list[Step]) -> float:

@@ -170,7 +170,7 @@ def take_opinions(file: Path) -> None:
         assert not missing, f"{file} holds none of {len(missing)} training items"
         return Opinions({}, kept["known"], kept["said"])
 
-    Opinions.fit = found
+    Opinions.of = found
 
 
 def trained_on(row: Any) -> dict[str, Any]:

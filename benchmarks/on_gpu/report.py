@@ -123,10 +123,10 @@ def _speed(known: Known) -> Iterable[str]:
     rows = []
     for row in setups:
         cells = [row["way"], row["bits"], row["batch"], "yes" if row["checkpointing"] else "no"]
-        estimated = f"{row['estimated'] / GIB:.1f} GiB"
         if "failed" in row:
-            rows.append([*cells, row["failed"], "", "", "", _gib(row), estimated])
+            rows.append([*cells, row["failed"], "", "", "", _gib(row), ""])
             continue
+        estimated = f"{row['estimated'] / GIB:.1f} GiB"
         times = f"{row['tokens_a_second'] / plain[_kind(row)]:.2f}" if _kind(row) in plain else ""
         rate = row["operations_a_second"]
         shares = f"{rate / known['product_rate']:.0%}", f"{rate / CARD:.0%}"
@@ -137,10 +137,14 @@ def _speed(known: Known) -> Iterable[str]:
         yield _table(f"{heads} | of {CARD / 1e12:.0f} TFLOP/s | peak memory | estimated", rows)
     if "scoring" in known:
         rows = (
-            [row["bits"], row["nodes"], row["batch_tokens"], f"{row['items_a_second']:.1f}", _gib(row)]
+            [
+                *(row["bits"], row["nodes"], row["batch_tokens"], f"{row['items_a_second']:.1f}", _gib(row)),
+                f"{row['estimated'] / GIB:.1f} GiB",
+            ]
             for row in known["scoring"]
         )
-        yield _table("bits | nodes | tokens at once | items a second, whole distribution | peak memory", rows)
+        heads = "bits | nodes | tokens at once | items a second, whole distribution"
+        yield _table(f"{heads} | peak memory | estimated", rows)
     for bits in (4, 16):
         if f"profile_{bits}" in known:
             rows = (

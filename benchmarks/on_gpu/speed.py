@@ -18,12 +18,11 @@ from benchmarks.finetune_speed import OURS, PLAIN, make_trainer, operations
 from benchmarks.on_gpu.llama import NAMES, config_of, llama_like_tokenizer, random_llama
 from benchmarks.on_gpu.results import Task
 from benchmarks.on_gpu.timing import forget_peak, peak, profile, run_steps, seconds_of
-from tasks.config.experiment import Experiment, Prompt
+from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.data.items import Item
 from tasks.models.language.hardware import Hardware, settings
 from tasks.models.language.model import LanguageModel, ModelSpec
-from tasks.models.language.prompts import completion, render, token_counts
 from tasks.training.memory import estimate, out_of_memory
 
 CONF = "conf/amazon.yaml"
@@ -61,38 +60,37 @@ def measure(task: Task) -> None:
     """Train in every setup, each on a model of its own; score with the first of each number of bits."""
     steps, setups = (WARM + 1, SMALL) if task.dry else (WARM + 7, SETUPS)
     items = task.items(steps * max(setup.batch for setup in setups))
-    config, tokenizer, longest, scored = config_of(task.dry), llama_like_tokenizer(task.dry), None, set()
+    config, tokenizer, scored = config_of(task.dry), llama_like_tokenizer(task.dry), set()
     for setup in setups:
         experiment = experiment_of(setup, task.dry)
         conf = experiment.finetune
         on = settings(Hardware.here(conf.device), conf.quantization, conf.sft, conf.dtype)
-        longest = longest or longest_of(items, conf.prompt, tokenizer)
-        row: dict[str, Any] = asdict(setup) | {"estimated": estimate(conf, config, on, longest).total}
         forget_peak()
         model = random_llama(config, on)
         if not scored:
             task.results.keep(product_rate=limit(model, times=4 if task.dry else 50))
         try:
-            task.results.add("setups", **row, **trained(setup, experiment, items, steps, (model, tokenizer)))
+            took, longest = trained(setup, experiment, items, steps, (model, tokenizer))
+            expected = estimate(conf, config, on, longest)
+            needed = expected.weights + expected.adapter + expected.activations
+            task.results.add("setups", **asdict(setup), **took, estimated=needed)
             if setup.way == OURS and setup.bits not in scored:
-                asked = ModelSpec.of(conf, items), model, tokenizer
                 for batch_tokens in BATCH_TOKENS:
-                    task.results.add("scoring", bits=setup.bits, **answered(asked, items, batch_tokens, task.dry))
+                    answer = conf.answer.model_copy(update={"batch_tokens": batch_tokens, "temperature": 1.0})
+                    asking = conf.model_copy(update={"answer": answer})
+                    expected = estimate(asking, config, on, longest)
+                    rate = answered(LanguageModel(ModelSpec.of(asking), model.eval(), tokenizer), items, task.dry)
+                    needed = expected.weights + expected.scoring
+                    task.results.add("scoring", bits=setup.bits, batch_tokens=batch_tokens, **rate, estimated=needed)
                 scored.add(setup.bits)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            task.results.add("setups", **row, failed="out of memory", **peak())
+            task.results.add("setups", **asdict(setup), failed="out of memory", **peak())
         del model
     for bits in sorted(scored):
         setup = next(one for one in setups if one.way == OURS and one.bits == bits)
         task.results.keep(**{f"profile_{bits}": profiled(setup, items, config, tokenizer, task.dry)})
-
-
-def longest_of(items: list[Item], prompt: Prompt, tokenizer: Any) -> int:
-    """The tokens of the longest prompt with its price and the token that ends it."""
-    pairs = zip(render(items, prompt, tokenizer), items, strict=True)
-    return max(token_counts((text + completion(item.known_price, prompt) for text, item in pairs), tokenizer)) + 1
 
 
 def experiment_of(setup: Setup, dry: bool) -> Experiment:
@@ -105,8 +103,9 @@ def experiment_of(setup: Setup, dry: bool) -> Experiment:
 
 def trained(
     setup: Setup, experiment: Experiment, items: list[Item], steps: int, base: tuple[Any, Any]
-) -> dict[str, Any]:
-    """What some steps took, of a base model with its tokenizer: medians over those after the first ones."""
+) -> tuple[dict[str, Any], int]:
+    """What some steps took, of a base model with its tokenizer: medians over those after the first ones. And how many
+    tokens the longest row of any batch had."""
     conf = experiment.finetune
     attention = settings(Hardware.here(conf.device), None, {}, conf.dtype).attention if setup.way == OURS else "sdpa"
     with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +116,7 @@ def trained(
     tokens = np.array([step.tokens for step in taken])
     config = base[0].config.get_text_config()
     needed = np.array([operations(config, conf.lora, step.rows, step.tokens, step.learned) for step in taken])
-    return {
+    took = {
         "attention": attention,
         "liger": bool(trainer.args.use_liger_kernel),
         "optimizer": type(trainer.optimizer.optimizer).__name__,
@@ -128,19 +127,16 @@ def trained(
         "losses": [taken[0].loss, taken[-1].loss],
         **peak(),
     }
+    return took, max(step.places // step.rows for step in taken)
 
 
-def answered(asked: tuple[ModelSpec, Any, Any], items: list[Item], batch_tokens: int, dry: bool) -> dict[str, Any]:
-    """How fast the tuned model prices items, each with the whole distribution."""
-    spec, model, tokenizer = asked
-    answer = spec.answer.model_copy(update={"batch_tokens": batch_tokens, "temperature": 1.0})
-    language = LanguageModel(dataclasses.replace(spec, answer=answer), model.eval(), tokenizer)
+def answered(language: LanguageModel, items: list[Item], dry: bool) -> dict[str, Any]:
+    """How fast a tuned model prices items, each with the whole distribution."""
     scored = items[: 8 if dry else SCORED]
     language.predict(scored[:16])
     forget_peak()
     seconds = seconds_of(lambda: language.predict(scored))
-    rate = len(scored) / seconds
-    return {"batch_tokens": batch_tokens, "nodes": language.trie.nodes, "items_a_second": rate, **peak()}
+    return {"nodes": language.trie.nodes, "items_a_second": len(scored) / seconds, **peak()}
 
 
 def profiled(setup: Setup, items: list[Item], config: Any, tokenizer: Any, dry: bool) -> list[dict[str, Any]]:

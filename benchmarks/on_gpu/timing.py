@@ -20,6 +20,7 @@ class Step:
 
     seconds: float | None
     rows: int
+    places: int  # tokens, padding included
     tokens: int  # padding left out
     learned: int  # tokens that the loss is taken on
     loss: float
@@ -73,11 +74,12 @@ class _Clock(TrainerCallback):
 def run_steps(trainer: Any, attention: str, resume: str | None = None) -> list[Step]:
     """Train as the trainer is set up, with `finetune.sft.logging_steps=1`; each step that was taken here."""
     collate, clock = trainer.data_collator, _Clock()
-    fed: list[tuple[int, int, int]] = []  # one batch is fetched ahead of its step
+    fed: list[tuple[int, int, int, int]] = []  # one batch is fetched ahead of its step
 
     def collated(examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = collate(examples)
-        fed.append((len(examples), int(batch["attention_mask"].sum()), int((batch["labels"] != -100).sum())))
+        mask, labels = batch["attention_mask"], batch["labels"]
+        fed.append((len(examples), mask.numel(), int(mask.sum()), int((labels != -100).sum())))
         return batch
 
     trainer.data_collator = collated

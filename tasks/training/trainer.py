@@ -62,7 +62,8 @@ class PriceTrainer(SFTTrainer):
         """Upstream's, and the head at a rate of its own."""
         optimizer = super().create_optimizer(model)
         if self.lesson is not None and len(optimizer.param_groups) < 3:
-            parameters = list(self.lesson.head.parameters())
+            # A head that is told nothing has an empty one, on which bitsandbytes' kernels fail.
+            parameters = [parameter for parameter in self.lesson.head.parameters() if parameter.numel()]
             optimizer.add_param_group({"params": parameters, "lr": self.lesson.rate, "weight_decay": 0.0})
         return optimizer
 

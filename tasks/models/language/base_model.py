@@ -12,18 +12,16 @@ import importlib.util
 import io
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tasks.cache import cached
 from tasks.config.experiment import Finetune
-from tasks.digests import code_digest, folder_content, is_whole, mark_whole, versions
+from tasks.digests import code_digest, folder_content, versions
 from tasks.errors import ModelGoneError, UserError
-from tasks.locks import locked
 from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.paths import cache_folder
 from tasks.progress import say
@@ -102,9 +100,9 @@ def locate(base: str) -> str:
         UserError: the package that carries an embedded model is not installed.
     """
     if base == TINY:
-        return str(_cached(cached_as(base), _make_tiny))
+        return str(cached(cached_as(base), _make_tiny))
     if base in EMBEDDED:
-        return str(_cached(cached_as(base), lambda folder: _convert(EMBEDDED[base], folder)))
+        return str(cached(cached_as(base), lambda folder: _convert(EMBEDDED[base], folder)))
     return base
 
 
@@ -116,34 +114,6 @@ def cached_as(base: str) -> Path:
         else code_digest("tasks.models.language.base_model")
     )
     return cache_folder() / f"{base}-{made_from}"
-
-
-def _cached(target: Path, make: Callable[[Path], None]) -> Path:
-    if not _is_whole(target):
-        with locked(
-            target.with_name(f"{target.name}.lock"), notice=f"Another process is making {target.name}; waiting."
-        ):
-            if not _is_whole(target):
-                # A temporary name and a rename, so that a kill leaves no half model that looks whole.
-                temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
-                try:
-                    make(temporary)
-                    mark_whole(temporary)
-                    shutil.rmtree(target, ignore_errors=True)
-                    temporary.rename(target)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-    return target
-
-
-def _is_whole(target: Path) -> bool:
-    """Whether every file of a cached model is as it was made; read in full once a process, since it is large."""
-    if target not in _known_whole and is_whole(target):
-        _known_whole.add(target)
-    return target in _known_whole
-
-
-_known_whole: set[Path] = set()
 
 
 def _convert(embedded: Embedded, folder: Path) -> None:

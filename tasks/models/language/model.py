@@ -70,7 +70,7 @@ class ModelSpec:
             from tasks.models.language.opinions import Opinions, check
 
             check(prompt.opinions)
-            told["opinions"] = None if train is None else Opinions.fit(prompt.opinions, train, seed)
+            told["opinions"] = None if train is None else Opinions.of(prompt.opinions, train, seed)
         if prompt.comparables and train is not None:
             from tasks.models.language.retrieval import Comparables
 

@@ -12,16 +12,20 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupKFold
 
+from tasks.cache import cached
 from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.data.splits import item_digest
+from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.classic import BASELINES, Classic
 from tasks.models.estimator_files import dump, read
 from tasks.models.terms import words
+from tasks.paths import cache_folder
 from tasks.progress import Progress
 
 FOLDS = 4
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "gensim", "rensa", "torch")
 KNOWN = "known.skops"
 
 
@@ -33,6 +37,25 @@ class Opinions:
     models: dict[str, Classic]
     known: np.ndarray
     said: np.ndarray
+
+    @classmethod
+    def of(cls, names: Sequence[str], train: Sequence[Item], seed: int) -> Self:
+        """The opinions of these models; fitted once, since that takes minutes, and kept in the user's cache: for a
+        training that is taken up again, and for the next one that differs in something else.
+
+        Raises:
+            UserError: there is no such model, or there are too few items to fold.
+        """
+        check(names)
+        parts = {
+            "models": list(names),
+            "items": [item_digest(item) for item in train],
+            "seed": seed,
+            "code": code_digest("tasks.models.language.opinions"),
+            "libraries": versions(*LIBRARIES),
+        }
+        folder = cache_folder() / "opinions" / digest(parts)
+        return cls.load(cached(folder, lambda new: cls.fit(names, train, seed).save(new)))
 
     @classmethod
     def fit(cls, names: Sequence[str], train: Sequence[Item], seed: int) -> Self:

@@ -62,12 +62,13 @@ class PriceHead(nn.Module):
         return head
 
     def forward(self, states: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """Logits [n, bins] from hidden states [n, hidden] and numbers [n, k]."""
-        states = F.layer_norm(states.float(), states.shape[-1:])
-        middle = (told @ self.numbers + self.start)[:, None] + self.state(states)
-        width = self.width(states).clamp(-4, 2).exp()
-        centers = (self.edges[1:] + self.edges[:-1]) / 2
-        return -(centers - middle).abs() / width + self.form(states)
+        """Logits [n, bins] from hidden states [n, hidden] and numbers [n, k], in float32 whatever the model's."""
+        with torch.autocast(states.device.type, enabled=False):
+            states = F.layer_norm(states.float(), states.shape[-1:])
+            middle = (told @ self.numbers + self.start)[:, None] + self.state(states)
+            width = self.width(states).clamp(-4, 2).exp()
+            centers = (self.edges[1:] + self.edges[:-1]) / 2
+            return -(centers - middle).abs() / width + self.form(states)
 
     def loss(self, states: torch.Tensor, told: torch.Tensor, prices: torch.Tensor) -> torch.Tensor:
         """The cross-entropy [n] with the prices [n] in dollars, each spread over the bins around it."""

@@ -79,3 +79,20 @@ def test_what_cannot_be_asked_is_refused() -> None:
     same = [Item(f"s{number}", "Steel kettle", "of brushed steel", price=20.0) for number in range(9)]
     with pytest.raises(UserError, match=r"opinions needs 4 training items.*there are 1"):
         Opinions.fit(["constant"], same, seed=1)
+
+
+def test_opinions_are_fitted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For the same models, items and seed; another seed, other items or another order of the models are another thing,
+    and what was not kept whole is made again."""
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path))
+    fitted, fit = [], Opinions.fit
+    monkeypatch.setattr(Opinions, "fit", lambda *args: fitted.append(args) or fit(*args))
+    items, names = shop(), ["tfidf_ridge", "constant_median"]
+    first, again = (Opinions.of(names, items, 1) for _ in range(2))
+    np.testing.assert_array_equal(first.ask(shop(1)), again.ask(shop(1)))
+    assert len(fitted) == 1
+    for other in ((names, items, 2), (names, items[1:], 1), (names[::-1], items, 1)):
+        Opinions.of(*other)
+    assert len(fitted) == 4
+    with pytest.raises(UserError, match="no model"):
+        Opinions.of(["ridge"], items, 1)
