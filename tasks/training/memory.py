@@ -30,7 +30,7 @@ LOGITS = (
     2 * 256 * 2**20
 )  # bytes, at most, in scoring: see LOGITS_BYTES in tasks.models.language.price_distribution, and a copy of them
 COMPLETION = 6  # tokens of a price
-COLUMNS = 2 * COMPLETION  # in which they stand in a batch of like lengths; otherwise, in as many as there are
+COLUMNS = 2 * COMPLETION  # in which they stand in a batch of like lengths: measured on a GPU, docs/benchmarks.md
 PROBE_SECONDS = 0.3
 # On a CPU freed blocks stay in glibc's heap, cut into pieces that the next layer's do not fit into: measured in
 # docs/finetuning.md, with recomputed activations as much as all of them would take, without 1.7 times that.
@@ -110,7 +110,9 @@ def estimate(conf: Finetune, config: PreTrainedConfig, settings: Settings, longe
         kept = layers * hidden + kept / layers
     largest = max((module.weight.numel() for module in linear.values()), default=0)
     alike = sft.get("train_sampling_strategy", "group_by_length") == "group_by_length"
-    logits = 3 * 4 * batch * min(longest, COLUMNS if alike else COMPLETION * batch) * text.vocab_size
+    # On a CPU the heap's share was measured with columns of its own for each row.
+    columns = COLUMNS if alike and settings.device != "cpu" else COMPLETION * batch
+    logits = 3 * 4 * batch * min(longest, columns) * text.vocab_size
     scored = conf.answer.batch_tokens
     cache = 2 * layers * _cached(text) * compute * scored
     quantized = settings.quantization is not None

@@ -110,8 +110,8 @@ def _check_model(model: PreTrainedModel, trie: PriceTrie, longest: int, closing:
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode inside, and each module's own mode again afterwards (a frozen part may differ from the rest).
 
-    On a GPU an adapter in float32 on a model in bfloat16 computes in bfloat16 too, as in training: in float32, which
-    that GPU's fast units do not do, it took a third as long as the model itself (docs/benchmarks.md).
+    On a GPU an adapter in float32 on a model in bfloat16 computes in bfloat16 too, as in training: in float32 it took
+    half as long as the model itself (docs/benchmarks.md).
     """
     import torch
 
