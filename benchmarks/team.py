@@ -249,7 +249,7 @@ def refused(*words: str, **environment: str) -> Fault:
     """A run that cannot work, and what it says."""
 
     def fault(copy: TeamCopy, _good: list[dict]) -> list[str]:
-        filled = [word.format(database=copy.team.database("mlflow", password="wrong"), s3=BUCKET) for word in words]
+        filled = [word.format(database=copy.team.database("mlflow", password="$WORD"), s3=BUCKET) for word in words]
         filled = [word.replace("PREFECT", copy.team.prefect.removesuffix("/api")) for word in filled]
         keys = copy.team.environment | environment
         status, said = copy.run("run", *filled, **keys)
@@ -337,7 +337,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "store": (f"the store answers 503 for {DOWN} s, then is gone for {DOWN} s, in each stage", in_each_stage(refusing)),
     "network": ("a worker's connection to MLflow cut in the middle of fine-tuning", network_cut),
     "full": ("a quota of the bucket used up", full_bucket),
-    "password": ("a wrong password of the database", refused("tracking.uri={database}", "tracking.artifacts=null")),
+    "password": ("a wrong password of the database", refused("tracking.uri={database}", WORD="wrong")),
     "key": ("a wrong key of the store", refused("tracking.artifacts=s3://{s3}/key", AWS_SECRET_ACCESS_KEY="wrong")),
     "bucket": ("a bucket that is not there", refused("tracking.artifacts=s3://nowhere-at-all/here")),
     "no-mlflow": ("a server that is no MLflow", refused("tracking.uri=PREFECT")),

@@ -74,7 +74,20 @@ def server(port: int | None) -> Generator[str]:
 
 
 def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedule: Schedule) -> tuple[str, list[str]]:
-    """Create or update the deployments of prefect.yaml; returns the work pool, and a line for each deployment."""
+    """Create or update the deployments of prefect.yaml; returns the work pool, and a line for each deployment.
+
+    Where two workers start at the same moment, what one of them was about to make may be there by then: it looks again.
+    """
+    from prefect.exceptions import ObjectAlreadyExists
+
+    for wait in (0.5, 1, 2):
+        with suppress(ObjectAlreadyExists):
+            return _register(client, conf, overrides, schedule)
+        time.sleep(wait)
+    return _register(client, conf, overrides, schedule)
+
+
+def _register(client: SyncPrefectClient, conf: str, overrides: list[str], schedule: Schedule) -> tuple[str, list[str]]:
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
 
-from flows.team import GRPC, PORTS, Team, postgres_binaries, weed_binary
+from flows.team import BUCKET, GRPC, PORTS, Team, postgres_binaries, weed_binary
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
+from tasks.data.catalogue import generate
 from tasks.digests import COMPLETE
 from tasks.errors import UserError
 from tasks.paths import PROJECT
@@ -28,7 +30,7 @@ from tasks.tracking.store import connect, experiment_id, listing
 from tasks.training.candidates import ADAPTER
 from tasks.training.checkpoints import FOLDER
 from tests.smoke import SMOKE, Finished
-from tests.waiting import PATIENCE, free_port, until
+from tests.waiting import PATIENCE, free_port, stop, until
 
 pytestmark = pytest.mark.slow
 CONF = ["-c", SMOKE, "-c", "conf/team.yaml"]
@@ -87,18 +89,20 @@ class Checkout:
         self.folder, self.team = folder, team
         for name in ("flows", "tasks", "conf"):
             shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(PROJECT / "prefect.yaml", folder)
         own = {"PYTHONPATH": str(folder), "PRICEWRIGHT_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
         # Whose heartbeat is late on a busy machine is not dead; whose process is gone is, at once.
         late = f"from tasks.tracking import claims\nclaims.DEAD = {PATIENCE}\n"
         (folder / "sitecustomize.py").write_text(late, encoding="utf-8")
         # What it needs goes through the MLflow server: it has no key of the store.
-        self.environment = {**os.environ, **own, "PREFECT_API_URL": team.prefect}
+        own |= {"PREFECT_API_URL": team.prefect, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        self.environment = {**os.environ, **own}
 
-    def start(self, command: str, *words: str) -> subprocess.Popen:
+    def start(self, command: str, *words: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli", command, *CONF, f"tracking.uri={self.team.mlflow}", *words],
             cwd=self.folder,
-            env=self.environment,
+            env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=(self.folder / "errors.log").open("w"),
             text=True,
@@ -150,6 +154,60 @@ def test_two_checkouts_at_the_same_moment_do_each_stage_once(checkouts: list[Che
     assert len({version.tags["pricewright.model_id"] for version in versions}) == len(versions)
     boards = [figures(checkout.output(checkout.start("leaderboard", "--json"))) for checkout in checkouts]
     assert boards[0] == boards[1] == figures(finished.command("leaderboard", "--json")[1])
+
+
+def test_a_worker_in_each_checkout_does_what_the_page_asks_for(team: Team, checkouts: list[Checkout]) -> None:
+    """Two runs of a deployment, asked for at the same moment: one in each, and each stage once."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    words = ["tracking.experiment=page", "baselines.models=[constant,tfidf_ridge]"]
+    workers = [checkout.start("deploy", *words) for checkout in checkouts]
+    try:
+        for checkout, worker in zip(checkouts, workers, strict=True):
+            assert worker.stdout is not None
+            assert any(line.startswith("Running what comes due") for line in worker.stdout), checkout.said()
+        with temporary_settings({PREFECT_API_URL: team.prefect}), get_client(sync_client=True) as client:
+            deployment = client.read_deployment_by_name("pricewright/smoke-team")
+            asked = [client.create_flow_run_from_deployment(deployment.id) for _ in checkouts]
+
+            def ended() -> list[FlowRun] | None:
+                runs = [client.read_flow_run(run.id) for run in asked]
+                return runs if all(run.state is not None and run.state.is_final() for run in runs) else None
+
+            one, other = until(ended, workers[0], checkouts[0].folder / "errors.log")
+        assert [run.state.name for run in (one, other)] == ["Completed"] * 2
+        # Each worker does one at a time, so they were done by two.
+        assert one.start_time < other.end_time and other.start_time < one.end_time
+    finally:
+        for worker in workers:
+            stop(worker)
+    assert stages(checkouts[0].experiment(*words)) == STAGES
+
+
+def test_data_in_the_store_are_those_of_a_folder(team: Team, checkouts: list[Checkout], tmp_path: Path) -> None:
+    """Read where they lie, with a key from the environment: the same dataset. Without a key it is said."""
+    import boto3
+
+    store = boto3.client("s3", endpoint_url=team.environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
+                         aws_access_key_id=team.environment["AWS_ACCESS_KEY_ID"],
+                         aws_secret_access_key=team.environment["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
+    rows = list(generate(300, seed=3))
+    for part in (0, 1):
+        file = tmp_path / f"products-{part}.jsonl"
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows[part::2]), encoding="utf-8")
+        store.upload_file(str(file), BUCKET, f"data/{file.name}")
+
+    def curated(at: str, **environment: str) -> subprocess.Popen:
+        words = ["data.source=files", f"data.path={at}/*.jsonl", "data.name=products", f"tracking.experiment={at[:2]}"]
+        return checkouts[0].start("curate", *words, **environment)
+
+    found = [checkouts[0].output(curated(str(tmp_path)))]
+    found += [checkouts[0].output(curated(f"s3://{BUCKET}/data", **team.environment))]
+    assert len({Path(output.split()[-1]).name for output in found}) == 1
+    refused = curated(f"s3://{BUCKET}/data", **{**team.environment, "AWS_SECRET_ACCESS_KEY": "expired"})
+    refused.communicate(timeout=PATIENCE)
+    assert refused.returncode == 2 and f"s3://{BUCKET}/data" in checkouts[0].said()
 
 
 def adapters(experiment: Experiment, run_id: str) -> dict[int, str]:

@@ -96,7 +96,7 @@ def in_lines(address: str) -> int | None:
     if not address.lower().endswith(LINES) or (size := in_parts(address)) is None:
         return None
     with reached(address) as (files, path):
-        head = files.cat_file(path, 0, min(HEAD, size))
+        head = files.cat_file(path, start=0, end=min(HEAD, size))  # by name: the orders of stores differ
     first = head.partition(b"\n")[0].strip()
     plain = first.startswith(b"{") and first != b"{" and b"\0" not in head and not head.startswith(tuple(MARKS))
     try:
