@@ -64,8 +64,7 @@ def _agreement(known: Known) -> Iterable[str]:
             it = runs["scoring"]
             rate, mass = it["items"] / it["seconds"], f"{it['mass']:.3f} of the probability on prices"
             said.append(f"- by {by}, {it['items']} items were priced, {rate:.1f} a second, {mass}; {_peak(it)}.")
-        if "wide" in runs:
-            moved = runs["wide"]["total_variation"]
+        if (moved := runs.get("wide", {}).get("total_variation")) is not None:
             said.append(f"- what the untuned model writes on the two differs by {moved:.4f} (total variation, mean).")
     if rows:
         yield _table("by | training | on | steps | loss | a loss apart from the first's, at most | peak memory", rows)
