@@ -5,8 +5,9 @@
     PRICEWRIGHT_DATA=folder python -m benchmarks.finetune_quality classic STORE [key=value ...]
 
 `run` is the whole pipeline on `amazon_course_like`, with the recipe's own test items (`course_test`) as the fixed test
-set, and a blend of the same models without the language model beside it. `ablations` trains an adapter for each row and
-seed and compares, seed by seed, what they answer on the same validation items; the test items are not looked at.
+set. Beside it stand a blend of the same models without the language model, and what the language model is told.
+`ablations` trains an adapter for each row and seed and compares, seed by seed, what they answer on the same validation
+items; the test items are not looked at.
 `classic` fits classic models on no more than the language model is given, so many items and so much of each text, and
 compares them on validation: what of its distance to them is what it was not given. Each prints a table for
 docs/benchmarks.md.
@@ -43,7 +44,7 @@ from tasks.models.blend import Blend
 from tasks.models.classic import Classic
 from tasks.models.language.base_model import load_tokenizer
 from tasks.models.language.estimators import ESTIMATORS
-from tasks.models.language.model import GREEDY, LanguageModel
+from tasks.models.language.model import GREEDY, LanguageModel, ModelSpec
 from tasks.models.language.prompts import render
 from tasks.scoring.comparisons import FLOOR, Figures, bootstrap_interval, compare, paired_comparison
 from tasks.scoring.metrics import absolute_error
@@ -57,6 +58,7 @@ from tasks.tracking.store import connect, model_folder
 
 CONF = "conf/files.yaml"
 BLEND = "blend of the classic models"
+TOLD, LEVEL = "the opinions' mean", "the opinions' mean, at the level of the fine-tuned model"
 CLASSIC = ("tfidf_ridge", "network")
 SEEDS = (42, 43, 44)  # of the splits, the items and the trainings: two trainings of one kind differ, too
 ABLATIONS = {
@@ -101,6 +103,8 @@ class Compared:
         pairs = [("finetuned", "base"), ("finetuned", classic)]
         if "blend" in self.prices:  # there is none of models that do not beat a constant
             pairs += [("blend", classic), ("blend", BLEND)]
+        if TOLD in self.prices:
+            pairs += [("finetuned", TOLD), ("finetuned", LEVEL)]
         return [(one, other, difference(self.truth, self.prices[one], self.prices[other])) for one, other in pairs]
 
 
@@ -113,6 +117,7 @@ def compared(experiment: Experiment, dataset: Dataset, run_id: str) -> Compared:
     truth = frame[frame["model"] == "finetuned"]["truth"].to_numpy()
     prices = {name: frame[frame["model"] == name]["price"].to_numpy() for name in rows}
     prices[BLEND] = classic_blend(run, experiment, dataset, rows, prices)
+    prices |= opinions_alone(model_folder(client, rows["finetuned"].model_id), dataset, prices["finetuned"])
     figures = compare(truth, prices, dict.fromkeys(prices, "baseline"), seed=experiment.seed)
     return Compared(rows, truth, prices, figures)
 
@@ -152,6 +157,17 @@ def classic_blend(
         if answer is not None and worse(truth, answer.price[chosen], np.full(len(truth), np.median(truth))) < 0:
             members[name] = answer.price[chosen]
     return Blend.fit(truth, members).answer(prices).price
+
+
+def opinions_alone(folder: Path, dataset: Dataset, tuned: np.ndarray) -> dict[str, np.ndarray]:
+    """The test prices that a fine-tuned model would give if it had learned nothing but what it is told: the mean of the
+    logarithms of the opinions, as they are and multiplied by the median of its own prices' ratios to them. What it is
+    better by than the second is what it reads in the texts. No truth is used. None if it is told no opinions."""
+    told = ModelSpec.load(folder).opinions
+    if told is None:
+        return {}
+    mean = np.expm1(np.log1p(told.ask(read_split(dataset, "test"))).mean(axis=1))
+    return {TOLD: mean, LEVEL: mean * np.median(tuned / mean)}
 
 
 def ablations(store: Path, overrides: list[str]) -> None:
