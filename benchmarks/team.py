@@ -79,7 +79,7 @@ def store(team: Team) -> None:
 
     print("| way | up, s | down, s | processor s of client and servers |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["PRICEWRIGHT_CACHE"] = f"{folder}/cache"
+        os.environ |= {**team.environment, "PRICEWRIGHT_CACHE": f"{folder}/cache"}
         adapters = Path(folder) / "adapters"
         adapters.mkdir()
         for number in range(FILES):
