@@ -61,8 +61,10 @@ def score(
         metrics["cost_per_1000"] = 1000 * predictions.cost / len(items)
     if predictions.mass is not None:
         metrics["mass"] = float(predictions.mass.mean())
+    # MLflow's Compare shows charts in the order of their names: what all models have, on test items, comes first.
+    among = split if split in ("validation", "test") else f"validation_{split}"
     run.log_metrics(
-        {f"{split}_{key}": value for key, value in metrics.items()},
+        {f"{among}_{key}": value for key, value in metrics.items()},
         step=step,
         model_id=model_id,
         dataset_name=f"{dataset.name}-{split}",
