@@ -56,9 +56,8 @@ class Comparables:
             return np.zeros((len(items), 0))
         asked = self.terms.transform(words(items)).astype(np.float32)
         index, places = NeighbourIndex(self.rows), {digest: place for place, digest in enumerate(self.known)}
-        own = np.array(
-            [places.get(item_digest(item), -1) for item in items]
-        )  # where a kept item lies, -1 for a new one
+        # Where a kept item lies, -1 for a new one.
+        own = np.array([places.get(item_digest(item), -1) for item in items])
         prices, pending, wanted = np.zeros((len(items), count)), np.arange(len(items)), count + 1 + SPARE
         while len(pending):
             wanted = min(wanted, len(self.known))
