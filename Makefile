@@ -26,7 +26,7 @@ run: setup ## the whole pipeline on conf/laptop.yaml (CONF=... for another), end
 	$(BIN)/pricewright run -c $(CONF)
 
 test: setup ## the test suite, on up to four cores (one file of it: .venv/bin/pytest tests/...)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ui: setup ## the MLflow UI and the Prefect dashboard
 	$(BIN)/pricewright ui -c $(CONF)

@@ -60,16 +60,35 @@ CONF = "conf/files.yaml"
 BLEND = "blend of the classic models"
 TOLD, LEVEL = "the opinions' mean", "the opinions' mean, at the level of the fine-tuned model"
 CLASSIC = ("tfidf_ridge", "network")
+NOTHING = ["finetune.prompt.opinions=[]"]
+EIGHT = [*NOTHING, "finetune.prompt.comparables=8"]
+TITLES = [*EIGHT, "finetune.prompt.titles=8"]
+ALL = [
+    "finetune.prompt.comparables=8",
+    *(f"finetune.prompt.{told}" for told in ("titles=8", "spread=true", "sizes=true")),
+]
 SEEDS = (42, 43, 44)  # of the splits, the items and the trainings: two trainings of one kind differ, too
 ABLATIONS = {
     "as in conf/files.yaml": [],
-    "a head that is told nothing": ["finetune.prompt.opinions=[]"],
-    "a head that is told ridge's opinion": ["finetune.prompt.opinions=[tfidf_ridge]"],
-    "a head that is told what 8 similar items cost": ["finetune.prompt.opinions=[]", "finetune.prompt.comparables=8"],
-    "a head that is told all of it": ["finetune.prompt.comparables=8"],
+    "told nothing": NOTHING,
+    "told ridge's opinion alone": ["finetune.prompt.opinions=[tfidf_ridge]"],
+    "told what 8 similar items cost": EIGHT,
+    "and their spread": [*EIGHT, "finetune.prompt.spread=true"],
+    "and their titles": TITLES,
+    "8 similar by meaning, with titles": [*TITLES, "finetune.prompt.nearest=meaning"],
+    "8 similar by both, with titles": [*TITLES, "finetune.prompt.nearest=both"],
+    "4 similar by both, with titles": [*TITLES, "finetune.prompt.nearest=both", "finetune.prompt.comparables=4"],
+    "16 similar by both, with titles": [*TITLES, "finetune.prompt.nearest=both", "finetune.prompt.comparables=16"],
+    "told sizes in words": [*NOTHING, "finetune.prompt.sizes=true"],
+    "told all of it, by both": [*ALL, "finetune.prompt.nearest=both"],
     "a head with a rate of 1e-2": ["finetune.answer.rate=1e-2"],
     "in text": ["finetune.answer.by=text"],
-    "in text, told nothing": ["finetune.answer.by=text", "finetune.prompt.opinions=[]"],
+    "in text, told nothing": ["finetune.answer.by=text", *NOTHING],
+    "in text, told 8 similar by both, with titles": [
+        "finetune.answer.by=text",
+        *TITLES,
+        "finetune.prompt.nearest=both",
+    ],
     "in float32": ["finetune.dtype=float32"],
     "rank 4": ["finetune.lora.r=4", "finetune.lora.lora_alpha=8"],
     "rank 64": ["finetune.lora.r=64", "finetune.lora.lora_alpha=128"],

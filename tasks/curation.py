@@ -20,7 +20,7 @@ from prefect import task
 from tasks.config.experiment import Data, Experiment
 from tasks.data.cleaning import NO_PRICE, STILL_STATED, Tally, clean_items, clean_shard, fields_of, write_items
 from tasks.data.files.delimited import REJECTED
-from tasks.data.files.shards import Shard
+from tasks.data.files.shards import Shard, pack, unpack
 from tasks.data.items import RejectedError, from_row
 from tasks.data.prices import Evidence, UnreadableError
 from tasks.data.sources import Source, check_columns, list_files, read_files, source_of
@@ -47,7 +47,8 @@ MANY_REJECTED = 0.05
 MANY_NEAR = 0.1  # of the training items
 ALONE_BYTES = 64 * 2**20  # less than this is done sooner than processes are started
 SHARDS_A_TASK = 8  # a task costs Prefect a quarter of a second, a shard takes one second
-WINDOW = (os.cpu_count() or 1) + 1  # tasks in the works: no more raw data on disk than workers get at soon
+# Tasks in the works, here and on other machines: no more raw data on disk than workers get at soon.
+WINDOW, WINDOW_ELSEWHERE = (os.cpu_count() or 1) + 1, 32
 
 
 def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
@@ -198,16 +199,31 @@ def _cleaned(shards: Iterator[Shard], data: Data, seed: int, tokenizer: str | No
         for number, shard in enumerate(first):
             yield clean_shard(shard, number, data, seed, tokenizer, folder)
         return
-    common = {"rules": data, "seed": seed, "tokenizer": tokenizer, "folder": folder}
-    running: deque[PrefectFuture[Tally]] = deque()
+    elsewhere = "://" in data.runner
+    running: deque[PrefectFuture] = deque()
     with one_server(), runner_of(data) as runner:
         numbered = enumerate(chain(first, shards))
         while some := list(islice(numbered, SHARDS_A_TASK)):
-            if len(running) >= WINDOW:
-                yield running.popleft().result()
-            running.append(runner.submit(clean_some, {"numbered": some, **common}))
+            if len(running) >= (WINDOW_ELSEWHERE if elsewhere else WINDOW):
+                yield _taken(running.popleft().result(), folder)
+            if elsewhere:
+                given = {"sent": [(number, *pack(shard)) for number, shard in some]}
+                running.append(runner.submit(clean_elsewhere, {**given, "rules": data, "seed": seed}))
+            else:
+                given = {"numbered": some, "tokenizer": tokenizer, "folder": folder}
+                running.append(runner.submit(clean_some, {**given, "rules": data, "seed": seed}))
         while running:
-            yield running.popleft().result()
+            yield _taken(running.popleft().result(), folder)
+
+
+def _taken(result: Tally | tuple[Tally, dict[str, bytes]], folder: str) -> Tally:
+    """What a task has found; the files that it sent back go into the folder."""
+    if isinstance(result, Tally):
+        return result
+    tally, files = result
+    for name, content in files.items():
+        (Path(folder) / name).write_bytes(content)
+    return tally
 
 
 @contextlib.contextmanager
@@ -231,10 +247,26 @@ def clean_some(numbered: list[tuple[int, Shard]], rules: Data, seed: int, tokeni
     return tally
 
 
+@task(name="clean shards elsewhere")
+def clean_elsewhere(
+    sent: list[tuple[int, Shard, bytes | None]], rules: Data, seed: int
+) -> tuple[Tally, dict[str, bytes]]:
+    """The same on a machine that shares no folder with the one that asks: temporary files came along, the tokenizer is
+    found by its name, and the cleaned items go back."""
+    tokenizer = str(find_tokenizer(rules.tokenizer)) if rules.tokenizer else None
+    with tempfile.TemporaryDirectory(prefix="pricewright-") as folder:
+        items, tally = Path(folder) / "items", Tally()
+        items.mkdir()
+        for number, shard, content in sent:
+            here = unpack(shard, content, Path(folder))
+            tally.add(clean_shard(here, number, rules, seed, tokenizer, str(items)))
+        return tally, {file.name: file.read_bytes() for file in sorted(items.iterdir())}
+
+
 def runner_of(data: Data) -> TaskRunner:
     """Who cleans the shards: processes or threads of this machine, or a Dask cluster, here or at an address.
 
-    Workers on other machines need this package, and a temporary folder (TMPDIR) that all of them share.
+    Workers on other machines need this package and Prefect's server at an address (PREFECT_API_URL).
     """
     from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 

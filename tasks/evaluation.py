@@ -25,7 +25,7 @@ from tasks.models.api_calls import Budget
 from tasks.models.blend import Blend
 from tasks.models.classic import BASELINES
 from tasks.models.external import ExternalPredictions, check_files, contents, read_recorded, read_sheet
-from tasks.models.language import base_model
+from tasks.models.language import base_model, encoder
 from tasks.models.language.model import LanguageModel, ModelSpec
 from tasks.models.language.prompts import beyond_range
 from tasks.models.loading import load_predictor
@@ -158,6 +158,7 @@ def _base(contest: Contest) -> Candidate:
         {
             "spec": {**fields, "prompt": spec.prompt.model_dump()},
             "base": base_model.base_model_digest_parts(conf),
+            "encoder": encoder.identity_for(spec.prompt),
             "fitted_on": items_digest(contest.roles.temperature) if fitted else None,
             "code": code_digest("tasks.models.language.model"),
         }

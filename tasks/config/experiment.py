@@ -119,6 +119,13 @@ class Prompt(Section):
     highest: int = Field(999, ge=1, description="highest price the model can answer, in units")
     comparables: int = Field(0, ge=0, description="so many prices of similar training items are put into the prompt")
     similar: str = Field("Similar products cost", description="what stands before those prices")
+    nearest: Literal["words", "meaning", "both"] = Field(
+        "words", description="what makes items similar: words they share, an encoder's vectors, or the ranks by both"
+    )
+    encoder: str = Field("minilm-l6-v2", description="for meaning: an embedded encoder, a folder, or a hub id")
+    titles: int = Field(0, ge=0, description="so many tokens of each comparable's title stand beside its price")
+    spread: bool = Field(False, description="between which prices the middle half of the comparables lies is told, too")
+    sizes: bool = Field(False, description="weight, measures and pack are told in words, wherever the text states them")
     opinions: list[str] = Field(default_factory=list, description="classic models that the model is told the price of")
     opinion: str = Field("Other models say", description="what stands before those prices")
     unit: float = Field(1.0, gt=0, description="what one is worth in dollars: 0.01 where the model answers in cents")
@@ -127,6 +134,10 @@ class Prompt(Section):
     def _consistent(self) -> Prompt:
         if self.lowest > self.highest:
             raise ValueError(f"lowest ({self.lowest}) must not be above highest ({self.highest})")
+        if not self.comparables and (self.titles or self.spread or self.nearest != "words"):
+            raise ValueError(
+                "titles, spread and nearest are about comparables, of which there are 0: set comparables=8"
+            )
         return self
 
 

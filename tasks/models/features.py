@@ -88,19 +88,41 @@ def table(items: Sequence[Item]) -> DataFrame:
 def _structured(item: Item) -> list[float]:
     text = f"{item.title}\n{item.text}"
     heavy = weights(text)
-    volumes = [np.prod([float(side) for side in sides]) for sides in SIZE.findall(text)]
-    packs = [size for match in PACK.findall(text) if 0 < (size := int((match[0] or match[1])[:6])) < 1000]
+    volumes, pieces = [_volume(sides) for sides in SIZE.findall(text)], packs(text)
     numbers = [float(number[:12]) for number in NUMBER.findall(item.title)]
     return [
         np.log(heavy[0] + 1e-3) if heavy else np.nan,
         np.log(max(heavy) + 1e-3) if heavy else np.nan,
         np.log1p(max(volumes)) if volumes else np.nan,
-        np.log(max(packs)) if packs else np.nan,
+        np.log(max(pieces)) if pieces else np.nan,
         np.log1p(len(item.title)),
         np.log1p(len(item.text)),
         len(numbers),
         np.log1p(max(numbers)) if numbers else np.nan,
     ]
+
+
+def stated(item: Item) -> str:
+    """The heaviest weight, the largest measures and the largest pack that a text states, such as "Weight 0.75 pounds,
+    pack of 2"; empty where it states none."""
+    text, parts = f"{item.title}\n{item.text}", []
+    if heavy := weights(text):
+        parts.append(f"weight {round(max(heavy), 2):g} pounds")
+    if found := SIZE.findall(text):
+        parts.append(" x ".join(max(found, key=_volume)))
+    if sizes := packs(text):
+        parts.append(f"pack of {max(sizes)}")
+    words = ", ".join(parts)
+    return f"{words[:1].upper()}{words[1:]}"
+
+
+def packs(text: str) -> list[int]:
+    """How many pieces packs, sets and boxes hold that a text states, in their order; below 1,000."""
+    return [size for match in PACK.findall(text) if 0 < (size := int((match[0] or match[1])[:6])) < 1000]
+
+
+def _volume(sides: Sequence[str]) -> float:
+    return float(np.prod([float(side) for side in sides]))
 
 
 class WordVectors(TransformerMixin, BaseEstimator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.locks import locked
 from tasks.paths import PROJECT, cache_folder, local_path
+from tasks.progress import say
 from tasks.tracking.moved import follow
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ def connect(experiment: Experiment) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").addFilter(_waits)
     mlflow.set_tracking_uri(address(experiment))
     # Models are registered where runs are, whatever MLFLOW_REGISTRY_URI says.
     mlflow.set_registry_uri(address(experiment))
@@ -47,6 +51,18 @@ def connect(experiment: Experiment) -> MlflowClient:
         _check_writable(PROJECT / "mlruns")
         follow(PROJECT / "mlruns")
     return mlflow.MlflowClient()
+
+
+def _waits(record: logging.LogRecord) -> bool:
+    """Of what MLflow logs about a database, that it is tried again, said once: the rest is raised, or has addresses."""
+    if record.levelno == logging.WARNING and "could not be created" in record.getMessage():
+        _say_that_it_waits()
+    return False
+
+
+@functools.cache
+def _say_that_it_waits() -> None:
+    say("The database of the tracking store does not answer. It is tried again for up to two minutes.")
 
 
 def tracking_uri(experiment: Experiment) -> str:

@@ -25,7 +25,8 @@ class HeadLesson:
     def of(cls, plan: TrainingPlan, language: LanguageModel) -> Self:
         """The lesson of a plan, with a head that has learned nothing; the language model has it from now on."""
         prompt, answer = plan.conf.prompt, plan.conf.answer
-        told, prices = language.numbers(plan.items), [item.known_price for item in plan.items]
+        told = language.numbers(language.spec.told(plan.items, prompt), len(plan.items))
+        prices = [item.known_price for item in plan.items]
         embeddings = language.model.get_input_embeddings().weight
         head = PriceHead.begin(embeddings.shape[1], told, len(prompt.opinions), prices, prompt, answer.bins)
         language.head = head.to(embeddings.device)

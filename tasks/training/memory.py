@@ -18,7 +18,7 @@ from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.hardware import GIB, Settings, free_memory
-from tasks.models.language.prompts import completion, dearest, in_words, render, token_counts
+from tasks.models.language.prompts import completion, in_words, longest_told, render, token_counts
 from tasks.models.language.suitability import check_context, longest_prompt
 from tasks.progress import clock, say
 
@@ -209,7 +209,7 @@ class TrainingCost:
         """
         tokenizer, config = base_model.load_tokenizer(conf.base), base_model.load_config(conf.base)
         words = in_words(conf.prompt, conf.answer)
-        prompts = render(items, words, tokenizer, **dearest(words, len(items)))
+        prompts = render(items, words, tokenizer, longest_told(words, len(items)))
         texts = (f"{prompt}{completion(item.known_price, words)}" for item, prompt in zip(items, prompts, strict=True))
         lengths = [count + 1 for count in token_counts(texts, tokenizer)]  # and the token that ends the answer
         check_context(lengths, config, conf)

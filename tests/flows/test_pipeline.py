@@ -171,7 +171,14 @@ def test_the_champion_prices_a_text_in_a_new_process(finished: Finished) -> None
 
 def test_stages_that_are_switched_off_leave_rows_with_the_reason(finished: Finished) -> None:
     """The base model is scored all the same; the tuned row and the classic rows say why they did not run."""
-    words = ["-c", SMOKE, *finished.overrides, "finetune.enabled=false", "baselines.enabled=false", "promote.name=off"]
+    words = [
+        "-c",
+        SMOKE,
+        *finished.overrides,
+        "finetune.enabled=false",
+        "baselines.enabled=false",
+        "promote.name=untrained",
+    ]
     assert command("run", *words)[0] == 0
     rows = {row["model"]: row for row in json.loads(command("leaderboard", "--json", *words)[1])}
     assert rows["finetuned"]["status"] == "skipped" and rows["finetuned"]["reason"] == "finetune.enabled is false"

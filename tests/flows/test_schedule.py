@@ -23,12 +23,11 @@ from tasks.config.schedule import Schedule
 from tasks.paths import PROJECT
 from tasks.tracking.runs import STAGE
 from tasks.tracking.store import connect, experiment_id
-from tests.waiting import PATIENCE, free_port, stop, until
+from tests.waiting import PATIENCE, STANDING_STILL, free_port, stop, until
 
 SMOKE = "conf/smoke.yaml"
 CRON = "0 2 * * *"  # once a day: the schedule of the conf makes no run while the tests go on
-# A training whose first checkpoint comes soon, and that is not over before it is cancelled.
-LONG = ["finetune.sft.num_train_epochs=80", "finetune.checkpoints=16"]
+LONGER = ["finetune.sft.num_train_epochs=2"]
 
 
 class Site:
@@ -37,12 +36,15 @@ class Site:
     def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder = folder
         self.overrides = [*overrides, "baselines.models=[constant,tfidf_ridge]", f"schedule.cron={CRON}"]
-        self.port = free_port()
+        self.port, self.still = free_port(), folder / "still"
+        (folder / "sitecustomize.py").write_text(STANDING_STILL, encoding="utf-8")
         self.address = f"http://127.0.0.1:{self.port}/api"
         soon = {"SCHEDULER_LOOP_SECONDS": "1", "SCHEDULER_RECENT_DEPLOYMENTS_INTERVAL": "1"}
         self.environment = {
             **os.environ,
             "PREFECT_HOME": str(folder / "prefect"),
+            "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}",
+            "STAND_STILL_AFTER": f"finish_checkpoint@{self.still}",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",  # how soon a cancelled run is told
             **{f"PREFECT_SERVER_SERVICES_{name}": value for name, value in soon.items()},
@@ -205,17 +207,20 @@ def test_a_cancelled_training_leaves_a_whole_checkpoint_that_the_next_run_goes_o
     from tasks.training.trainer import last_whole_checkpoint
 
     worker, before = site.processes["worker"], site.stages()
-    run = site.run("finetune", *LONG)
+    site.still.touch()
+    run = site.run("finetune", *LONGER)
     work = PROJECT / "mlruns" / "work"
     (started,) = until(lambda: [s for s in site.stages() if s not in before], worker)
     until(lambda: list((work / started[2]).glob("checkpoint-*/complete.json")), worker)
     site.client.set_flow_run_state(run.id, Cancelling())
+    until(lambda: "finished and saved first" in (site.folder / "worker.log").read_text(), worker)
+    site.still.unlink()
     # Its process says first that it was made to end, then the worker why.
     until(lambda: site.client.read_flow_run(run.id).state.is_cancelled(), worker)
     assert not alive(site.client.read_flow_run(run.id))
     assert [stage for stage in site.stages() if stage[2] == started[2]] == [("finetune", "KILLED", started[2])]
     assert last_whole_checkpoint(work / started[2]) is not None
-    assert site.ended(site.run("finetune", *LONG)).is_completed()
+    assert site.ended(site.run("finetune", *LONGER)).is_completed()
     assert ("finetune", "FINISHED", started[2]) in site.stages() and len(site.stages()) == len(before) + 1
 
 

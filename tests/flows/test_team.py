@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client, get_task_stream
 from prefect.client.schemas.objects import FlowRun
 
 from flows.team import BUCKET, GRPC, PORTS, Team, postgres_binaries, weed_binary
@@ -30,14 +32,23 @@ from tasks.tracking.store import connect, experiment_id, listing
 from tasks.training.candidates import ADAPTER
 from tasks.training.checkpoints import FOLDER
 from tests.smoke import SMOKE, Finished
-from tests.waiting import PATIENCE, free_port, stop, until
+from tests.waiting import PATIENCE, STANDING_STILL, free_port, stop, until
 
 pytestmark = pytest.mark.slow
 CONF = ["-c", SMOKE, "-c", "conf/team.yaml"]
 SPARED = ("model_id", "predict_ms", "fit_seconds", "size_mb")  # not the same in any two runs
-# A training that is not over when it is killed, on a busy machine either: 96 steps, a checkpoint every 8 of them.
-LONG, FIRST = ["finetune.sft.num_train_epochs=24", "finetune.checkpoints=12", "finetune.sft.logging_steps=1"], 8
-LONG += ["tracking.experiment=long"]  # so that the stages of the other test stay as they are
+# A training with a checkpoint every two of its eight steps, in an experiment of its own: the stages of the other test
+# stay as they are.
+MOVED = ["finetune.sft.num_train_epochs=2", "finetune.checkpoints=4", "finetune.sft.logging_steps=1"]
+MOVED += ["tracking.experiment=moved"]
+FIRST = 2
+# Whose environment says so cuts files into shards of some kilobytes, so that there are several.
+SMALL_SHARDS = """
+if os.environ.get("SMALL_SHARDS"):
+    from tasks import curation
+    from tasks.data.files import shards
+    shards.SHARD_BYTES, curation.ALONE_BYTES, curation.SHARDS_A_TASK = 8_000, 0, 1
+"""
 STAGES = ["baselines", "curate", "evaluate", "finetune"]
 
 
@@ -93,14 +104,18 @@ class Checkout:
         own = {"PYTHONPATH": str(folder), "PRICEWRIGHT_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
         # Whose heartbeat is late on a busy machine is not dead; whose process is gone is, at once.
         late = f"from tasks.tracking import claims\nclaims.DEAD = {PATIENCE}\n"
-        (folder / "sitecustomize.py").write_text(late, encoding="utf-8")
+        (folder / "sitecustomize.py").write_text(late + STANDING_STILL + SMALL_SHARDS, encoding="utf-8")
         # What it needs goes through the MLflow server: it has no key of the store.
         own |= {"PREFECT_API_URL": team.prefect, "PREFECT_WORKER_QUERY_SECONDS": "1"}
         self.environment = {**os.environ, **own}
 
     def start(self, command: str, *words: str, **environment: str) -> subprocess.Popen:
+        return self.python("flows.cli", command, *CONF, f"tracking.uri={self.team.mlflow}", *words, **environment)
+
+    def python(self, module: str, *words: str, **environment: str) -> subprocess.Popen:
+        """A module of Python in this checkout."""
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", command, *CONF, f"tracking.uri={self.team.mlflow}", *words],
+            [sys.executable, "-m", module, *words],
             cwd=self.folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
@@ -186,14 +201,18 @@ def test_a_worker_in_each_checkout_does_what_the_page_asks_for(team: Team, check
     assert stages(checkouts[0].experiment(*words)) == STAGES
 
 
-def test_data_in_the_store_are_those_of_a_folder(team: Team, checkouts: list[Checkout], tmp_path: Path) -> None:
-    """Read where they lie, with a key from the environment: the same dataset. Without a key it is said."""
+def store_of(team: Team) -> Any:
+    """A client of the store that has its keys."""
     import boto3
 
-    store = boto3.client("s3", endpoint_url=team.environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
-                         aws_access_key_id=team.environment["AWS_ACCESS_KEY_ID"],
-                         aws_secret_access_key=team.environment["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
-    rows = list(generate(300, seed=3))
+    return boto3.client("s3", endpoint_url=team.environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
+                        aws_access_key_id=team.environment["AWS_ACCESS_KEY_ID"],
+                        aws_secret_access_key=team.environment["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
+
+
+def test_data_in_the_store_are_those_of_a_folder(team: Team, checkouts: list[Checkout], tmp_path: Path) -> None:
+    """Read where they lie, with a key from the environment: the same dataset. Without a key it is said."""
+    store, rows = store_of(team), list(generate(300, seed=3))
     for part in (0, 1):
         file = tmp_path / f"products-{part}.jsonl"
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows[part::2]), encoding="utf-8")
@@ -209,6 +228,39 @@ def test_data_in_the_store_are_those_of_a_folder(team: Team, checkouts: list[Che
     refused = curated(f"s3://{BUCKET}/data", **{**team.environment, "AWS_SECRET_ACCESS_KEY": "expired"})
     refused.communicate(timeout=PATIENCE)
     assert refused.returncode == 2 and f"s3://{BUCKET}/data" in checkouts[0].said()
+
+
+def test_dask_workers_of_several_machines_clean_what_lies_in_the_store(
+    team: Team, checkouts: list[Checkout], tmp_path: Path
+) -> None:
+    """Both work, with no folder in common; the dataset is that of one machine, whether they read the store or are sent
+    what only one can read."""
+    lines = "".join(f"{json.dumps(row)}\n" for row in generate(400, seed=4)).encode()
+    zipped, address = tmp_path / "products.jsonl.gz", f"tcp://127.0.0.1:{free_port()}"
+    zipped.write_bytes(gzip.compress(lines))
+    store_of(team).put_object(Bucket=BUCKET, Key="dask/products.jsonl", Body=lines)
+
+    def curated(at: str, name: str, *words: str, **environment: str) -> str:
+        words = ("data.source=files", "data.name=products", f"data.path={at}", f"tracking.experiment={name}", *words)
+        return Path(checkouts[0].output(checkouts[0].start("curate", *words, **environment)).split()[-1]).name
+
+    alone = curated(str(zipped), "alone-zipped")
+    servers = [checkouts[0].python("dask", "scheduler", "--host", address, "--no-dashboard")]
+    try:
+        for checkout in checkouts:
+            own = {**team.environment, "TMPDIR": str(checkout.folder)}
+            words = ("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+            servers.append(checkout.python("dask", *words, **own))
+        with Client(address, timeout=PATIENCE) as client:
+            client.wait_for_workers(len(checkouts), timeout=PATIENCE)
+            for name, at in {"read": f"s3://{BUCKET}/dask/products.jsonl", "sent": str(zipped)}.items():
+                with get_task_stream(client) as stream:
+                    asked = {**team.environment, "SMALL_SHARDS": "1"}
+                    assert curated(at, name, f"data.runner={address}", **asked) == alone
+                assert len({task["worker"] for task in stream.data}) == len(checkouts)
+    finally:
+        for server in reversed(servers):
+            stop(server)
 
 
 def adapters(experiment: Experiment, run_id: str) -> dict[int, str]:
@@ -231,12 +283,12 @@ def trainings(experiment: Experiment) -> dict[str, str]:
 def test_a_training_goes_on_on_another_machine(checkouts: list[Checkout]) -> None:
     """One is killed in the middle of fine-tuning. The other, which waited for it, takes its checkpoint from the store,
     trains what is left and ends with the adapters of a training that was left alone."""
-    (lost, other), experiment = checkouts, checkouts[0].experiment(*LONG)
-    lost.output(lost.start("curate", *LONG))
+    (lost, other), experiment = checkouts, checkouts[0].experiment(*MOVED)
+    lost.output(lost.start("curate", *MOVED))
     before = trainings(experiment)
-    first = lost.start("finetune", *LONG)
+    first = lost.start("finetune", *MOVED, STAND_STILL_AFTER=f"keep_in_store@{lost.folder}")  # until it is killed
     (run_id,) = until(lambda: trainings(experiment).keys() - before.keys(), first, lost.folder / "errors.log")
-    second = other.start("finetune", *LONG)
+    second = other.start("finetune", *MOVED)
     until(lambda: "is doing this already" in other.said(), second, other.folder / "errors.log")
     place = f"{connect(experiment).get_run(run_id).info.artifact_uri}/{FOLDER}"
     until(lambda: any(file.endswith(COMPLETE) for file in listing(place)), first, lost.folder / "errors.log")
@@ -248,7 +300,7 @@ def test_a_training_goes_on_on_another_machine(checkouts: list[Checkout]) -> Non
     # No step before the checkpoint was trained twice; its own loss is logged with it as well.
     steps = [point.step for point in connect(experiment).get_metric_history(run_id, "train_loss")]
     assert min(step for step in steps if steps.count(step) > 1 or step == max(steps)) >= FIRST
-    alone = [*LONG, "tracking.experiment=alone"]
+    alone = [*MOVED, "tracking.experiment=alone"]
     lost.output(lost.start("curate", *alone))
     lost.output(lost.start("finetune", *alone))
     (reference,) = trainings(lost.experiment(*alone))

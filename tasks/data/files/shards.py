@@ -13,7 +13,7 @@ import io
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -99,6 +99,25 @@ def cut_at(address: str, folder: Path, encoding: str | None = None) -> Iterator[
             yield Shard(address, origin, start, min(start + SHARD_BYTES, size))
     else:
         yield from cut(remote.fetch(address), folder, encoding=encoding)
+
+
+def pack(shard: Shard) -> tuple[Shard, bytes | None]:
+    """A shard to be read on another machine, with the content of its file where that is a temporary one of this."""
+    if not shard.temporary:
+        return shard, None
+    file = Path(shard.path)
+    content = file.read_bytes()
+    file.unlink()
+    return shard, content
+
+
+def unpack(shard: Shard, content: bytes | None, folder: Path) -> Shard:
+    """What `pack` sent, its file in a folder of this machine."""
+    if content is None:
+        return shard
+    part = folder / Path(shard.path).name
+    part.write_bytes(content)
+    return replace(shard, path=str(part))
 
 
 def spill(rows: Iterable[Row], folder: Path, origin: str, fields: tuple[tuple[str, str], ...] = ()) -> Iterator[Shard]:

@@ -20,7 +20,7 @@ from tasks.models.language.estimators import ESTIMATORS, fit_temperature, quanti
 from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.models.language.price_distribution import batches, evaluating, price_distribution
 from tasks.models.language.price_trie import build_trie
-from tasks.models.language.prompts import in_words, parse, render
+from tasks.models.language.prompts import Told, in_words, parse, render
 from tasks.models.predictor import Distribution, Predictions
 from tasks.progress import Progress
 
@@ -71,10 +71,13 @@ class ModelSpec:
 
             check(prompt.opinions)
             told["opinions"] = None if train is None else Opinions.of(prompt.opinions, train, seed)
-        if prompt.comparables and train is not None:
+        if prompt.comparables:
+            from tasks.models.language import encoder
             from tasks.models.language.retrieval import Comparables
 
-            told["comparables"] = Comparables.fit(train)
+            if encoder.asked_for(prompt):
+                encoder.locate(prompt.encoder)
+            told["comparables"] = None if train is None else Comparables.fit(train, prompt)
         told |= {"device": finetune.device, "dtype": finetune.dtype}
         return cls(finetune.base, finetune.quantization, prompt, answer, **told)
 
@@ -85,22 +88,24 @@ class ModelSpec:
         asked["answer"] = finetune.answer.model_copy(update={"by": "text"})
         return cls.of(finetune.model_copy(update=asked), train, seed)
 
-    def told(self, items: Sequence[Item], prompt: Prompt) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The prices [n, count] of comparables and the opinions [n, models] that a prompt asks for.
+    def told(self, items: Sequence[Item], prompt: Prompt) -> Told:
+        """The comparables and the opinions that a prompt asks for.
 
         Raises:
             ValueError: it asks for some, and the spec was made without training items.
         """
-        similar = said = None
+        prices = titles = said = None
         if prompt.comparables:
             if self.comparables is None:
                 raise ValueError("finetune.prompt.comparables needs a spec that was given the training items")
-            similar = self.comparables.look_up(items, prompt.comparables)
+            places = self.comparables.look_up(items, prompt.comparables)
+            prices = self.comparables.prices[places]
+            titles = None if self.comparables.titles is None else self.comparables.titles[places].tolist()
         if prompt.opinions:
             if self.opinions is None:
                 raise ValueError("finetune.prompt.opinions needs a spec that was given the training items")
             said = self.opinions.ask(items)
-        return similar, said
+        return Told(prices, titles, said)
 
     def settings(self) -> Settings:
         """How the model is loaded on this machine."""
@@ -218,24 +223,27 @@ class LanguageModel:
                 progress=progress.advance,
             )
 
-    def texts(self, items: Sequence[Item]) -> list[str]:
-        """Each item's prompt.
+    def texts(self, items: Sequence[Item], told: Told | None = None) -> list[str]:
+        """Each item's prompt; what is told of the items is looked up unless it is given.
 
         Raises:
             ValueError: comparables or opinions belong into it, and the spec was made without training items.
         """
         words = in_words(self.spec.prompt, self.spec.answer)
-        return render(items, words, self.tokenizer, *self.spec.told(items, words))
+        return render(items, words, self.tokenizer, told or self.spec.told(items, words))
 
-    def numbers(self, items: Sequence[Item]) -> np.ndarray:
-        """What a head is told of each item [n, k], as logarithms of prices: the opinions, then the comparables."""
-        similar, said = self.spec.told(items, self.spec.prompt)
-        columns = [np.log1p(prices) for prices in (said, similar) if prices is not None]
-        return np.concatenate([np.zeros((len(items), 0)), *columns], axis=1)
+    def numbers(self, told: Told, count: int) -> np.ndarray:
+        """What a head is told of each of `count` items [count, k], as logarithms of prices: the opinions, then the
+        comparables and the middle half of these."""
+        prompt = self.spec.prompt
+        columns = [np.log1p(each) for each in (told.opinions, told.prices) if each is not None]
+        if prompt.spread and told.spread is not None:
+            columns.append(np.log1p(told.spread))
+        return np.concatenate([np.zeros((count, 0)), *columns], axis=1)
 
-    def prompts(self, items: Sequence[Item]) -> list[list[int]]:
+    def prompts(self, items: Sequence[Item], told: Told | None = None) -> list[list[int]]:
         """The token ids of each item's prompt."""
-        return self.tokenizer(self.texts(items))["input_ids"] if items else []
+        return self.tokenizer(self.texts(items, told))["input_ids"] if items else []
 
     def generate(self, items: Sequence[Item], what: str | None = None) -> list[str]:
         """The most probable continuation of each prompt, token by token, as long as the longest price is."""
@@ -341,7 +349,8 @@ class LanguageModel:
         from tasks.models.language.price_head import last_states
 
         assert self.head is not None, "a spec that answers by a head belongs to a model that was loaded with one"
-        prompts, told = self.prompts(items), torch.from_numpy(self.numbers(items)).float()
+        known = self.spec.told(items, self.spec.prompt)
+        prompts, told = self.prompts(items, known), torch.from_numpy(self.numbers(known, len(items))).float()
         lengths = np.array([len(ids) for ids in prompts], dtype=int)
         device, found = self.model.get_input_embeddings().weight.device, np.zeros((len(items), len(self.prices)))
         with evaluating(self.model), torch.inference_mode():

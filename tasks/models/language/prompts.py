@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tasks.config.experiment import Answer, Prompt
 from tasks.data.items import Item
@@ -14,31 +17,86 @@ from tasks.data.prices import shown
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 1000  # texts that are tokenized at once: what a tokenizer returns is forty times as large as its text
 ENOUGH = 16  # characters for each token that is kept: of a text that is longer, its head says where to cut
 
 
+@dataclass(frozen=True)
+class Told:
+    """What is told of n items beside their own texts, as far as it is: what similar ones cost, `prices` [n, count], the
+    `titles` [n][count] of these, and what other models say, `opinions` [n, models]; prices in US dollars."""
+
+    prices: np.ndarray | None = None
+    titles: Sequence[Sequence[str]] | None = None
+    opinions: np.ndarray | None = None
+
+    @property
+    def spread(self) -> np.ndarray | None:
+        """The ends [n, 2] of the middle half of the prices; None where there are no prices."""
+        return quartiles(self.prices) if self.prices is not None and self.prices.shape[1] else None
+
+
+def quartiles(prices: np.ndarray) -> np.ndarray:
+    """The first and the third quartile [n, 2] of prices [n, count]."""
+    return np.quantile(prices, (0.25, 0.75), axis=1, method="inverted_cdf").T
+
+
 def render(
-    items: Sequence[Item],
-    prompt: Prompt,
-    tokenizer: PreTrainedTokenizerBase,
-    comparables: Sequence[Sequence[float]] | np.ndarray | None = None,
-    opinions: Sequence[Sequence[float]] | np.ndarray | None = None,
+    items: Sequence[Item], prompt: Prompt, tokenizer: PreTrainedTokenizerBase, told: Told | None = None
 ) -> list[str]:
-    """The prompts of the items, each ending right before the price; title and text cut to `prompt.text_tokens`, and
-    after them what similar ones cost, `comparables` [n, count], and what other models say, `opinions` [n, models], both
-    in US dollars."""
+    """The prompts of the items, each ending right before the price: title and text cut to `prompt.text_tokens`, then
+    as much of what is `told` as the prompt asks for."""
+    told = told or Told()
+    bodies = _cut((f"{item.title}\n{item.text}".strip() for item in items), prompt.text_tokens, tokenizer)
+    if told.titles is not None:
+        told = replace(told, titles=_cut_titles(told.titles, prompt.titles, tokenizer))
+    spread = told.spread if prompt.spread else None
+    return [
+        _laid_out(prompt, body, _stated(item) if prompt.sizes else "", told, spread, row)
+        for row, (item, body) in enumerate(zip(items, bodies, strict=True))
+    ]
+
+
+def example(prompt: Prompt) -> str:
+    """What a prompt looks like: placeholders for words, and numbers that are made up."""
+    told = Told(np.array([[12.0, 30.0, 9.0]]), [["TITLE"] * 3] if prompt.titles else None, np.array([[11.0, 14.0]]))
+    sizes = "Weight 2 pounds, pack of 3" if prompt.sizes else ""
+    return _laid_out(prompt, "TITLE\nTEXT", sizes, told, told.spread if prompt.spread else None, 0)
+
+
+def _laid_out(prompt: Prompt, body: str, sizes: str, told: Told, spread: np.ndarray | None, row: int) -> str:
+    """The prompt of the item in this row, its parts with an empty line between them."""
+    parts = [body, sizes] if sizes else [body]
+    if prompt.comparables and told.prices is not None:
+        prices = told.prices[row]
+        if told.titles is None:
+            similar = _line(prompt.similar, prices, prompt)
+        else:
+            each = (f"{_whole(price, prompt)}: {title}" for price, title in zip(prices, told.titles[row], strict=True))
+            similar = "\n".join([prompt.similar, *each])
+        ends = "" if spread is None else " to ".join(str(_whole(end, prompt)) for end in spread[row])
+        parts.append(f"{similar}\nHalf of them {ends}" if ends else similar)
+    if prompt.opinions and told.opinions is not None:
+        parts.append(_line(prompt.opinion, told.opinions[row], prompt))
     question = f"{prompt.question}\n\n" if prompt.question else ""
-    bodies = (f"{item.title}\n{item.text}".strip() for item in items)
-    prompts = []
-    for row, body in enumerate(_cut(bodies, prompt.text_tokens, tokenizer)):
-        told = "" if comparables is None else f"{_line(prompt.similar, comparables[row], prompt)}\n\n"
-        told += "" if opinions is None else f"{_line(prompt.opinion, opinions[row], prompt)}\n\n"
-        prompts.append(f"{question}{body}\n\n{told}{prompt.prefix}")
-    return prompts
+    return question + "\n\n".join([*parts, prompt.prefix])
+
+
+def _stated(item: Item) -> str:
+    from tasks.models.features import stated
+
+    return stated(item)
+
+
+def _cut_titles(
+    titles: Sequence[Sequence[str]], most: int, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[str, ...]]:
+    """Each title in one line of at most `most` tokens; one that comes often is cut once."""
+    different = list(dict.fromkeys(" ".join(title.split()) for row in titles for title in row))
+    short = dict(zip(different, _cut(different, most, tokenizer), strict=True))
+    return [tuple(short[" ".join(title.split())] for title in row) for row in titles]
 
 
 def _cut(bodies: Iterable[str], most: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -77,17 +135,25 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def in_words(prompt: Prompt, answer: Answer) -> Prompt:
-    """The prompt with only what stands in it in words: a head is told comparables and opinions in numbers."""
-    return prompt if answer.by == "text" else prompt.model_copy(update={"comparables": 0, "opinions": []})
+    """The prompt with only what stands in it in words: a head is told prices as numbers, but the comparables' titles
+    stand in the prompt, each with its price."""
+    if answer.by == "text":
+        return prompt
+    comparables = {} if prompt.titles else {"comparables": 0, "nearest": "words"}
+    return prompt.model_copy(update={"opinions": [], "spread": False, **comparables})
 
 
-def dearest(prompt: Prompt, count: int) -> dict[str, list[list[float]] | None]:
-    """What `render` is told of `count` items whose prompts are the longest: no price has more tokens."""
-    told = {"comparables": prompt.comparables, "opinions": len(prompt.opinions)}
-    return {name: [[math.inf] * prices] * count if prices else None for name, prices in told.items()}
+def longest_told(prompt: Prompt, count: int) -> Told:
+    """What `render` is told of `count` items whose prompts are the longest: no price and no title has more tokens."""
+    titles = [[" a" * prompt.titles] * prompt.comparables] * count
+    return Told(
+        np.full((count, prompt.comparables), math.inf) if prompt.comparables else None,
+        titles if prompt.titles else None,
+        np.full((count, len(prompt.opinions)), math.inf) if prompt.opinions else None,
+    )
 
 
-def _line(before: str, prices: Sequence[float] | np.ndarray, prompt: Prompt) -> str:
+def _line(before: str, prices: np.ndarray, prompt: Prompt) -> str:
     return f"{before} {', '.join(str(_whole(price, prompt)) for price in prices) or '?'}"
 
 

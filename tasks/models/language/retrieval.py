@@ -5,70 +5,111 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from tasks.config.experiment import Prompt
 from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.data.splits import item_digest
-from tasks.errors import UserError
+from tasks.errors import ModelGoneError, UserError
 from tasks.models.estimator_files import dump, read
+from tasks.models.language.encoder import Encoder, asked_for, identity, vectors_of
+from tasks.models.language.prompts import ENOUGH
 from tasks.models.neighbours import NeighbourIndex
 from tasks.models.terms import Tfidf, content_words, words
 
 SPARE = 24  # neighbours looked at beyond those wanted, since some may be near duplicates
 MOST_VARIANTS = 1_000  # neighbours looked at in all, where an item has many variants
+FUSION = 60  # of reciprocal rank fusion (Cormack et al. 2009): how little the first ranks count more than the next
 
 
 @dataclass(frozen=True, eq=False)
 class Comparables:
-    """n training items to look similar ones up in: their TF-IDF `rows` [n, terms], their `prices` [n] in US dollars and
-    the digests by which they are `known` [n]."""
+    """n training items to look similar ones up in: their `prices` [n] in US dollars, the digests by which they are
+    `known` [n], and what similar is told by: the TF-IDF `rows` [n, terms] of their words, the `vectors` [n, size] of
+    what they mean by an `encoder`, or both."""
 
-    terms: Tfidf
-    rows: csr_matrix
     prices: np.ndarray
     known: np.ndarray
     signatures: np.ndarray  # [n, SLOTS] of uint32: by these near duplicates are known
+    terms: Tfidf | None = None
+    rows: csr_matrix | None = None
+    encoder: tuple[str, str] | None = None  # its name, and what it was
+    vectors: np.ndarray | None = None
+    titles: np.ndarray | None = None  # [n], where a prompt holds them
 
     @classmethod
-    def fit(cls, items: Sequence[Item]) -> Self:
-        """Keep the items, which have prices.
+    def fit(cls, items: Sequence[Item], prompt: Prompt) -> Self:
+        """Keep of the items, which have prices, what a prompt tells of them.
 
         Raises:
-            UserError: their texts have no words.
+            UserError: their texts have no words, or there is no such encoder.
         """
-        texts = words(items)
-        terms, rows = _fitted(texts)
+        texts, kept = words(items), {}
+        if prompt.nearest != "meaning":
+            kept["terms"], kept["rows"] = _fitted(texts)
+        if asked_for(prompt):
+            kept["encoder"] = prompt.encoder, identity(prompt.encoder)
+            kept["vectors"] = vectors_of(prompt.encoder, texts)
+        if prompt.titles:
+            kept["titles"] = np.array([item.title[: ENOUGH * prompt.titles] for item in items])
         prices, known = np.array([item.price for item in items]), np.array([item_digest(item) for item in items])
-        return cls(terms, rows, prices, known, minhash.signatures(texts))
+        return cls(prices, known, minhash.signatures(texts), **kept)
 
     def look_up(self, items: Sequence[Item], count: int) -> np.ndarray:
-        """What the `count` most similar items cost, or all where there are fewer, the most similar first: [m, count].
+        """The places of the `count` most similar items, or of all where there are fewer, the most similar first:
+        [m, count].
 
         A kept item retrieves neither itself nor its near duplicates: none of those stands in another split, and a model
         trained on them would learn to trust prices more than it may.
+
+        Raises:
+            ModelGoneError: the encoder is not the one that made the vectors.
         """
         count = min(count, len(self.known) - 1)
         if not items or count < 1:
-            return np.zeros((len(items), 0))
-        asked = self.terms.transform(words(items)).astype(np.float32)
-        index, places = NeighbourIndex(self.rows), {digest: place for place, digest in enumerate(self.known)}
+            return np.zeros((len(items), 0), dtype=int)
+        places = {digest: place for place, digest in enumerate(self.known)}
         # Where a kept item lies, -1 for a new one.
         own = np.array([places.get(item_digest(item), -1) for item in items])
-        prices, pending, wanted = np.zeros((len(items), count)), np.arange(len(items)), count + 1 + SPARE
+        ways = self._ways(items, own)
+        chosen, pending, wanted = np.zeros((len(items), count), dtype=int), np.arange(len(items)), count + 1 + SPARE
         while len(pending):
             wanted = min(wanted, len(self.known))
-            _, found = index.nearest(asked[pending], wanted)
+            found = fused([NeighbourIndex(rows).nearest(asked[pending], wanted)[1] for rows, asked in ways])
             last = np.stack([self._last(place, row) for place, row in zip(own[pending], found, strict=True)])
             order = np.argsort(last, axis=1, kind="stable")[:, :count]
-            prices[pending] = self.prices[np.take_along_axis(found, order, axis=1)]
+            chosen[pending] = np.take_along_axis(found, order, axis=1)
             if wanted >= min(MOST_VARIANTS, len(self.known)):
                 break
             pending, wanted = pending[(last == 0).sum(axis=1) < count], min(8 * wanted, MOST_VARIANTS)
-        return prices
+        return chosen
+
+    def _ways(self, items: Sequence[Item], own: np.ndarray) -> list[tuple[Any, Any]]:
+        """Rows of the kept items and rows of those asked about, for each way to tell how similar they are."""
+        texts, ways = words(items), []
+        if self.terms is not None:
+            ways.append((self.rows, self.terms.transform(texts).astype(np.float32)))
+        if self.vectors is not None:
+            asked = self.vectors[own]
+            if (own < 0).any():
+                new = [text for text, place in zip(texts, own, strict=True) if place < 0]
+                asked[own < 0] = self._encoder().vectors(new)
+            ways.append((self.vectors, asked))
+        return ways
+
+    def _encoder(self) -> Encoder:
+        assert self.encoder is not None, "who keeps vectors keeps the name of what made them"
+        name, made_by = self.encoder
+        if (found := identity(name)) != made_by:
+            raise ModelGoneError(
+                f"Similar items are looked up by vectors of the encoder {made_by}, and {name} is {found} now. Put that "
+                "one back, or fine-tune again."
+            )
+        return Encoder(name)
 
     def _last(self, place: int, found: np.ndarray) -> np.ndarray:
         """Which of the neighbours [k] of the kept item at `place` come last: its near duplicates (1) and itself (2)."""
@@ -89,6 +130,21 @@ class Comparables:
             ValueError: the file asks for types that no comparables have.
         """
         return cls(**read(file))
+
+
+def fused(ways: Sequence[np.ndarray]) -> np.ndarray:
+    """One ranking of several [m, count] by reciprocal rank fusion: what stands high in all of them comes first."""
+    if len(ways) == 1:
+        return ways[0]
+    fused = np.zeros_like(ways[0])
+    for row, ranked in enumerate(zip(*ways, strict=True)):
+        score: dict[int, float] = {}
+        for places in ranked:
+            for rank, place in enumerate(places.tolist(), start=1):
+                score[place] = score.get(place, 0) + 1 / (FUSION + rank)
+        # Ties by place, so that the order is the same each time.
+        fused[row] = sorted(score, key=lambda place: (-score[place], place))[: fused.shape[1]]
+    return fused
 
 
 def _fitted(texts: Sequence[str]) -> tuple[Tfidf, csr_matrix]:

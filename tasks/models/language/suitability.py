@@ -13,7 +13,7 @@ from tasks.config.experiment import Finetune, Prompt
 from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
-from tasks.models.language.prompts import completion, dearest, in_words, render
+from tasks.models.language.prompts import completion, in_words, longest_told, render
 from tasks.progress import say
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def check_base(conf: Finetune) -> None:
 
 def longest_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens that a prompt may have with its price."""
-    (around,) = render([Item.from_text("")], prompt, tokenizer, **dearest(prompt, 1))
+    sizes = "999.99 pounds, 999.99 x 999.99 x 999.99, pack of 999" if prompt.sizes else ""
+    (around,) = render([Item.from_text(sizes)], prompt, tokenizer, longest_told(prompt, 1))
     return prompt.text_tokens + len(tokenizer(f"{around}{completion(math.inf, prompt)}")["input_ids"]) + 2
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from tasks.config.experiment import Prompt
+from tasks.config.experiment import Answer, Prompt
 from tasks.data.items import Item
+from tasks.models.features import stated
 from tasks.models.language import prompts
 from tasks.models.language.base_model import TINY, load_tokenizer
-from tasks.models.language.prompts import beyond_range, completion, parse, render, token_counts
+from tasks.models.language.prompts import Told, beyond_range, completion, example, in_words, parse, render, token_counts
 
 
 @pytest.mark.parametrize(
@@ -52,11 +55,47 @@ def test_a_prompt_holds_question_title_and_text_and_ends_before_the_price() -> N
     tokenizer = load_tokenizer(TINY)
     (asked,) = render([item], Prompt(), tokenizer)
     assert asked == "How much does this cost to the nearest dollar?\n\nKettle\nBoils water.\n\nPrice is $"
-    (told,) = render([item], Prompt(question=""), tokenizer, [[12.4, 2000]])
+    similar = Told(np.array([[12.4, 2000.0]]))
+    (told,) = render([item], Prompt(question="", comparables=2), tokenizer, similar)
     assert told == "Kettle\nBoils water.\n\nSimilar products cost 12, 999\n\nPrice is $"
+    (untold,) = render([item], Prompt(question=""), tokenizer, similar)
+    assert untold == "Kettle\nBoils water.\n\nPrice is $"
     (bare,) = render([item], Prompt(question=""), tokenizer)
     assert bare == "Kettle\nBoils water.\n\nPrice is $"
     assert render([], Prompt(), tokenizer) == []
+
+
+def test_a_prompt_holds_all_that_it_is_asked_to_tell() -> None:
+    """Sizes from beyond the cut, titles in one line of so many tokens, the middle half of the prices, opinions."""
+    item = Item("1", "Kettle", "Boils water. Weighs 32 ounces, 12 x 10.5 x 3 inches, box of 4.")
+    prompt = Prompt(question="", text_tokens=6, comparables=3, titles=8, spread=True, sizes=True, opinions=["network"])
+    titles = [["Steel\nkettle of 2020", "Pan", "Steel\nkettle of 2020"]]
+    told = Told(np.array([[30.0, 12.0, 20.4]]), titles, np.array([[25.0]]))
+    (asked,) = render([item], prompt, load_tokenizer(TINY), told)
+    assert asked == (
+        "Kettle\n\nWeight 2 pounds, 12 x 10.5 x 3, pack of 4\n\n"
+        "Similar products cost\n30: Steel ke\n12: Pan\n20: Steel ke\nHalf of them 12 to 30\n\n"
+        "Other models say 25\n\nPrice is $"
+    )
+    assert stated(Item("2", "Kettle", "Boils water.")) == ""
+    assert "TITLE" in example(prompt) and example(prompt).endswith(
+        "Half of them 9 to 30\n\nOther models say 11, 14\n\nPrice is $"
+    )
+
+
+def test_a_head_is_told_prices_as_numbers_and_titles_in_words() -> None:
+    """What does not stand in its prompt takes no tokens there."""
+    told = Prompt(comparables=3, titles=8, spread=True, nearest="both", opinions=["network"])
+    assert in_words(told, Answer(by="text")) == told
+    assert in_words(told, Answer(by="head")) == Prompt(comparables=3, titles=8, nearest="both")
+    assert in_words(Prompt(comparables=3, spread=True), Answer(by="head")) == Prompt()
+
+
+@pytest.mark.parametrize("changed", [{"titles": 8}, {"spread": True}, {"nearest": "both"}])
+def test_what_is_about_comparables_needs_some(changed: dict) -> None:
+    """Otherwise nobody would notice that nothing is told."""
+    with pytest.raises(ValidationError, match="comparables=8"):
+        Prompt(**changed)
 
 
 def test_a_long_text_is_cut_to_its_tokens_and_the_price_is_still_asked_for() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.config.experiment import Prompt
 from tasks.config.loading import load
 from tasks.data.items import Item
 from tasks.errors import UserError
@@ -21,16 +22,23 @@ KETTLES = [
     Item("e", "Garden table", "Seats four, oiled teak.", price=200.0),
 ]
 
+WORDS = Prompt(comparables=8)
+
+
+def look_up(kept: Comparables, items: list[Item], count: int) -> np.ndarray:
+    """What the comparables of items cost."""
+    return kept.prices[kept.look_up(items, count)]
+
 
 def test_the_most_similar_comes_first_and_never_the_item_itself() -> None:
     """By the words they share; an item with the text of a kept one but its own id is another item."""
-    kept = Comparables.fit(KETTLES)
-    np.testing.assert_array_equal(kept.look_up(KETTLES[:2], 1), [[40.0], [30.0]])
-    np.testing.assert_array_equal(kept.look_up([KETTLES[3]], 1), [[200.0]])
+    kept = Comparables.fit(KETTLES, WORDS)
+    np.testing.assert_array_equal(look_up(kept, KETTLES[:2], 1), [[40.0], [30.0]])
+    np.testing.assert_array_equal(look_up(kept, [KETTLES[3]], 1), [[200.0]])
     twin = Item("x", KETTLES[0].title, KETTLES[0].text)
     stranger = Item("d", KETTLES[0].title, KETTLES[0].text)  # with the id of a chair, which is not taken for it
-    np.testing.assert_array_equal(kept.look_up([stranger], 2), kept.look_up([twin], 2))
-    np.testing.assert_array_equal(kept.look_up([twin], 2), [[30.0, 40.0]])
+    np.testing.assert_array_equal(look_up(kept, [stranger], 2), look_up(kept, [twin], 2))
+    np.testing.assert_array_equal(look_up(kept, [twin], 2), [[30.0, 40.0]])
 
 
 def test_near_duplicates_of_a_training_item_are_not_among_its_comparables() -> None:
@@ -40,10 +48,10 @@ def test_near_duplicates_of_a_training_item_are_not_among_its_comparables() -> N
         Item(f"k{n}", "Steel kettle", text.replace("whistles", word), price=10.0 + n) for n, word in enumerate("abc")
     ]
     others = [Item("c", "Copper kettle", "of hammered copper, with a handle", price=90.0), *KETTLES[3:]]
-    kept = Comparables.fit([*flock, *others])
-    np.testing.assert_array_equal(kept.look_up([flock[0]], 1), [[90.0]])
+    kept = Comparables.fit([*flock, *others], WORDS)
+    np.testing.assert_array_equal(look_up(kept, [flock[0]], 1), [[90.0]])
     new = Item("new", "Steel kettle", text, price=0.0)
-    assert set(kept.look_up([new], 3)[0]) == {10.0, 11.0, 12.0}
+    assert set(look_up(kept, [new], 3)[0]) == {10.0, 11.0, 12.0}
 
 
 def test_a_large_family_of_variants_is_looked_beyond() -> None:
@@ -51,23 +59,23 @@ def test_a_large_family_of_variants_is_looked_beyond() -> None:
     text = "a sturdy kettle of brushed steel with a wooden handle for gas and electric stoves and a lid that whistles"
     family = [Item(f"k{n}", "Steel kettle", f"{text}, size {n}", price=42.0) for n in range(60)]
     others = [Item(f"o{n}", f"Pan {n}", f"of copper with a handle, number {n}", price=900.0) for n in range(9)]
-    told = Comparables.fit([*family, *others]).look_up([*family[:3], others[0]], 5)
+    told = look_up(Comparables.fit([*family, *others], WORDS), [*family[:3], others[0]], 5)
     assert told[:3].tolist() == [[900.0] * 5] * 3 and told[3, 0] == 900.0
 
 
 def test_few_texts_that_share_no_words_have_comparables_too() -> None:
     """Every word counts then; texts without any word are refused, with what to do."""
     rare = [Item("a", "电热水壶", "", price=1.0), Item("b", "Zange", "", price=2.0), Item("c", "Hammer", "", price=3.0)]
-    assert Comparables.fit(rare).look_up(rare[1:2], 2).shape == (1, 2)
+    assert look_up(Comparables.fit(rare, WORDS), rare[1:2], 2).shape == (1, 2)
     with pytest.raises(UserError, match=r"finetune\.prompt\.comparables=0"):
-        Comparables.fit([Item("a", "!", "", price=1.0), Item("b", "?", "", price=2.0)])
+        Comparables.fit([Item("a", "!", "", price=1.0), Item("b", "?", "", price=2.0)], WORDS)
 
 
 def test_fewer_than_asked_for_are_what_there_is() -> None:
     """All others, and none where there are no others; no items have no comparables."""
-    assert Comparables.fit(KETTLES).look_up(KETTLES[:2], 9).shape == (2, 4)
-    assert Comparables.fit(KETTLES[:2]).look_up(KETTLES[:1], 9).tolist() == [[40.0]]
-    assert Comparables.fit(KETTLES).look_up([], 3).shape[0] == 0
+    assert look_up(Comparables.fit(KETTLES, WORDS), KETTLES[:2], 9).shape == (2, 4)
+    assert look_up(Comparables.fit(KETTLES[:2], WORDS), KETTLES[:1], 9).tolist() == [[40.0]]
+    assert look_up(Comparables.fit(KETTLES, WORDS), [], 3).shape[0] == 0
 
 
 def test_a_model_takes_its_comparables_along(items: list[Item], tmp_path: Path) -> None:
