@@ -21,19 +21,19 @@ class NeighbourIndex:
 
     With more than EXACT rows the terms that many of them hold are left out when candidates are looked for: they make
     nearly all of the work and say least. The candidates are then ranked by all terms. How many of the true neighbours
-    that finds, and in which time, is measured by benchmarks/told/neighbours.py.
+    that finds, and in which time, is measured by benchmarks/told/neighbours.py. Of dense rows all are compared.
     """
 
-    rows: csr_matrix
+    rows: csr_matrix | np.ndarray
     exact: int = EXACT
     common: int = COMMON
 
-    def nearest(self, queries: csr_matrix | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, queries: csr_matrix | np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The similarities [m, count] and the places [m, count] of the most similar rows, the most similar first.
 
         Without `queries`, those of the n rows themselves, of which none is its own neighbour.
         """
-        if self.rows.shape[0] <= self.exact:
+        if isinstance(self.rows, np.ndarray) or self.rows.shape[0] <= self.exact:
             index = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(self.rows)
             distances, places = index.kneighbors(queries)
             return 1 - distances, places

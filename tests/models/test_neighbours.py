@@ -44,3 +44,12 @@ def test_a_row_without_rare_terms_is_looked_up_among_all(rows: csr_matrix) -> No
     similarity, found = NeighbourIndex(rows, exact=0, common=100).nearest(asked, 4)
     assert (found[0] == true[0]).all() and np.allclose(similarity[0], exact[0])
     assert (similarity[1] == 0).all() and len(set(found[1])) == 4
+
+
+def test_dense_rows_are_compared_with_all_however_many(rows: csr_matrix) -> None:
+    """As sparse rows are where there are few."""
+    expected = NeighbourIndex(rows).nearest(rows[:50], 5)
+    for one, other in zip(
+        NeighbourIndex(rows.toarray(), exact=0).nearest(rows[:50].toarray(), 5), expected, strict=True
+    ):
+        np.testing.assert_allclose(one, other)

@@ -6,6 +6,7 @@ The embedded encoder is all-MiniLM-L6-v2 (Apache-2.0; Reimers and Gurevych 2019,
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from tasks.cache import cached
 from tasks.digests import code_digest, digest, versions
-from tasks.errors import UserError
+from tasks.errors import ModelGoneError, UserError
 from tasks.models.language import base_model
 from tasks.models.language.hardware import Hardware
 from tasks.models.language.price_distribution import batches
@@ -121,6 +122,21 @@ class Encoder:
         if not found:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
         return np.concatenate(found)[np.argsort(order)]
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(name: str, made_by: str) -> Encoder:
+    """An encoder to compare texts with vectors that are there already; it stays in memory for the next texts.
+
+    Raises:
+        ModelGoneError: it is not the one that made them.
+    """
+    if (found := identity(name)) != made_by:
+        raise ModelGoneError(
+            f"Similar items are looked up by vectors of the encoder {made_by}, and {name} is {found} now. Put that one "
+            "back, or fine-tune again."
+        )
+    return Encoder(name)
 
 
 def vectors_of(name: str, texts: Sequence[str]) -> np.ndarray:

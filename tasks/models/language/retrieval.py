@@ -14,9 +14,9 @@ from tasks.config.experiment import Prompt
 from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.data.splits import item_digest
-from tasks.errors import ModelGoneError, UserError
+from tasks.errors import UserError
 from tasks.models.estimator_files import dump, read
-from tasks.models.language.encoder import Encoder, asked_for, identity, vectors_of
+from tasks.models.language.encoder import asked_for, identity, loaded, vectors_of
 from tasks.models.language.prompts import ENOUGH
 from tasks.models.neighbours import NeighbourIndex
 from tasks.models.terms import Tfidf, content_words, words
@@ -97,19 +97,10 @@ class Comparables:
             asked = self.vectors[own]
             if (own < 0).any():
                 new = [text for text, place in zip(texts, own, strict=True) if place < 0]
-                asked[own < 0] = self._encoder().vectors(new)
+                assert self.encoder is not None, "who keeps vectors keeps the name of what made them"
+                asked[own < 0] = loaded(*self.encoder).vectors(new)
             ways.append((self.vectors, asked))
         return ways
-
-    def _encoder(self) -> Encoder:
-        assert self.encoder is not None, "who keeps vectors keeps the name of what made them"
-        name, made_by = self.encoder
-        if (found := identity(name)) != made_by:
-            raise ModelGoneError(
-                f"Similar items are looked up by vectors of the encoder {made_by}, and {name} is {found} now. Put that "
-                "one back, or fine-tune again."
-            )
-        return Encoder(name)
 
     def _last(self, place: int, found: np.ndarray) -> np.ndarray:
         """Which of the neighbours [k] of the kept item at `place` come last: its near duplicates (1) and itself (2)."""

@@ -13,7 +13,7 @@ from tasks.config.experiment import Prompt
 from tasks.config.loading import load
 from tasks.data.items import Item
 from tasks.errors import ModelGoneError, UserError
-from tasks.models.language import encoder, retrieval
+from tasks.models.language import encoder
 from tasks.models.language.encoder import EMBEDDED, Embedded, Encoder
 from tasks.models.language.model import ModelSpec
 from tasks.models.language.retrieval import Comparables, fused
@@ -81,8 +81,7 @@ def test_words_and_meaning_together(folder: Path, tmp_path: Path) -> None:
     found = kept.look_up(KETTLES, 3)
     kept.save(tmp_path / "comparables.skops")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (encoder, retrieval):
-            patch.setattr(module, "Encoder", None)
+        patch.setattr(encoder, "Encoder", None)
         again = Comparables.fit(KETTLES, by_meaning(folder, "both")), Comparables.load(tmp_path / "comparables.skops")
         for one in again:
             np.testing.assert_array_equal(one.look_up(KETTLES, 3), found)
