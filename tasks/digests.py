@@ -128,21 +128,27 @@ def code_digest(module: str, without: frozenset[str] = frozenset()) -> str:
     `without` are modules and rooms that make no difference to what the digest is for, or whose results it holds
     besides. Comments, docstrings and layout do not count, so that explaining a stage better does not run it again.
     """
-    return digest({name: ast.dump(_without_docstrings(tree)) for name, tree in code(module, without).items()})
+    return digest(code(module, without))
 
 
-def code(module: str, without: frozenset[str] = frozenset()) -> dict[str, ast.Module]:
-    """The syntax trees of a module of this project and of all it imports from it, plumbing and `without` left out."""
-    pending, trees = [module], {}
+def code(module: str, without: frozenset[str] = frozenset()) -> dict[str, str]:
+    """What counts in a module of this project and in all it imports from it, plumbing and `without` left out."""
+    pending, found = [module], {}
     while pending:
         name = pending.pop()
         path = _source(name)
-        if name in trees or path is None or _is_among(name, PLUMBING) or _is_among(name, without):
+        if name in found or path is None or _is_among(name, PLUMBING) or _is_among(name, without):
             continue
-        tree = _parse(path.read_text(encoding="utf-8"))
-        pending += _imports(tree)
-        trees[name] = tree
-    return trees
+        found[name], imported = _counted(path.read_text(encoding="utf-8"))
+        pending += imported
+    return found
+
+
+@functools.cache
+def _counted(source: str) -> tuple[str, list[str]]:
+    """The syntax tree of a source without docstrings, and what it imports; several stages ask for most sources."""
+    tree = _parse(source)
+    return ast.dump(_without_docstrings(tree)), _imports(tree)
 
 
 def _is_among(module: str, rooms: Iterable[str]) -> bool:
