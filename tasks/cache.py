@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.digests import is_whole, mark_whole
-from tasks.locks import locked
+from tasks.digests import COMPLETE, is_whole, mark_whole
+from tasks.locks import is_free, locked
+from tasks.paths import cache_folder
+
+DAY = 86_400  # seconds
 
 
 def cached(target: Path, make: Callable[[Path], None]) -> Path:
@@ -27,7 +33,33 @@ def cached(target: Path, make: Callable[[Path], None]) -> Path:
                     temporary.rename(target)
                 finally:
                     shutil.rmtree(temporary, ignore_errors=True)
+    used(target)
     return target
+
+
+def used(target: Path) -> None:
+    """Note on a folder of the cache that it is of use now, as its time of change; see `unused`."""
+    with contextlib.suppress(OSError):  # a cache that others keep
+        os.utime(target)
+
+
+def unused(before: float) -> Iterator[Path]:
+    """What can be made or fetched again, and was not used since a time in seconds, nor in the last day: converted
+    models, opinions, vectors and copies of data, each with its lock. Answers of an API have cost money and stay."""
+    before, cache = min(before, time.time() - DAY), cache_folder()
+    found = [
+        path.parent for pattern in ("*", "opinions/*", "vectors/*") for path in cache.glob(f"{pattern}/{COMPLETE}")
+    ]
+    for folder in sorted([*found, *(path for path in cache.glob("data/*") if path.is_dir())]):
+        lock = folder.with_name(f"{folder.name}.lock")
+        if folder.stat().st_mtime < before and is_free(lock):
+            yield folder
+            yield from (path for path in (lock, lock.with_suffix(".pid")) if path.exists())
+
+
+def _is_made(folder: Path) -> bool:
+    """Whether `cached` made it, whole or not."""
+    return (folder / COMPLETE).is_file()
 
 
 def _is_whole(target: Path) -> bool:

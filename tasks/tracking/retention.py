@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.cache import unused
 from tasks.config.experiment import Experiment
 from tasks.locks import is_free
 from tasks.paths import PROJECT
@@ -42,7 +43,8 @@ class Plan:
     def __str__(self) -> str:
         stages = [run for run in self.runs if STAGE in run.data.tags]
         counts = {"stage runs": len(stages), "models": len(self.models)}
-        counts |= {"versions without an alias": len(self.versions), "work folders and locks": len(self.folders)}
+        counts |= {"versions without an alias": len(self.versions)}
+        counts |= {"work folders, locks and folders of the cache": len(self.folders)}
         what = ", ".join(f"{count} {name}" for name, count in counts.items())
         stay = ", ".join(f"{count} {why}" for why, count in self.kept.items())
         names = [f"  {run.info.run_name}, {_date(run)}, {run.info.status}" for run in stages]
@@ -184,12 +186,14 @@ class Ledger:
 
 
 def _left_behind(runs: list[Run], stay: set[str], before: float) -> Iterator[Path]:
-    """Work folders of trainings of this ledger that nobody will go on with, and locks not held for as long."""
+    """Work folders of trainings of this ledger that nobody will go on with, and locks and what lies in the user's cache
+    that were not held or used for as long."""
     over = {run.info.run_id for run in runs if run.info.run_id not in stay or run.info.status == "FINISHED"}
     yield from (folder for folder in (PROJECT / "mlruns" / "work").glob("*") if folder.name in over)
     for lock in LOCKS.glob("*.lock"):
         if lock.stat().st_mtime < before and is_free(lock):
             yield from (lock, lock.with_suffix(".pid"))
+    yield from unused(before)
 
 
 def _owner(run: Run) -> str:

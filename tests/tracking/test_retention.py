@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows.cli.main import main
+from tasks.cache import cached
 from tasks.config.loading import load
+from tasks.locks import locked
 from tasks.tracking import retention
 from tasks.tracking.runs import MODEL, STAGE
 from tasks.tracking.stages import stage
@@ -93,6 +97,7 @@ def test_what_is_deleted_leaves_the_lineage_whole(
     gone from disk, and leaderboard, predict and a new run work as before."""
     monkeypatch.setattr(retention, "PROJECT", tmp_path)
     monkeypatch.setattr(retention, "LOCKS", tmp_path / "mlruns" / "locks")
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "cache"))
     work = tmp_path / "mlruns" / "work"
     (work / "of-another-store").mkdir(parents=True)
     experiment = load(SMOKE, conf[2:])
@@ -118,6 +123,27 @@ def test_what_is_deleted_leaves_the_lineage_whole(
     assert command("run", *conf, GOOD)[0] == 0
     assert stages(conf).keys() == before.keys() - gone
     assert command("run", *conf, POOR, "finetune.enabled=false", "seed=43")[0] == 0  # what was deleted is made again
+
+
+def test_what_nobody_uses_in_the_cache_goes(conf: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With its lock; what was used meanwhile, is held by another process or cost money stays, whatever is asked for."""
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path))
+    old, places = time.time() - 40 * 86_400, ("model-1", "opinions/a", "opinions/b", "opinions/c", "vectors/a")
+    for place in places:
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        cached(tmp_path / place, lambda folder: (folder / "weights").write_text("12"))
+    for folder in ("data/a", "answers/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").write_text("12")
+    for place in (*places, "data/a", "answers/a"):
+        os.utime(tmp_path / place, (old, old))
+    cached(tmp_path / "opinions/b", lambda _: pytest.fail("it is there"))
+    with locked(tmp_path / "opinions/c.lock"):
+        status, said = command("gc", *conf, "gc.keep_days=0", "--delete")
+    assert status == 0 and "folders of the cache" in said
+    left = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"opinions/b", "opinions/c", "opinions", "answers/a"}
+    assert {path.stem for path in (tmp_path / "opinions").glob("*.lock")} == {"b", "c"}
 
 
 def test_a_model_that_is_deleted_in_mlflow_is_missed_by_its_stage_and_not_by_the_leaderboard(conf: list[str]) -> None:

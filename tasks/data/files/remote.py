@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.cache import used
 from tasks.data.files.encodings import HEAD, MARKS
 from tasks.data.files.kinds import SUFFIXES, suffix
 from tasks.digests import digest, file_digest
@@ -80,6 +81,7 @@ def fetch(address: str) -> Path:
                 part = Path(temporary) / "part"
                 files.get_file(path, str(part))
                 part.replace(copy)
+        used(copy.parent)
     return copy
 
 
