@@ -281,10 +281,10 @@ def difference(truth: np.ndarray, price: np.ndarray, other: np.ndarray) -> str:
     return f"{result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f}), p = {result.p_value:.4f}"
 
 
-def heading(words: str) -> None:
+def heading(words: str, module: str = "finetune_quality") -> None:
     """When, where and by which command."""
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
-          f"`python -m benchmarks.finetune_quality {words}`\n")  # fmt: skip
+          f"`python -m benchmarks.{module} {words}`\n")  # fmt: skip
 
 
 if __name__ == "__main__":

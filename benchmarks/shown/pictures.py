@@ -1,10 +1,11 @@
 """All pictures of the README and of the docs, made from real runs: docs/images/*.png, in 64 colours and of one size.
 
-    python -m benchmarks.pictures [--only report|mlflow|terminal|schedules] [-c CONF] [key=value ...]
+    python -m benchmarks.shown.pictures [--only report|mlflow|terminal|schedules] [-c CONF] [key=value ...]
 
 It needs a finished `pricewright run` of the same conf, and Chromium, in which it opens the report, the pages of
-`pricewright ui` and what benchmarks.recording recorded. For the pictures of docs/schedules.md it deploys the smoke
-experiment every minute, in a store and with a Prefect database of their own. The window is 1400 x 800, but for a phone.
+`pricewright ui` and what benchmarks.shown.recording recorded. For the pictures of docs/schedules.md it deploys the
+smoke experiment every minute, in a store and with a Prefect database of their own. The window is 1400 x 800, but for a
+phone.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.recording import CAST, record, write
-from benchmarks.recording import page as as_page
+from benchmarks.shown.recording import CAST, record, write
+from benchmarks.shown.recording import page as as_page
 from tasks.config.loading import DEFAULT_CONF, load
 from tasks.paths import PROJECT
 from tasks.report.publishing import REPORT
@@ -67,7 +68,7 @@ def shoot_mlflow(browser: Browser, conf: str, overrides: list[str]) -> None:
 
 def shoot_terminal(browser: Browser, conf: str, overrides: list[str]) -> None:
     """The first hour in a terminal, recorded, and its end as a picture."""
-    events = record(conf, overrides, skip_run=True)  # benchmarks.recording records the run too, which may take long
+    events = record(conf, overrides, skip_run=True)  # the run may take long
     write(events)
     print(CAST)
     with tempfile.TemporaryDirectory() as folder:

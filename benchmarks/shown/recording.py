@@ -1,10 +1,10 @@
 """A recording of the terminal: commands run for real in a terminal of 100 columns, as asciinema keeps it and as a page.
 
-    python -m benchmarks.recording [--skip-run] [-c CONF] [key=value ...]
+    python -m benchmarks.shown.recording [--skip-run] [-c CONF] [key=value ...]
 
 Writes docs/recordings/first-hour.cast (asciinema's format, version 2: `asciinema play FILE`), with the pauses cut to
 two seconds. What it shows is what the store of the conf makes it show: in an empty one the run is a whole one.
-benchmarks.pictures makes a picture of the end of it.
+benchmarks.shown.pictures makes a picture of the end of it.
 """
 
 from __future__ import annotations
