@@ -10,6 +10,7 @@ STORE is a folder that keeps what is done: the same command again goes on.
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ from tasks.tracking.runs import StageRun
 from tasks.tracking.store import connect, model_folder
 from tasks.training.candidates import mean_adapter
 
-BEST, PATIENCE, ASKED = 3, 2, 400  # adapters averaged; checkpoints without a better one; validation items asked
+BEST, PATIENCE, ASKED = 3, 2, 200  # adapters averaged; checkpoints without a better one; validation items asked
 SETTINGS = ["finetune.sft.num_train_epochs=2", "finetune.checkpoints=8", "finetune.keep=null"]
 SETTINGS += [f"finetune.average={BEST}", "data.validation_items=null"]
 
@@ -77,8 +78,9 @@ def train(experiment: Experiment, dataset: Dataset) -> Training:
     return Training(folders, {step: errors[step] for step in folders}, mean)
 
 
-def answers(folder: Path, items: Sequence[Item]) -> np.ndarray:
-    """What the model in a folder answers."""
+@functools.cache
+def answers(folder: Path, items: tuple[Item, ...]) -> np.ndarray:
+    """What the model in a folder answers; often the best checkpoint is the last one, too."""
     return LanguageModel.load(folder).predict(items).price
 
 
@@ -99,7 +101,7 @@ def main(store: Path, overrides: list[str]) -> None:
     trainings = [train(experiment, dataset) for experiment in experiments]
     chose = {item.id for experiment in experiments for item in Roles.of(experiment, dataset).first}
     unseen = [item for item in read_split(dataset, "validation") if item.id not in chose]
-    items = sample(unseen, ASKED, given.seed)
+    items = tuple(sample(unseen, ASKED, given.seed))
     truth = np.array([item.price for item in items])
 
     chosen = [one.folders[one.best(max(one.errors))] for one in trainings]

@@ -35,6 +35,12 @@ from tests.browser import Browser, find
 IMAGES = PROJECT / "docs" / "images"
 WIDE = (1400, 800)
 REST = 15  # seconds until a page has drawn itself, on a busy machine
+# The folder that the project lies in on this machine is not shown.
+PLACE = f"""{{
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+    while (texts.nextNode())
+        texts.currentNode.data = texts.currentNode.data.replaceAll({f"{PROJECT.as_uri()}/"!r}, "")
+}}"""
 ASSISTANT = "document.querySelector('button[aria-label=\"Close\"]')?.click()"  # it opens by itself, over the page
 
 
@@ -134,6 +140,7 @@ def shoot(browser: Browser, name: str, url: str, press: str = "") -> None:
     if press:
         browser.evaluate(f"[...document.querySelectorAll('button')].find((b) => b.textContent === {press!r})?.click()")
     time.sleep(2)
+    browser.evaluate(PLACE)
     keep(browser, name)
 
 
