@@ -10,7 +10,6 @@ STORE is a folder that keeps what is done: the same command again goes on.
 
 from __future__ import annotations
 
-import functools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -78,10 +77,9 @@ def train(experiment: Experiment, dataset: Dataset) -> Training:
     return Training(folders, {step: errors[step] for step in folders}, mean)
 
 
-@functools.cache
-def answers(folder: Path, items: tuple[Item, ...]) -> np.ndarray:
-    """What the model in a folder answers; often the best checkpoint is the last one, too."""
-    return LanguageModel.load(folder).predict(items).price
+def asked(folders: Sequence[Path], items: Sequence[Item]) -> dict[Path, np.ndarray]:
+    """What the model in each folder answers; one that is in several rows of the table is asked once."""
+    return {folder: LanguageModel.load(folder).predict(items).price for folder in sorted(set(folders))}
 
 
 def as_one(folders: Sequence[Path], items: Sequence[Item]) -> np.ndarray:
@@ -101,27 +99,27 @@ def main(store: Path, overrides: list[str]) -> None:
     trainings = [train(experiment, dataset) for experiment in experiments]
     chose = {item.id for experiment in experiments for item in Roles.of(experiment, dataset).first}
     unseen = [item for item in read_split(dataset, "validation") if item.id not in chose]
-    items = tuple(sample(unseen, ASKED, given.seed))
+    items = sample(unseen, ASKED, given.seed)
     truth = np.array([item.price for item in items])
 
-    chosen = [one.folders[one.best(max(one.errors))] for one in trainings]
-    singles = np.array([answers(folder, items) for folder in chosen])
-    rows = {
-        "the best checkpoint": singles,
-        "the last checkpoint": [answers(one.folders[max(one.errors)], items) for one in trainings],
-        f"the best until {PATIENCE} were no better": [
-            answers(one.folders[one.best(one.ended())], items) for one in trainings
-        ],
-        f"the mean of the {BEST} best": [answers(one.mean, items) for one in trainings],
-        "three seeds' best, their adapters averaged": [as_one(chosen, items)],
-        "three seeds' best, their prices averaged": [np.expm1(np.log1p(singles).mean(axis=0))],
+    by_one = {
+        "the best checkpoint": [one.folders[one.best(max(one.errors))] for one in trainings],
+        "the last checkpoint": [one.folders[max(one.errors)] for one in trainings],
+        f"the best until {PATIENCE} were no better": [one.folders[one.best(one.ended())] for one in trainings],
+        f"the mean of the {BEST} best": [one.mean for one in trainings],
     }
+    known = asked([folder for folders in by_one.values() for folder in folders], items)
+    rows = {name: np.array([known[folder] for folder in folders]) for name, folders in by_one.items()}
+    chosen = by_one["the best checkpoint"]
+    singles = rows["the best checkpoint"]
+    rows["three seeds' best, their adapters averaged"] = as_one(chosen, items)[None]
+    rows["three seeds' best, their prices averaged"] = np.expm1(np.log1p(singles).mean(axis=0))[None]
 
     heading(" ".join(["STORE", *overrides]), "finetune_averages")
     print("| what | error | 95% interval | difference to the first | for each seed |\n|---|---|---|---|---|")
     first = absolute_error(truth, singles)
     for name, prices in rows.items():
-        errors = absolute_error(truth, np.array(prices))
+        errors = absolute_error(truth, prices)
         low, high = bootstrap_interval(errors.mean(axis=0)[None], seed=0)
         beside = each = ""
         if prices is not singles:
