@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.finetune_quality import CONF, SEEDS, heading, options
+from benchmarks.finetune_quality import CONF, SEEDS, heading, options, run_of
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.curation import curate
@@ -31,7 +31,6 @@ from tasks.scoring.comparisons import bootstrap_interval, paired_comparison
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import recall
 from tasks.scoring.roles import Roles
-from tasks.tracking.runs import StageRun
 from tasks.tracking.store import connect, model_folder
 from tasks.training.candidates import mean_adapter
 
@@ -65,8 +64,7 @@ def train(experiment: Experiment, dataset: Dataset) -> Training:
     """Train by one seed, or find what is trained."""
     candidates = finetune(experiment, dataset)
     client, items = connect(experiment), Roles.of(experiment, dataset).first
-    run = StageRun(client, client.get_run(client.get_logged_model(candidates[0].model_id).source_run_id), "finetune",
-                   done=True)  # fmt: skip
+    run = run_of(client, candidates[0])
     truth, folders, errors = np.array([item.price for item in items]), {}, {}
     for one in candidates:
         answer = recall(run, one.model_id, "validation", items)

@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from mlflow import MlflowClient
 
 from benchmarks.quality import data_paths
 from tasks.config.experiment import Experiment, Finetune
@@ -53,7 +54,7 @@ from tasks.scoring.record import PREDICTIONS, Record
 from tasks.scoring.roles import Roles
 from tasks.scoring.rows import Row
 from tasks.tracking.reading import latest_evaluation
-from tasks.tracking.runs import StageRun
+from tasks.tracking.runs import Candidate, StageRun
 from tasks.tracking.store import connect, model_folder
 
 CONF = "conf/files.yaml"
@@ -216,9 +217,7 @@ def ablation(store: Path, overrides: list[str], ways: bool) -> tuple[np.ndarray,
     (adapter,) = finetune(experiment, dataset)
     items = Roles.of(experiment, dataset).first
     client = connect(experiment)
-    model = client.get_logged_model(adapter.model_id)
-    run = StageRun(client, client.get_run(model.source_run_id), "finetune", done=True)
-    answer = recall(run, adapter.model_id, "validation", items)
+    answer = recall(run_of(client, adapter), adapter.model_id, "validation", items)
     rows = {"median": answer.price}
     if ways:
         known = answer.distribution
@@ -226,6 +225,12 @@ def ablation(store: Path, overrides: list[str], ways: bool) -> tuple[np.ndarray,
     if ways and experiment.finetune.answer.by == "text":
         rows["greedy text"] = greedy(model_folder(client, adapter.model_id), items)
     return np.array([item.price for item in items]), rows
+
+
+def run_of(client: MlflowClient, checkpoint: Candidate) -> StageRun:
+    """The finished run of a training that made a checkpoint."""
+    made_in = client.get_logged_model(checkpoint.model_id).source_run_id
+    return StageRun(client, client.get_run(made_in), "finetune", done=True)
 
 
 def classic(store: Path, overrides: list[str]) -> None:

@@ -47,9 +47,7 @@ def unused(before: float) -> Iterator[Path]:
     """What can be made or fetched again, and was not used since a time in seconds, nor in the last day: converted
     models, opinions, vectors and copies of data, each with its lock. Answers of an API have cost money and stay."""
     before, cache = min(before, time.time() - DAY), cache_folder()
-    found = [
-        path.parent for pattern in ("*", "opinions/*", "vectors/*") for path in cache.glob(f"{pattern}/{COMPLETE}")
-    ]
+    found = [folder for kind in ("*", "opinions/*", "vectors/*") for folder in cache.glob(kind) if _is_made(folder)]
     for folder in sorted([*found, *(path for path in cache.glob("data/*") if path.is_dir())]):
         lock = folder.with_name(f"{folder.name}.lock")
         if folder.stat().st_mtime < before and is_free(lock):
@@ -66,7 +64,7 @@ def _is_whole(target: Path) -> bool:
     """Whether every file is as it was made; read in full once a process, since a model is large."""
     if target not in _known_whole and is_whole(target):
         _known_whole.add(target)
-    return target in _known_whole
+    return target in _known_whole and _is_made(target)  # it may have gone as unused, from under a training of days
 
 
 _known_whole: set[Path] = set()

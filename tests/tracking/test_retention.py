@@ -144,6 +144,8 @@ def test_what_nobody_uses_in_the_cache_goes(conf: list[str], monkeypatch: pytest
     left = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"opinions/b", "opinions/c", "opinions", "answers/a"}
     assert {path.stem for path in (tmp_path / "opinions").glob("*.lock")} == {"b", "c"}
+    # A process that knew it as whole makes it again.
+    assert (cached(tmp_path / "model-1", lambda folder: (folder / "weights").write_text("12")) / "weights").is_file()
 
 
 def test_a_model_that_is_deleted_in_mlflow_is_missed_by_its_stage_and_not_by_the_leaderboard(conf: list[str]) -> None:
