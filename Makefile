@@ -4,7 +4,7 @@ LOCK ?= requirements.lock
 BIN := .venv/bin
 CONF ?= conf/laptop.yaml
 
-.PHONY: setup run test ui team lint bench lock audit clean
+.PHONY: setup run test ui team lint bench lock audit
 .DEFAULT_GOAL := help
 
 help:

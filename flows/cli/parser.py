@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from flows.cli import commands as does
-from tasks.config.loading import DEFAULT_CONF
+from tasks.config.loading import DEFAULT_CONF, FILES_CONF
 
 STAGES = {
     "run": "run the whole pipeline; the leaderboard comes at the end",
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(prog="pricewright", description="Which model prices a product best from its text?")
     common = argparse.ArgumentParser(add_help=False)
-    yaml = f"the experiment's YAML (default {DEFAULT_CONF}); of several, each goes over those before it"
+    yaml = f"the experiment's YAML (default {DEFAULT_CONF}, of init {FILES_CONF}); of several, each goes over the others"
     common.add_argument("-c", "--conf", action="append", help=yaml)
     common.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own logs")
     commands = top.add_subparsers(required=True, metavar="command")
@@ -80,9 +80,9 @@ def _add_leaderboard(add: Callable) -> None:
 
 
 def _add_champion(add: Callable) -> None:
-    command = add("predict", does.predict, "price each TEXT with the champion, with an 80%% interval")
+    command = add("predict", does.predict, "price each TEXT with the champion, with an interval of 80 percent")
     command.usage = "pricewright predict [-c CONF] [--file FILE] [--json] [TEXT ...] [key=value ...]"
-    command.add_argument("--file", help="a JSONL, CSV or Parquet file with a title or text in each row")
+    command.add_argument("--file", help="a JSONL, JSON, CSV, TSV or Parquet file with a title or text in each row")
     command.add_argument("--json", action="store_true", help="print a list of objects")
     command = add("serve", does.serve, "serve the champion over HTTP, until Ctrl-C")
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1)")
