@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,15 +95,25 @@ def saved(work: Path) -> list[int]:
     return sorted(int(whole.parent.name.rpartition("-")[2]) for whole in work.glob("checkpoint-*/complete.json"))
 
 
-def when_saved(experiment: Experiment, step: int, process: multiprocessing.Process) -> int:
-    """The step of the first whole checkpoint after `step`, as soon as the process has written it."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.is_alive():
-        with contextlib.suppress(ValueError):  # the run is not there yet
-            if (last := max(saved(work_of(experiment)), default=0)) > step:
-                return last
-        time.sleep(0.02)
-    raise AssertionError(f"no checkpoint after step {step}: exit status {process.exitcode}")
+def train_until_killed(overrides: list[str], seconds: float) -> None:
+    """The same, but it kills itself so many seconds after its next checkpoint, before another one is whole."""
+    from tasks.training import trainer
+
+    whole, told = trainer.finish_checkpoint, threading.Event()
+
+    def kill() -> None:
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def then_killed(checkpoint: Path) -> None:
+        if told.is_set():
+            time.sleep(PATIENCE)
+        whole(checkpoint)
+        told.set()
+        threading.Thread(target=kill).start()
+
+    trainer.finish_checkpoint = then_killed
+    train(overrides)
 
 
 def test_killed_and_resumed_equals_never_killed(undisturbed: Experiment, tmp_path: Path, at: Callable) -> None:
@@ -111,16 +122,14 @@ def test_killed_and_resumed_equals_never_killed(undisturbed: Experiment, tmp_pat
     overrides = [*at(tmp_path), *LONGER]
     killed = load("conf/smoke.yaml", overrides)
     dataset = curate(killed)
-    random, step = np.random.default_rng(5), 0
+    random = np.random.default_rng(5)
     for _ in range(3):
-        process = FORKS.Process(target=train, args=(overrides,))
+        process = FORKS.Process(target=train_until_killed, args=(overrides, random.uniform(0, 0.5)))
         process.start()
-        step = when_saved(killed, step, process)
-        time.sleep(random.uniform(0, 0.5))
-        process.kill()
         process.join(PATIENCE)
+        assert process.exitcode == -signal.SIGKILL
     work = work_of(killed)
-    assert work.is_dir()
+    assert saved(work) == [6, 9]
     finetuning.finetune(killed, dataset)
     assert_same_weights(undisturbed, killed)
     assert not work.exists()
