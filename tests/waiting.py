@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 PATIENCE = 1800  # seconds
+# Seconds between two looks, three times those that a look takes: one that asks a server takes processor time from it.
+BETWEEN, AT_MOST, TIMES = 0.05, 0.25, 3
 # As `sitecustomize.py` of another process: it stands still after a function of tasks.training.checkpoints has done its
 # work, for as long as there is a file. So what is to come in the middle of a training does, however fast it is.
 STANDING_STILL = """
@@ -34,12 +36,14 @@ Seen = TypeVar("Seen")
 def until(what: Callable[[], Seen], process: subprocess.Popen | None = None, log: Path | None = None) -> Seen:
     """Wait until something is true, for as long as a process lives; returns it. The log says why the process ended."""
     end = time.monotonic() + PATIENCE
-    while not (value := what()):
+    while True:
+        began = time.monotonic()
+        if value := what():
+            return value
         said = log.read_text(errors="replace")[-2000:] if log else ""
         assert process is None or process.poll() is None, f"the process ended: {said}"
         assert time.monotonic() < end, f"it never came: {said}"
-        time.sleep(0.05)
-    return value
+        time.sleep(min(max(BETWEEN, TIMES * (time.monotonic() - began)), AT_MOST))
 
 
 def answers(url: str) -> bool:

@@ -31,7 +31,7 @@ from tasks.tracking.runs import LOCK, STAGE, StageRun
 from tasks.tracking.store import connect, experiment_id, listing
 from tasks.training.candidates import ADAPTER
 from tasks.training.checkpoints import FOLDER
-from tests.smoke import SMOKE, Finished
+from tests.smoke import SMOKE, Finished, command
 from tests.waiting import PATIENCE, STANDING_STILL, free_port, stop, until
 
 pytestmark = pytest.mark.slow
@@ -138,6 +138,13 @@ class Checkout:
         return load(f"{SMOKE},conf/team.yaml", [f"tracking.uri={self.team.mlflow}", *words])
 
 
+def here(team: Team, name: str, *words: str) -> str:
+    """What a command prints that is given in this process, as on a third machine: quicker than in a checkout."""
+    status, output = command(name, *CONF, f"tracking.uri={team.mlflow}", *words)
+    assert status == 0, output
+    return output
+
+
 @pytest.fixture(scope="module")
 def checkouts(team: Team, tmp_path_factory: pytest.TempPathFactory) -> list[Checkout]:
     folder = tmp_path_factory.mktemp("checkouts")
@@ -157,7 +164,9 @@ def figures(board: str) -> list[dict[str, Any]]:
     return [{key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()} for row in rows]
 
 
-def test_two_checkouts_at_the_same_moment_do_each_stage_once(checkouts: list[Checkout], finished: Finished) -> None:
+def test_two_checkouts_at_the_same_moment_do_each_stage_once(
+    team: Team, checkouts: list[Checkout], finished: Finished
+) -> None:
     """Both exit with 0, there is one leaderboard, and it is that of SQLite and files to the cent."""
     both = [checkout.start("run") for checkout in checkouts]
     outputs = [checkout.output(process) for checkout, process in zip(checkouts, both, strict=True)]
@@ -167,8 +176,7 @@ def test_two_checkouts_at_the_same_moment_do_each_stage_once(checkouts: list[Che
     client = connect(experiment)
     versions = client.search_model_versions("name = 'pricewright-sample'")
     assert len({version.tags["pricewright.model_id"] for version in versions}) == len(versions)
-    boards = [figures(checkout.output(checkout.start("leaderboard", "--json"))) for checkout in checkouts]
-    assert boards[0] == boards[1] == figures(finished.command("leaderboard", "--json")[1])
+    assert figures(here(team, "leaderboard", "--json")) == figures(finished.command("leaderboard", "--json")[1])
 
 
 def test_a_worker_in_each_checkout_does_what_the_page_asks_for(team: Team, checkouts: list[Checkout]) -> None:
@@ -210,24 +218,30 @@ def store_of(team: Team) -> Any:
                         aws_secret_access_key=team.environment["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
 
 
-def test_data_in_the_store_are_those_of_a_folder(team: Team, checkouts: list[Checkout], tmp_path: Path) -> None:
+def test_data_in_the_store_are_those_of_a_folder(
+    team: Team, checkouts: list[Checkout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Read where they lie, with a key from the environment: the same dataset. Without a key it is said."""
     store, rows = store_of(team), list(generate(300, seed=3))
     for part in (0, 1):
         file = tmp_path / f"products-{part}.jsonl"
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows[part::2]), encoding="utf-8")
         store.upload_file(str(file), BUCKET, f"data/{file.name}")
+    places = (str(tmp_path), f"s3://{BUCKET}/data")
 
-    def curated(at: str, **environment: str) -> subprocess.Popen:
-        words = ["data.source=files", f"data.path={at}/*.jsonl", "data.name=products", f"tracking.experiment={at[:2]}"]
-        return checkouts[0].start("curate", *words, **environment)
+    def words(at: str) -> list[str]:
+        return ["data.source=files", f"data.path={at}/*.jsonl", "data.name=products", f"tracking.experiment={at[:2]}"]
 
-    found = [checkouts[0].output(curated(str(tmp_path)))]
-    found += [checkouts[0].output(curated(f"s3://{BUCKET}/data", **team.environment))]
+    with monkeypatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+            patch.setenv(name, team.environment[name])
+        found = [here(team, "curate", *words(at)) for at in places]
     assert len({Path(output.split()[-1]).name for output in found}) == 1
-    refused = curated(f"s3://{BUCKET}/data", **{**team.environment, "AWS_SECRET_ACCESS_KEY": "expired"})
+    # In a process of its own: a client of the store that has been made keeps its key.
+    expired = {**team.environment, "AWS_SECRET_ACCESS_KEY": "expired"}
+    refused = checkouts[0].start("curate", *words(places[1]), **expired)
     refused.communicate(timeout=PATIENCE)
-    assert refused.returncode == 2 and f"s3://{BUCKET}/data" in checkouts[0].said()
+    assert refused.returncode == 2 and places[1] in checkouts[0].said()
 
 
 def test_dask_workers_of_several_machines_clean_what_lies_in_the_store(
@@ -240,23 +254,23 @@ def test_dask_workers_of_several_machines_clean_what_lies_in_the_store(
     zipped.write_bytes(gzip.compress(lines))
     store_of(team).put_object(Bucket=BUCKET, Key="dask/products.jsonl", Body=lines)
 
-    def curated(at: str, name: str, *words: str, **environment: str) -> str:
-        words = ("data.source=files", "data.name=products", f"data.path={at}", f"tracking.experiment={name}", *words)
-        return Path(checkouts[0].output(checkouts[0].start("curate", *words, **environment)).split()[-1]).name
+    def words(at: str, name: str) -> list[str]:
+        return ["data.source=files", "data.name=products", f"data.path={at}", f"tracking.experiment={name}"]
 
-    alone = curated(str(zipped), "alone-zipped")
+    alone = Path(here(team, "curate", *words(str(zipped), "alone-zipped")).split()[-1]).name
     servers = [checkouts[0].python("dask", "scheduler", "--host", address, "--no-dashboard")]
     try:
         for checkout in checkouts:
             own = {**team.environment, "TMPDIR": str(checkout.folder)}
-            words = ("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
-            servers.append(checkout.python("dask", *words, **own))
+            options = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
+            servers.append(checkout.python("dask", "worker", address, *options, **own))
         with Client(address, timeout=PATIENCE) as client:
             client.wait_for_workers(len(checkouts), timeout=PATIENCE)
             for name, at in {"read": f"s3://{BUCKET}/dask/products.jsonl", "sent": str(zipped)}.items():
                 with get_task_stream(client) as stream:
                     asked = {**team.environment, "SMALL_SHARDS": "1"}
-                    assert curated(at, name, f"data.runner={address}", **asked) == alone
+                    asks = checkouts[0].start("curate", *words(at, name), f"data.runner={address}", **asked)
+                    assert Path(checkouts[0].output(asks).split()[-1]).name == alone
                 assert len({task["worker"] for task in stream.data}) == len(checkouts)
     finally:
         for server in reversed(servers):
@@ -280,11 +294,11 @@ def trainings(experiment: Experiment) -> dict[str, str]:
     return {run.info.run_id: run.info.status for run in runs}
 
 
-def test_a_training_goes_on_on_another_machine(checkouts: list[Checkout]) -> None:
+def test_a_training_goes_on_on_another_machine(team: Team, checkouts: list[Checkout]) -> None:
     """One is killed in the middle of fine-tuning. The other, which waited for it, takes its checkpoint from the store,
     trains what is left and ends with the adapters of a training that was left alone."""
     (lost, other), experiment = checkouts, checkouts[0].experiment(*MOVED)
-    lost.output(lost.start("curate", *MOVED))
+    here(team, "curate", *MOVED)
     before = trainings(experiment)
     first = lost.start("finetune", *MOVED, STAND_STILL_AFTER=f"keep_in_store@{lost.folder}")  # until it is killed
     (run_id,) = until(lambda: trainings(experiment).keys() - before.keys(), first, lost.folder / "errors.log")
@@ -301,7 +315,7 @@ def test_a_training_goes_on_on_another_machine(checkouts: list[Checkout]) -> Non
     steps = [point.step for point in connect(experiment).get_metric_history(run_id, "train_loss")]
     assert min(step for step in steps if steps.count(step) > 1 or step == max(steps)) >= FIRST
     alone = [*MOVED, "tracking.experiment=alone"]
-    lost.output(lost.start("curate", *alone))
-    lost.output(lost.start("finetune", *alone))
+    here(team, "curate", *alone)
+    here(team, "finetune", *alone)
     (reference,) = trainings(lost.experiment(*alone))
     assert adapters(lost.experiment(*alone), reference) == adapters(experiment, run_id)
