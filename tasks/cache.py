@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tasks.digests import COMPLETE, is_whole, mark_whole
-from tasks.locks import is_free, locked
+from tasks.locks import LockedError, is_free, locked
 from tasks.paths import cache_folder
 
 DAY = 86_400  # seconds
+PART = ".part"  # behind the name of a folder that is being made
 
 
 def cached(target: Path, make: Callable[[Path], None]) -> Path:
@@ -24,15 +24,18 @@ def cached(target: Path, make: Callable[[Path], None]) -> Path:
             target.with_name(f"{target.name}.lock"), notice=f"Another process is making {target.name}; waiting."
         ):
             if not _is_whole(target):
-                # A temporary name and a rename, so that a kill leaves nothing half made that looks whole.
-                temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
+                # Another name and a rename, so that a kill leaves nothing half made that looks whole. One killed before
+                # may have left this: whoever holds the lock is the only one to write it.
+                part = target.with_name(f"{target.name}{PART}")
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True)
                 try:
-                    make(temporary)
-                    mark_whole(temporary)
+                    make(part)
+                    mark_whole(part)
                     shutil.rmtree(target, ignore_errors=True)
-                    temporary.rename(target)
+                    part.rename(target)
                 finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
+                    shutil.rmtree(part, ignore_errors=True)
     used(target)
     return target
 
@@ -44,20 +47,39 @@ def used(target: Path) -> None:
 
 
 def unused(before: float) -> Iterator[Path]:
-    """What can be made or fetched again, and was not used since a time in seconds, nor in the last day: converted
-    models, opinions, vectors and copies of data, each with its lock. Answers of an API have cost money and stay."""
-    before, cache = min(before, time.time() - DAY), cache_folder()
-    found = [folder for kind in ("*", "opinions/*", "vectors/*") for folder in cache.glob(kind) if _is_made(folder)]
-    for folder in sorted([*found, *(path for path in cache.glob("data/*") if path.is_dir())]):
-        lock = folder.with_name(f"{folder.name}.lock")
-        if folder.stat().st_mtime < before and is_free(lock):
-            yield folder
-            yield from (path for path in (lock, lock.with_suffix(".pid")) if path.exists())
+    """Folders that can be made or fetched again, and were not used since a time in seconds, nor in the last day:
+    converted models, opinions, vectors and copies of data. Answers of an API have cost money and stay."""
+    cache = cache_folder()
+    made = [path for kind in ("*", "opinions/*", "vectors/*") for path in cache.glob(kind) if _is_made(path)]
+    fetched = [path for path in cache.glob("data/*") if path.is_dir()]
+    yield from (folder for folder in sorted([*made, *fetched]) if _is_unused(folder, before))
+
+
+def remove_unused(folder: Path, before: float) -> None:
+    """Remove one of these with its lock, unless somebody has begun to use it meanwhile, or was quicker."""
+    lock = _lock_of(folder)
+    with contextlib.suppress(FileNotFoundError, LockedError), locked(lock, wait=False):
+        if _is_old(folder, before):
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.with_suffix(".pid").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def _is_unused(folder: Path, before: float) -> bool:
+    return _is_old(folder, before) and is_free(_lock_of(folder))
+
+
+def _is_old(folder: Path, before: float) -> bool:
+    return folder.stat().st_mtime < min(before, time.time() - DAY)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name.removesuffix(PART)}.lock")
 
 
 def _is_made(folder: Path) -> bool:
-    """Whether `cached` made it, whole or not."""
-    return (folder / COMPLETE).is_file()
+    """Whether `cached` made it, or began to."""
+    return (folder / COMPLETE).is_file() or (folder.name.endswith(PART) and folder.is_dir())
 
 
 def _is_whole(target: Path) -> bool:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.cache import unused
+from tasks.cache import remove_unused, unused
 from tasks.config.experiment import Experiment
 from tasks.locks import is_free
 from tasks.paths import PROJECT
 from tasks.tracking.claims import alive
-from tasks.tracking.runs import DIGEST, MADE_FROM, MODEL_ID, PARENT, SERVABLE, STAGE
+from tasks.tracking.runs import DIGEST, MADE_FROM, MODEL, MODEL_ID, PARENT, SERVABLE, STAGE
 from tasks.tracking.store import LOCKS, connect, experiment_id, fetch, forget, listing, local_path
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Plan:
     models: list[LoggedModel] = field(default_factory=list)
     versions: list[ModelVersion] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    cached: list[Path] = field(default_factory=list)
+    unused_since: float = 0  # seconds: what lies in the cache goes if it was not used from then on
     bytes: int = 0
     kept: dict[str, int] = field(default_factory=dict)
 
@@ -44,7 +46,7 @@ class Plan:
         stages = [run for run in self.runs if STAGE in run.data.tags]
         counts = {"stage runs": len(stages), "models": len(self.models)}
         counts |= {"versions without an alias": len(self.versions)}
-        counts |= {"work folders, locks and folders of the cache": len(self.folders)}
+        counts |= {"work folders, locks and folders of the cache": len(self.folders) + len(self.cached)}
         what = ", ".join(f"{count} {name}" for name, count in counts.items())
         stay = ", ".join(f"{count} {why}" for why, count in self.kept.items())
         names = [f"  {run.info.run_name}, {_date(run)}, {run.info.status}" for run in stages]
@@ -55,17 +57,18 @@ def plan(experiment: Experiment) -> Plan:
     """What the conf's `gc` would delete now."""
     ledger = Ledger(experiment)
     kept = ledger.kept()
-    found = Plan(kept={why: len(ids) for why, ids in kept.items()})
+    before = time.time() - experiment.gc.keep_days * DAY / 1000
+    found = Plan(kept={why: len(ids) for why, ids in kept.items()}, unused_since=before)
     stay = set().union(*kept.values())
     found.runs = [run for run in ledger.runs if _owner(run) not in stay]
     found.models = [model for model in ledger.models if model.source_run_id not in stay]
     gone = {model.model_id for model in found.models}
     found.versions = [version for version in ledger.versions if version.tags[MODEL_ID] in gone]
-    found.folders = list(_left_behind(ledger.runs, stay, before=time.time() - experiment.gc.keep_days * DAY / 1000))
+    found.folders, found.cached = list(_left_behind(ledger.runs, stay, before)), list(unused(before))
     addresses = [str(run.info.artifact_uri) for run in found.runs]
     addresses += [str(model.artifact_location) for model in found.models]
     found.bytes = sum(sum(listing(address).values()) for address in addresses)
-    found.bytes += sum(file.stat().st_size for folder in found.folders for file in _files(folder))
+    found.bytes += sum(file.stat().st_size for folder in (*found.folders, *found.cached) for file in _files(folder))
     return found
 
 
@@ -87,7 +90,9 @@ def delete(experiment: Experiment, found: Plan) -> None:
         if run.info.lifecycle_stage == "active":
             client.delete_run(run.info.run_id)
     for folder in found.folders:
-        shutil.rmtree(folder) if folder.is_dir() else folder.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else folder.unlink(missing_ok=True)
+    for folder in found.cached:
+        remove_unused(folder, found.unused_since)
 
 
 class Ledger:
@@ -97,9 +102,11 @@ class Ledger:
         from mlflow.entities import ViewType
 
         self.conf, self.client, self.where = experiment.gc, connect(experiment), experiment_id(experiment)
-        self.models = list(_pages(lambda token: self.client.search_logged_models([self.where], page_token=token)))
+        # Others may log models and nested runs of their own in the same experiment: those bear none of our tags.
+        models = _pages(lambda token: self.client.search_logged_models([self.where], page_token=token))
+        self.models = [model for model in models if MODEL in model.tags]
         runs = list(_pages(lambda token: self.client.search_runs([self.where], "", ViewType.ALL, 1000, None, token)))
-        ours = [run for run in runs if STAGE in run.data.tags or PARENT in run.data.tags]
+        ours = [run for run in runs if STAGE in run.data.tags or MODEL_ID in run.data.tags]
         # A run that was deleted in MLflow itself is marked there, and its files are still there.
         self.runs = [run for run in ours if run.info.lifecycle_stage == "active" or listing(run.info.artifact_uri)]
         versions = _pages(lambda token: self.client.search_model_versions(page_token=token))
@@ -186,14 +193,12 @@ class Ledger:
 
 
 def _left_behind(runs: list[Run], stay: set[str], before: float) -> Iterator[Path]:
-    """Work folders of trainings of this ledger that nobody will go on with, and locks and what lies in the user's cache
-    that were not held or used for as long."""
+    """Work folders of trainings of this ledger that nobody will go on with, and locks that nobody held since then."""
     over = {run.info.run_id for run in runs if run.info.run_id not in stay or run.info.status == "FINISHED"}
     yield from (folder for folder in (PROJECT / "mlruns" / "work").glob("*") if folder.name in over)
     for lock in LOCKS.glob("*.lock"):
         if lock.stat().st_mtime < before and is_free(lock):
             yield from (lock, lock.with_suffix(".pid"))
-    yield from unused(before)
 
 
 def _owner(run: Run) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
-from tasks.cache import cached
+from tasks.cache import PART, cached, remove_unused, unused
 from tasks.config.loading import load
 from tasks.locks import locked
 from tasks.tracking import retention
@@ -90,6 +90,19 @@ def test_nothing_goes_unless_it_is_asked_for(conf: list[str]) -> None:
     assert stages(conf) == before and files(conf) == there
 
 
+def test_what_others_logged_in_the_experiment_is_theirs(conf: list[str]) -> None:
+    """A nested run and a model of somebody else are neither planned nor deleted, whatever the conf says."""
+    experiment = load(SMOKE, [*conf[2:], "gc.keep_days=0", "gc.keep_best=0"])
+    client, where = connect(experiment), experiment_id(experiment)
+    parent = client.create_run(where, run_name="my sweep")
+    trial = client.create_run(where, run_name="trial 1", tags={"mlflow.parentRunId": parent.info.run_id})
+    model = client.create_logged_model(where, name="mine", source_run_id=trial.info.run_id)
+    found = retention.plan(experiment)
+    assert found.runs and found.models
+    assert not {parent.info.run_id, trial.info.run_id} & {run.info.run_id for run in found.runs}
+    assert model.model_id not in {one.model_id for one in found.models}
+
+
 def test_what_is_deleted_leaves_the_lineage_whole(
     conf: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -144,6 +157,17 @@ def test_what_nobody_uses_in_the_cache_goes(conf: list[str], monkeypatch: pytest
     left = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"opinions/b", "opinions/c", "opinions", "answers/a"}
     assert {path.stem for path in (tmp_path / "opinions").glob("*.lock")} == {"b", "c"}
+    # What was used between plan and deletion stays, and so does what another gc has removed already.
+    os.utime(tmp_path / "opinions/b", (old, old))
+    assert tmp_path / "opinions/b" in unused(time.time())
+    cached(tmp_path / "opinions/b", lambda _: pytest.fail("it is there"))
+    for place in ("opinions/b", "opinions/gone"):
+        remove_unused(tmp_path / place, time.time())
+    assert (tmp_path / "opinions/b").is_dir()
+    # What a process left that was killed while it made it.
+    (tmp_path / f"opinions/d{PART}").mkdir()
+    os.utime(tmp_path / f"opinions/d{PART}", (old, old))
+    assert command("gc", *conf, "--delete")[0] == 0 and not (tmp_path / f"opinions/d{PART}").exists()
     # A process that knew it as whole makes it again.
     assert (cached(tmp_path / "model-1", lambda folder: (folder / "weights").write_text("12")) / "weights").is_file()
 
