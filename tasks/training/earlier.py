@@ -40,8 +40,9 @@ def take_over(run: StageRun, plan: TrainingPlan, before: Sequence[StageRun]) -> 
     for earlier in before:
         left = PROJECT / "mlruns" / "work" / earlier.id
         if not earlier.done and left.is_dir() and not work.exists():
-            left.rename(work)
+            # The folder last: whoever is killed before has it to do once more, and asks what was not asked yet.
             _ask(Candidates(run, plan), plan.load(), earlier)
+            left.rename(work)
 
 
 def _ask(candidates: Candidates, language: LanguageModel, earlier: StageRun) -> None:

@@ -102,19 +102,23 @@ def test_again_trains_again(trained: list[str], monkeypatch: pytest.MonkeyPatch)
 def test_an_interrupted_training_that_is_to_be_asked_otherwise_goes_on(
     trained: list[str], tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It starts from its last checkpoint, what was scored before is asked again, and the weights are the same."""
+    """It starts from its last checkpoint, what was scored before is asked again, though that is interrupted too, and
+    the weights are the same."""
     plain = Candidates.add
 
-    def dies(self: Candidates, tuned: LanguageModel, step: int, *arguments: object) -> None:
-        if step == 3:
-            raise OSError("gone")
-        plain(self, tuned, step, *arguments)
+    def interrupted(experiment: Experiment, at_step: int) -> None:
+        def dies(self: Candidates, tuned: LanguageModel, step: int, *arguments: object) -> None:
+            if step == at_step:
+                raise OSError("gone")
+            plain(self, tuned, step, *arguments)
 
-    before = load(SMOKE, at(tmp_path))
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
-        patch.setattr(Candidates, "add", dies)
-        finetuning.finetune(before, curate(before))
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+            patch.setattr(Candidates, "add", dies)
+            finetuning.finetune(experiment, curate(experiment))
+
+    interrupted(load(SMOKE, at(tmp_path)), 3)
     after, taken = load(SMOKE, [*at(tmp_path), "finetune.answer.estimate=mean"]), steps_trained(monkeypatch)
+    interrupted(after, 2)
     finetuning.finetune(after, curate(after))
     assert taken == [4]
     latest, *_ = runs(after)
