@@ -18,7 +18,7 @@ from tasks.config.experiment import Experiment
 from tasks.data.items import Item
 from tasks.data.sources import source_of
 from tasks.data.splits import Dataset, Part, items_digest, read_split
-from tasks.digests import code_digest, digest
+from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.api import Inquiry, forbidden
 from tasks.models.api_calls import Budget
@@ -27,7 +27,7 @@ from tasks.models.classic import BASELINES
 from tasks.models.external import ExternalPredictions, check_files, contents, read_recorded, read_sheet
 from tasks.models.language import base_model, encoder
 from tasks.models.language.model import LanguageModel, ModelSpec
-from tasks.models.language.prompts import beyond_range
+from tasks.models.language.prompts import TOLD_LIBRARIES, beyond_range
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions, Predictor
 from tasks.report.board import provenance
@@ -153,12 +153,14 @@ def _base(contest: Contest) -> Candidate:
     fields = {**vars(spec), "answer": spec.answer.model_dump(exclude={"batch_tokens"})}
     told = bool(spec.prompt.comparables or spec.prompt.opinions)
     fields |= {"comparables": dataset.digest if told else None, "opinions": contest.experiment.seed if told else None}
+    fields |= {"near": contest.experiment.data.near if told else None}
     fitted = spec.answer.temperature == "fit"
     made_from = digest(
         {
             "spec": {**fields, "prompt": spec.prompt.model_dump()},
             "base": base_model.base_model_digest_parts(conf),
             "encoder": encoder.identity_for(spec.prompt),
+            "libraries": versions(*TOLD_LIBRARIES) if told else None,
             "fitted_on": items_digest(contest.roles.temperature) if fitted else None,
             "code": code_digest("tasks.models.language.model"),
         }
@@ -167,7 +169,8 @@ def _base(contest: Contest) -> Candidate:
     if known is not None:
         return known
     if told:
-        spec = ModelSpec.untuned(conf, read_split(dataset, "train"), contest.experiment.seed)
+        train, near = read_split(dataset, "train"), contest.experiment.data.near
+        spec = ModelSpec.untuned(conf, train, contest.experiment.seed, near)
     if fitted:
         spec = LanguageModel.of(spec).calibrated(contest.roles.temperature).spec
     return run.log_model(spec.save, "base", "base", tags={MADE_FROM: made_from})

@@ -24,6 +24,7 @@ from tasks.errors import UserError
 from tasks.models.language import base_model, encoder
 from tasks.models.language.hardware import Hardware, Settings, lock_gpus, settings, use_own_gpu
 from tasks.models.language.model import ModelSpec
+from tasks.models.language.prompts import TOLD_LIBRARIES
 from tasks.models.language.suitability import check_base
 from tasks.paths import PROJECT, cache_folder
 from tasks.progress import say
@@ -68,8 +69,7 @@ OPINIONS_CODE = frozenset(
 COMPARABLES_CODE = frozenset({"tasks.models.language.retrieval", "tasks.models.language.encoder"})
 TOLD_CODE = frozenset(f"tasks.models.{module}" for module in ("terms", "neighbours", "estimator_files"))
 LIBRARIES = ("trl", "peft", "accelerate")
-TOLD_LIBRARIES = ("numpy", "scikit-learn", "scipy", "rensa", "gensim")
-NOT_AVERAGED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
+NOT_AVERAGED = ("use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices")
 
 
 def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> list[Candidate]:
@@ -115,6 +115,7 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
             "head": head,
             "base": base_model.base_model_digest_parts(conf),
             "encoder": encoder.identity_for(conf.prompt),
+            "near": experiment.data.near if conf.prompt.comparables or conf.prompt.opinions else None,
             "libraries": _libraries(conf),
             "seed": experiment.seed,
             "dataset": dataset.digest,
@@ -164,12 +165,12 @@ def train_checkpoints(
     plan = TrainingPlan.of(experiment, dataset, resolved, work)
     cost = TrainingCost.of(conf, resolved, plan.items)
     with lock_gpus(device, conf.processes, cache_folder() / "locks", conf.busy):
-        cost.check(device, conf)
         try:
             if (trained := finished(before)) is not None:
                 use_own_gpu(device)
                 ask_again(run, plan, trained)
                 return
+            cost.check(device, conf)
             if conf.checkpoints_in == "store":
                 bring(run, work)
             take_over(run, plan, before)
@@ -203,7 +204,7 @@ def check(experiment: Experiment) -> None:
     if conf.answer.by == "head" and conf.processes > 1:
         raise UserError("finetune.answer.by: a head is trained in one process alone. Set finetune.processes=1.")
     for key in NOT_AVERAGED:
-        if conf.average and conf.lora.get(key):
+        if conf.average and conf.lora.get(key) not in (None, False, "none"):
             raise UserError(
                 f"finetune.average: adapters with lora.{key} cannot be averaged. Remove one of the two settings."
             )

@@ -156,7 +156,7 @@ def ask_beforehand(data: Path, file: Path, overrides: Sequence[str]) -> None:
         dataset = curation.curate(experiment)
         items = [item for split in dataset.rows for item in read_split(dataset, split)]
         names = experiment.finetune.prompt.opinions
-        said = Opinions.fit(names, read_split(dataset, "train"), experiment.seed).ask(items)
+        said = Opinions.fit(names, read_split(dataset, "train"), experiment.seed, experiment.data.near).ask(items)
     np.savez(file, names=names, known=[item_digest(item) for item in items], said=said)
 
 
@@ -164,7 +164,7 @@ def take_opinions(file: Path) -> None:
     """Have opinions that were asked for beforehand told in place of fitted ones."""
     kept = np.load(file)
 
-    def found(names: Sequence[str], train: Sequence[Item], _seed: int) -> Opinions:
+    def found(names: Sequence[str], train: Sequence[Item], *_: object) -> Opinions:
         assert list(names) == kept["names"].tolist(), f"{file} holds the opinions of {kept['names'].tolist()}"
         missing = {item_digest(item) for item in train}.difference(kept["known"].tolist())
         assert not missing, f"{file} holds none of {len(missing)} training items"

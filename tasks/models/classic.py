@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.compose import ColumnTransformer
-from sklearn.decomposition import TruncatedSVD
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.impute import SimpleImputer
@@ -35,7 +34,7 @@ from tasks.models.features import (
 from tasks.models.intervals import conformal, interval
 from tasks.models.network import Network
 from tasks.models.predictor import Predictions
-from tasks.models.terms import Counts, Tfidf, content_words, words
+from tasks.models.terms import Counts, Tfidf, Themes, content_words, words
 
 ESTIMATOR = "estimator.skops"
 
@@ -59,7 +58,7 @@ def boosting(seed: int) -> Pipeline:
     unknown = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     columns = ColumnTransformer(
         [
-            ("themes", make_pipeline(content_words(), TruncatedSVD(100, random_state=seed)), "words"),
+            ("themes", make_pipeline(content_words(), Themes(100, random_state=seed)), "words"),
             ("neighbours", make_pipeline(content_words(), Neighbours()), "words"),
             ("ridge", OutOfFold(ridge()), "words"),
             ("category", unknown, ["category"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from tasks.data.items import Item
@@ -37,6 +38,15 @@ class Counts(_Compact, CountVectorizer):
 
 class Tfidf(_Compact, TfidfVectorizer):
     """scikit-learn's TF-IDF; saved in a second."""
+
+
+class Themes(TruncatedSVD):
+    """scikit-learn's truncated SVD, with no more components than there are terms."""
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:  # noqa: N803 - scikit-learn's name
+        """As upstream; of few terms there are fewer themes."""
+        self.n_components = min(self.n_components, X.shape[1])
+        return super().fit_transform(X, y)
 
 
 def content_words() -> Tfidf:

@@ -9,6 +9,7 @@ import torch
 
 from tasks.models.language.model import LanguageModel
 from tasks.models.language.price_head import PriceHead
+from tasks.models.language.prompts import Told
 from tasks.training.plan import TrainingPlan
 
 
@@ -22,10 +23,11 @@ class HeadLesson:
     prices: torch.Tensor
 
     @classmethod
-    def of(cls, plan: TrainingPlan, language: LanguageModel) -> Self:
-        """The lesson of a plan, with a head that has learned nothing; the language model has it from now on."""
+    def of(cls, plan: TrainingPlan, language: LanguageModel, known: Told) -> Self:
+        """The lesson of a plan, with a head that has learned nothing but is told what is `known` of its items; the
+        language model has it from now on."""
         prompt, answer = plan.conf.prompt, plan.conf.answer
-        told = language.numbers(language.spec.told(plan.items, prompt), len(plan.items))
+        told = language.numbers(known, len(plan.items))
         prices = [item.known_price for item in plan.items]
         embeddings = language.model.get_input_embeddings().weight
         head = PriceHead.begin(embeddings.shape[1], told, len(prompt.opinions), prices, prompt, answer.bins)

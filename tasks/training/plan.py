@@ -50,7 +50,8 @@ class TrainingPlan:
 
     def load(self) -> LanguageModel:
         """The base model, ready to be trained."""
-        spec = ModelSpec.of(self.conf, read_split(self.dataset, "train"), self.experiment.seed)
+        train, near = read_split(self.dataset, "train"), self.experiment.data.near
+        spec = ModelSpec.of(self.conf, train, self.experiment.seed, near)
         return LanguageModel.of(spec, settings=self.settings)
 
 

@@ -293,8 +293,10 @@ def make_trainer(
     """
     answers = [completion(item.known_price, plan.conf.prompt) for item in plan.items]
     set_seed(plan.experiment.seed)
-    lesson = HeadLesson.of(plan, language) if plan.conf.answer.by == "head" else None
-    examples = {"prompt": language.texts(plan.items), "completion": answers, ROW: range(len(answers))}
+    by_head = plan.conf.answer.by == "head"
+    told = language.spec.told(plan.items, plan.conf.prompt) if by_head else None
+    lesson = HeadLesson.of(plan, language, told) if told is not None else None
+    examples = {"prompt": language.texts(plan.items, told), "completion": answers, ROW: range(len(answers))}
     trainer = PriceTrainer(
         model=language.model,
         args=plan.arguments,

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from tasks.config.experiment import Answer, Finetune, Prompt
+from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.errors import ModelGoneError, UserError
 from tasks.models.language import base_model
@@ -51,9 +52,15 @@ class ModelSpec:
     opinions: Opinions | None = None
 
     @classmethod
-    def of(cls, finetune: Finetune, train: Sequence[Item] | None = None, seed: int = 0) -> Self:
+    def of(
+        cls,
+        finetune: Finetune,
+        train: Sequence[Item] | None = None,
+        seed: int = 0,
+        near: float | None = minhash.NEAR,
+    ) -> Self:
         """The spec of a conf; for a model that is asked something, with the training items as far as it is told of
-        them. The `seed` is that of the models whose opinions it is told.
+        them. The `seed` is that of the models whose opinions it is told, and `near` says how alike near duplicates are.
 
         Raises:
             UserError: the estimate or an opinion has no such name, or a head is to write.
@@ -70,23 +77,29 @@ class ModelSpec:
             from tasks.models.language.opinions import Opinions, check
 
             check(prompt.opinions)
-            told["opinions"] = None if train is None else Opinions.of(prompt.opinions, train, seed)
+            told["opinions"] = None if train is None else Opinions.of(prompt.opinions, train, seed, near)
         if prompt.comparables:
             from tasks.models.language import encoder
             from tasks.models.language.retrieval import Comparables
 
             if encoder.asked_for(prompt):
                 encoder.locate(prompt.encoder)
-            told["comparables"] = None if train is None else Comparables.fit(train, prompt)
+            told["comparables"] = None if train is None else Comparables.fit(train, prompt, near)
         told |= {"device": finetune.device, "dtype": finetune.dtype}
         return cls(finetune.base, finetune.quantization, prompt, answer, **told)
 
     @classmethod
-    def untuned(cls, finetune: Finetune, train: Sequence[Item] | None = None, seed: int = 0) -> Self:
+    def untuned(
+        cls,
+        finetune: Finetune,
+        train: Sequence[Item] | None = None,
+        seed: int = 0,
+        near: float | None = minhash.NEAR,
+    ) -> Self:
         """The spec of the base model beside a fine-tuned one: it answers in text, and is told what stands in words."""
         asked = {"prompt": in_words(finetune.prompt, finetune.answer)}
         asked["answer"] = finetune.answer.model_copy(update={"by": "text"})
-        return cls.of(finetune.model_copy(update=asked), train, seed)
+        return cls.of(finetune.model_copy(update=asked), train, seed, near)
 
     def told(self, items: Sequence[Item], prompt: Prompt) -> Told:
         """The comparables and the opinions that a prompt asks for.

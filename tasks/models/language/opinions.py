@@ -20,12 +20,13 @@ from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.classic import BASELINES, Classic
 from tasks.models.estimator_files import dump, read
+from tasks.models.language.prompts import TOLD_LIBRARIES
 from tasks.models.terms import words
 from tasks.paths import cache_folder
 from tasks.progress import Progress
 
 FOLDS = 4
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "gensim", "rensa", "torch")
+LIBRARIES = (*TOLD_LIBRARIES, "torch")
 KNOWN = "known.skops"
 
 
@@ -39,15 +40,15 @@ class Opinions:
     said: np.ndarray
 
     @classmethod
-    def of(cls, names: Sequence[str], train: Sequence[Item], seed: int) -> Self:
+    def of(cls, names: Sequence[str], train: Sequence[Item], seed: int, near: float | None = minhash.NEAR) -> Self:
         """The opinions of these models; fitted once, since that takes minutes, and kept in the user's cache: for a
         training that is taken up again, and for the next one that differs in something else.
 
         Raises:
-            UserError: there is no such model, or there are too few items to fold.
+            UserError: there are too few items to fold, or a model cannot be fitted on them.
         """
-        check(names)
         parts = {
+            "near": near,
             "models": list(names),
             "items": [item_digest(item) for item in train],
             "seed": seed,
@@ -55,19 +56,19 @@ class Opinions:
             "libraries": versions(*LIBRARIES),
         }
         folder = cache_folder() / "opinions" / digest(parts)
-        return cls.load(cached(folder, lambda new: cls.fit(names, train, seed).save(new)))
+        return cls.load(cached(folder, lambda new: cls.fit(names, train, seed, near).save(new)))
 
     @classmethod
-    def fit(cls, names: Sequence[str], train: Sequence[Item], seed: int) -> Self:
+    def fit(cls, names: Sequence[str], train: Sequence[Item], seed: int, near: float | None = minhash.NEAR) -> Self:
         """Fit the models, and ask them about the training items by folds that saw neither them nor their near
-        duplicates (stacked generalization, Wolpert 1992): a language model that is told what a model says of an item
-        that it knows by heart would trust it more than it may.
+        duplicates, which are texts as alike as `near` (stacked generalization, Wolpert 1992): a language model that is
+        told what a model says of an item that it knows by heart would trust it more than it may.
 
         Raises:
-            UserError: there is no such model, or there are too few items to fold.
+            UserError: there is no such model, there are too few items to fold, or a model cannot be fitted on them.
         """
         check(names)
-        groups = alike(words(train))
+        groups = alike(words(train), near)
         if len(set(groups.tolist())) < FOLDS:
             raise UserError(
                 f"finetune.prompt.opinions needs {FOLDS} training items that are not near duplicates of each other; "
@@ -78,10 +79,10 @@ class Opinions:
         with Progress("what classic models say", len(names) * (FOLDS + 1), "fits") as progress:
             for column, name in enumerate(names):
                 for fitted_on, asked in folds:
-                    model = Classic.fit(name, [train[row] for row in fitted_on], [], seed)
+                    model = _fitted(name, [train[row] for row in fitted_on], seed)
                     said[asked, column] = model.predict([train[row] for row in asked]).price
                     progress.advance()
-                models[name] = Classic.fit(name, train, [], seed)
+                models[name] = _fitted(name, train, seed)
                 progress.advance()
         return cls(models, np.array([item_digest(item) for item in train]), said)
 
@@ -114,7 +115,7 @@ class Opinions:
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse names of models that do not exist.
+    """Refuse names of models that do not exist, or that stand there twice.
 
     Raises:
         UserError: there are such.
@@ -123,10 +124,25 @@ def check(names: Sequence[str]) -> None:
         raise UserError(
             f"finetune.prompt.opinions: there is no model {unknown[0]!r}. Expected names of {', '.join(BASELINES)}."
         )
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"finetune.prompt.opinions: {twice[0]!r} is there twice. Name each model once.")
 
 
-def alike(texts: Sequence[str]) -> np.ndarray:
-    """The number of each text's group [n]: near duplicates, and near duplicates of those, are of one group."""
+def _fitted(name: str, train: Sequence[Item], seed: int) -> Classic:
+    try:
+        return Classic.fit(name, train, [], seed)
+    except ValueError as error:  # as a baseline it would keep its row with this reason
+        raise UserError(
+            f"finetune.prompt.opinions: {name} cannot be fitted on {len(train)} items ({error}). Leave it out, or "
+            "set finetune.prompt.opinions=[]."
+        ) from error
+
+
+def alike(texts: Sequence[str], near: float | None = minhash.NEAR) -> np.ndarray:
+    """The number of each text's group [n]: near duplicates, and near duplicates of those, are of one group. Without
+    `near` each text is a group, as where no near duplicates are kept out of the other splits."""
+    if near is None:
+        return np.arange(len(texts))
     signatures = minhash.signatures(texts)
     pairs = []
     for band in minhash.bands(signatures).T:
@@ -134,6 +150,6 @@ def alike(texts: Sequence[str]) -> np.ndarray:
         same = band[order][1:] == band[order][:-1]
         pairs.append(np.column_stack([order[:-1][same], order[1:][same]]))
     one, other = np.concatenate(pairs).T
-    near = minhash.likeness(signatures[one], signatures[other]) >= minhash.NEAR
-    edges = coo_matrix((np.ones(near.sum()), (one[near], other[near])), shape=(len(texts), len(texts)))
+    like = minhash.likeness(signatures[one], signatures[other]) >= near
+    edges = coo_matrix((np.ones(like.sum()), (one[like], other[like])), shape=(len(texts), len(texts)))
     return connected_components(edges, directed=False)[1]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 1000  # texts that are tokenized at once: what a tokenizer returns is forty times as large as its text
+TOLD_LIBRARIES = ("numpy", "scikit-learn", "scipy", "rensa", "gensim")  # which make what is told beside the own text
 ENOUGH = 16  # characters for each token that is kept: of a text that is longer, its head says where to cut
 
 

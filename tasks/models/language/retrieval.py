@@ -40,15 +40,17 @@ class Comparables:
     encoder: tuple[str, str] | None = None  # its name, and what it was
     vectors: np.ndarray | None = None
     titles: np.ndarray | None = None  # [n], where a prompt holds them
+    near: float | None = minhash.NEAR  # how alike two near duplicates are; None where none are kept out of other splits
 
     @classmethod
-    def fit(cls, items: Sequence[Item], prompt: Prompt) -> Self:
+    def fit(cls, items: Sequence[Item], prompt: Prompt, near: float | None = minhash.NEAR) -> Self:
         """Keep of the items, which have prices, what a prompt tells of them.
 
         Raises:
             UserError: their texts have no words, or there is no such encoder.
         """
-        texts, kept = words(items), {}
+        texts = words(items)
+        kept: dict[str, Any] = {"near": near}
         if prompt.nearest != "meaning":
             kept["terms"], kept["rows"] = _fitted(texts)
         if asked_for(prompt):
@@ -106,7 +108,8 @@ class Comparables:
         """Which of the neighbours [k] of the kept item at `place` come last: its near duplicates (1) and itself (2)."""
         if place < 0:
             return np.zeros(len(found), dtype=int)
-        near = minhash.likeness(self.signatures[place][None], self.signatures[found]) >= minhash.NEAR
+        likeness = minhash.likeness(self.signatures[place][None], self.signatures[found])
+        near = likeness >= (np.inf if self.near is None else self.near)
         return np.where(found == place, 2, near.astype(int))
 
     def save(self, file: Path) -> None:

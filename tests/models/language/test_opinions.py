@@ -70,20 +70,33 @@ def test_near_duplicates_are_of_one_group_through_others_as_well() -> None:
     chain = [" ".join(words[start : start + 50]) for start in (0, 3, 6)]
     groups = alike([*chain, "a kettle of brushed steel that whistles"])
     assert len(set(groups[:3])) == 1 and groups[3] != groups[0]
+    assert len(set(alike(chain, near=1.0))) == len(set(alike(chain, near=None))) == 3
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
-    """A model that does not exist, and a corpus where all texts are alike."""
+    """A model that does not exist or is named twice, a corpus where all texts are alike, or where no word stands in two
+    of them."""
     with pytest.raises(UserError, match=r"no model 'ridge'.*tfidf_ridge"):
         Opinions.fit(["ridge"], shop(), seed=1)
+    with pytest.raises(UserError, match=r"'constant' is there twice"):
+        Opinions.fit(["constant", "tfidf_ridge", "constant"], shop(), seed=1)
+    apart = [Item(f"a{number}", f"title{number}", f"text{number}", price=20.0) for number in range(9)]
+    with pytest.raises(UserError, match=r"tfidf_ridge cannot be fitted on 6 items .*opinions=\[\]"):
+        Opinions.fit(["tfidf_ridge"], apart, seed=1)
     same = [Item(f"s{number}", "Steel kettle", "of brushed steel", price=20.0) for number in range(9)]
     with pytest.raises(UserError, match=r"opinions needs 4 training items.*there are 1"):
         Opinions.fit(["constant"], same, seed=1)
 
 
+def test_a_small_shop_has_opinions_too() -> None:
+    """Where fewer terms stand in two texts than boosting has themes."""
+    items = shop(n=24)
+    assert np.isfinite(Opinions.fit(["boosting"], items, seed=1).ask(items)).all()
+
+
 def test_opinions_are_fitted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """For the same models, items and seed; another seed, other items or another order of the models are another thing,
-    and what was not kept whole is made again."""
+    """For the same models, items and seed; another seed, other items, another order of the models or another idea of
+    near duplicates are another thing, and what was not kept whole is made again."""
     monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path))
     fitted, fit = [], Opinions.fit
     monkeypatch.setattr(Opinions, "fit", lambda *args: fitted.append(args) or fit(*args))
@@ -91,8 +104,8 @@ def test_opinions_are_fitted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     first, again = (Opinions.of(names, items, 1) for _ in range(2))
     np.testing.assert_array_equal(first.ask(shop(1)), again.ask(shop(1)))
     assert len(fitted) == 1
-    for other in ((names, items, 2), (names, items[1:], 1), (names[::-1], items, 1)):
+    for other in ((names, items, 2), (names, items[1:], 1), (names[::-1], items, 1), (names, items, 1, 0.5)):
         Opinions.of(*other)
-    assert len(fitted) == 4
+    assert len(fitted) == 5
     with pytest.raises(UserError, match="no model"):
         Opinions.of(["ridge"], items, 1)

@@ -52,6 +52,9 @@ def test_near_duplicates_of_a_training_item_are_not_among_its_comparables() -> N
     np.testing.assert_array_equal(look_up(kept, [flock[0]], 1), [[90.0]])
     new = Item("new", "Steel kettle", text, price=0.0)
     assert set(look_up(kept, [new], 3)[0]) == {10.0, 11.0, 12.0}
+    # How alike they are says the conf: by none of these no sister is kept out of the other splits either.
+    for near, first in ((0.7, 90.0), (1.0, 11.0), (None, 11.0)):
+        assert look_up(Comparables.fit([*flock, *others], WORDS, near), [flock[0]], 1) == [[first]]
 
 
 def test_a_large_family_of_variants_is_looked_beyond() -> None:
