@@ -64,6 +64,8 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
     Raises:
         UserError: the folder holds something, nobody has the alias, or there is no adapter.
     """
+    if items < 1:
+        raise UserError(f"-n {items}: a merged model is scored on 1 test item or more.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty. Give a new folder, so that nothing is overwritten.")
     found = _find(experiment, alias)

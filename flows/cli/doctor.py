@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.addresses import address_of, reached
-from tasks.config.experiment import Api, Experiment, Finetune
+from tasks.config.experiment import Api, Experiment, Finetune, Prompt
 from tasks.digests import COMPLETE, code_digest, digest, file_digest, versions
 from tasks.errors import UserError
 from tasks.models.api import forbidden
+from tasks.models.language import encoder
 from tasks.models.language.base_model import EMBEDDED, TINY, cached_as, identity
 from tasks.models.language.hardware import GIB, Hardware, Settings, free_memory, settings
 from tasks.models.language.suitability import check_base
@@ -39,6 +40,7 @@ def examine(experiment: Experiment) -> str:
         f"device    {device}, computing in {dtype}{_gpu(device)}",
         f"4 bits    {_quantization(experiment)}",
         f"base      {_base(experiment.finetune.base)}",
+        *(f"encoder   {line}" for line in _encoder(experiment.finetune.prompt)),
         *(f"training  {line}" for line in _training(experiment, hardware)),
         *(f"api       {model.name}: {_asked(model, experiment)}" for model in experiment.evaluate.api),
         f"tracking  {tracking_uri(experiment).rpartition('@')[2]}: {_tracking(experiment)}",
@@ -80,6 +82,16 @@ def _base(base: str) -> str:
     if Path(base).is_dir():
         return f"{base}, a folder"
     return f"{base}, fetched from the Hugging Face hub unless it is cached"
+
+
+def _encoder(prompt: Prompt) -> list[str]:
+    """Whether the encoder is there that finds similar items, if a prompt wants one."""
+    if not encoder.asked_for(prompt):
+        return []
+    try:
+        return [f"{prompt.encoder}, in {encoder.locate(prompt.encoder)}"]
+    except UserError as error:
+        return [f"MISSING: {error}"]
 
 
 def _training(experiment: Experiment, hardware: Hardware) -> list[str]:

@@ -45,9 +45,7 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
             "There is no terminal to ask in, so this guess is taken. Other columns: data.columns.title=NAME, and so on."
         )
     else:
-        while answer := input(
-            "\nEnter if this is right, or what is not (title=NAME price=NAME currency='[€]'): "
-        ).strip():
+        while answer := input(f"\n{QUESTION}").strip():
             try:
                 more = [*corrections, *_as_overrides(answer)]
                 found, corrections = _look(conf, path, more), more
@@ -94,9 +92,9 @@ def report(found: Findings) -> list[str]:
     """What was found, for a person."""
     rows = f"{found.rows:,} rows" if found.whole else f"the first {found.rows:,} rows"
     lines = [f"{found.file.name}: {found.form}; {rows}, {len(found.columns)} columns"]
-    mapped = {**dict.fromkeys(()), **found.rules.columns}
     for ours in FIELDS:
-        theirs = mapped.get(ours) or next((name for name in found.columns if name.strip().casefold() == ours), None)
+        same = (name for name in found.columns if name.strip().casefold() == ours)
+        theirs = found.rules.columns.get(ours) or next(same, None)
         if theirs:
             lines.append(f"  {ours:<12} {theirs if isinstance(theirs, str) else ', '.join(theirs)}")
     lines += [f"  {key:<12} {_value(getattr(found.rules, key))}  ({why})" for key, why in found.told.items()]
