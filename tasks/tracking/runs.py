@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -100,23 +101,20 @@ class StageRun:
         point without a step, as MLflow draws bars to compare runs only where none has steps. So is a mean of
         checkpoints, which has no step.
         """
+        from mlflow.entities import Metric
+
         self.check()
         run_id = self.id
         if model_id is not None:
             entry = candidate(self.client.get_logged_model(model_id))
             if self.stage != "finetune" or entry.step is None:
                 run_id, step = self.model_run(entry), 0
-        for key, value in metrics.items():
-            if isinstance(value, int | float) and value == value:
-                self.client.log_metric(
-                    run_id,
-                    key,
-                    float(value),
-                    step=step,
-                    model_id=model_id,
-                    dataset_name=dataset_name,
-                    dataset_digest=dataset_digest,
-                )
+        named: dict[str, Any] = {"model_id": model_id, "dataset_name": dataset_name, "dataset_digest": dataset_digest}
+        known = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+        now = int(time.time() * 1000)
+        # In one request: each costs a round trip, and a database several queries.
+        logged = [Metric(key, value, now, step, **named) for key, value in known.items() if not math.isnan(value)]
+        self.client.log_batch(run_id, logged)
 
     def model_run(self, entry: Candidate) -> str:
         """The id of a model's own run within this one, made if need be: MLflow compares models as it compares runs."""
