@@ -19,7 +19,7 @@ from tasks.errors import UserError
 from tasks.evaluation import Scores, check_outside, evaluate, worth_another_try
 from tasks.finetuning import check as check_finetuning
 from tasks.finetuning import finetune
-from tasks.models.language.model import ModelSpec
+from tasks.models.language.model import ModelSpec, untuned
 from tasks.models.language.suitability import check_base
 from tasks.progress import outlook
 from tasks.promotion import promote
@@ -94,7 +94,7 @@ def check_language_model(experiment: Experiment) -> None:
     if experiment.finetune.enabled:
         check_finetuning(experiment)
     else:  # the base model is scored all the same
-        ModelSpec.untuned(experiment.finetune)
+        ModelSpec.of(untuned(experiment.finetune))
         check_base(experiment.finetune)
 
 

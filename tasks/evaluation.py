@@ -26,7 +26,7 @@ from tasks.models.blend import Blend
 from tasks.models.classic import BASELINES
 from tasks.models.external import ExternalPredictions, check_files, contents, read_recorded, read_sheet
 from tasks.models.language import base_model, encoder
-from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.model import LanguageModel, ModelSpec, untuned
 from tasks.models.language.prompts import TOLD_LIBRARIES, beyond_range
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions, Predictor
@@ -149,7 +149,7 @@ def _base(contest: Contest) -> Candidate:
     """The untuned model: the same LoggedModel, with the predictions it made, for as long as nothing about how it is
     loaded, asked and read has changed."""
     conf, dataset, run = contest.experiment.finetune, contest.dataset, contest.run
-    spec = ModelSpec.untuned(conf)
+    spec = ModelSpec.of(untuned(conf))
     fields = {**vars(spec), "answer": spec.answer.model_dump(exclude={"batch_tokens"})}
     told = bool(spec.prompt.comparables or spec.prompt.opinions)
     fields |= {"comparables": dataset.digest if told else None, "opinions": contest.experiment.seed if told else None}
@@ -170,7 +170,7 @@ def _base(contest: Contest) -> Candidate:
         return known
     if told:
         train, near = read_split(dataset, "train"), contest.experiment.data.near
-        spec = ModelSpec.untuned(conf, train, contest.experiment.seed, near)
+        spec = ModelSpec.of(untuned(conf), train, contest.experiment.seed, near)
     if fitted:
         spec = LanguageModel.of(spec).calibrated(contest.roles.temperature).spec
     return run.log_model(spec.save, "base", "base", tags={MADE_FROM: made_from})

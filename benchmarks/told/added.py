@@ -27,7 +27,7 @@ from tasks.data.items import Item
 from tasks.data.splits import read_split, sample
 from tasks.models.language.encoder import Encoder
 from tasks.models.language.estimators import median
-from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.model import LanguageModel, ModelSpec, untuned
 from tasks.models.language.opinions import Opinions
 from tasks.models.language.price_distribution import batches, evaluating
 from tasks.models.language.price_head import PriceHead, last_states
@@ -48,9 +48,9 @@ def embedded(items: Sequence[Item]) -> np.ndarray:
     return Encoder("minilm-l6-v2").vectors(words(items))
 
 
-def untuned(conf: Finetune, items: Sequence[Item]) -> np.ndarray:
+def states_of_base(conf: Finetune, items: Sequence[Item]) -> np.ndarray:
     """The base model's last state after each prompt."""
-    language, found = LanguageModel.of(ModelSpec.untuned(conf)), {}
+    language, found = LanguageModel.of(ModelSpec.of(untuned(conf))), {}
     prompts = language.prompts(items)
     with evaluating(language.model), torch.inference_mode():
         for rows in batches(np.array([len(ids) for ids in prompts]), 0, 4096, 1):
@@ -106,7 +106,7 @@ def main(store: Path, count: int) -> None:
     print(f"{count:,} training items, {len(truth):,} validation items; the opinions of {' and '.join(OPINIONS)}\n")
     print("| states | rate | error | 95% interval | difference to the opinions' mean |\n|---|---|---|---|---|")
     print(f"| the opinions' mean | | {error_of(truth, first)} | |")
-    ways = {"nobody": nothing, "embedding": embedded, "base": functools.partial(untuned, conf)}
+    ways = {"nobody": nothing, "embedding": embedded, "base": functools.partial(states_of_base, conf)}
     for name, way in ways.items():
         states = kept(store / f"states-{name}-{count}.npy", functools.partial(way, both))
         for rate in RATES:

@@ -88,19 +88,6 @@ class ModelSpec:
         told |= {"device": finetune.device, "dtype": finetune.dtype}
         return cls(finetune.base, finetune.quantization, prompt, answer, **told)
 
-    @classmethod
-    def untuned(
-        cls,
-        finetune: Finetune,
-        train: Sequence[Item] | None = None,
-        seed: int = 0,
-        near: float | None = minhash.NEAR,
-    ) -> Self:
-        """The spec of the base model beside a fine-tuned one: it answers in text, and is told what stands in words."""
-        asked = {"prompt": in_words(finetune.prompt, finetune.answer)}
-        asked["answer"] = finetune.answer.model_copy(update={"by": "text"})
-        return cls.of(finetune.model_copy(update=asked), train, seed, near)
-
     def told(self, items: Sequence[Item], prompt: Prompt) -> Told:
         """The comparables and the opinions that a prompt asks for.
 
@@ -188,6 +175,12 @@ class ModelSpec:
 
             options["opinions"] = Opinions.load(place)
         return cls(base, fields["quantization"], *sections, **options)
+
+
+def untuned(finetune: Finetune) -> Finetune:
+    """The conf of the base model beside a fine-tuned one: it answers in text, and is told what stands in words."""
+    answer = finetune.answer.model_copy(update={"by": "text"})
+    return finetune.model_copy(update={"prompt": in_words(finetune.prompt, finetune.answer), "answer": answer})
 
 
 class LanguageModel:

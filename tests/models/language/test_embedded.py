@@ -9,7 +9,7 @@ import pytest
 
 from tasks.config.loading import load
 from tasks.data.items import Item
-from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.model import LanguageModel, ModelSpec, untuned
 from tasks.models.language.price_distribution import price_distribution
 from tasks.models.language.prompts import render
 
@@ -20,7 +20,7 @@ def test_the_embedded_model_prices_exactly_in_4_bits(items: list[Item]) -> None:
     gives its tokens one after the other."""
     import torch
 
-    language = LanguageModel.of(ModelSpec.untuned(load("conf/laptop.yaml").finetune))
+    language = LanguageModel.of(ModelSpec.of(untuned(load("conf/laptop.yaml").finetune)))
     texts = render(items[:3], language.spec.prompt, language.tokenizer)
     prompts = language.tokenizer(texts)["input_ids"]
     probabilities, mass = price_distribution(language.model, language.trie, prompts, closing=0)
