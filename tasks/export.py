@@ -26,6 +26,7 @@ from tasks.scoring.metrics import absolute_error, hit_dollars, is_hit, measure
 from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
+from tasks.scoring.wording import amount
 from tasks.tracking.registry import expected
 from tasks.tracking.runs import MODEL_ID, RULES, Candidate, candidate
 from tasks.tracking.store import connect, model_folder
@@ -83,7 +84,7 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
             _merge(found.source, part)
             if (found.source / RULES).is_file():
                 shutil.copy(found.source / RULES, part)
-            again = _score_again(found, part, sample(found.items, items, experiment.seed))
+            again = _score_again(found, part, sample(found.items, items, experiment.seed), experiment.data.unit)
         else:
             shutil.copytree(found.source, part)
         _write_card(found, part, form, again)
@@ -128,16 +129,16 @@ def _merge(source: Path, folder: Path) -> None:
     dataclasses.replace(whole, base=".").save(folder)
 
 
-def _score_again(found: Exported, folder: Path, items: list[Item]) -> str:
+def _score_again(found: Exported, folder: Path, items: list[Item], unit: str) -> str:
     place = {item.id: row for row, item in enumerate(found.items)}
     before = found.answers.price[[place[item.id] for item in items]]
     after = load_predictor(folder).predict(items).price
     truth = np.array([item.price for item in items])
-    errors = [np.nanmean(absolute_error(truth, guess)) for guess in (before, after)]
-    moved = np.nanmean(np.abs(after - before))
+    errors = [float(np.nanmean(absolute_error(truth, guess))) for guess in (before, after)]
+    moved = float(np.nanmean(np.abs(after - before)))
     return (
-        f"Merged in 16 bits and scored again on {len(items)} test items: error ${errors[1]:.2f}, "
-        f"before ${errors[0]:.2f}; a price moves by ${moved:.2f} on average."
+        f"Merged in 16 bits and scored again on {len(items)} test items: error {amount(errors[1], unit)}, "
+        f"before {amount(errors[0], unit)}; a price moves by {amount(moved, unit)} on average."
     )
 
 

@@ -106,7 +106,7 @@ def _register(experiment: Experiment, record: Record, model_id: str, alias: str,
 
     An incumbent that is not among the rows of this evaluation keeps what an earlier one said.
     """
-    origin = Origin.of(record, model_id)
+    origin = Origin.of(record, model_id, experiment.data.unit)
     version = register(experiment, model_id, alias, {**tags, **(origin.tags() if origin else {})})
     if origin:
         describe(experiment, version, f"{origin}.", headline=alias == CHAMPION)

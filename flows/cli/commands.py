@@ -145,6 +145,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from tasks.data.sources import list_files
     from tasks.models.loading import load_predictor, load_rules
     from tasks.scoring.origin import Origin
+    from tasks.scoring.wording import with_unit
     from tasks.tracking.reading import reader
     from tasks.tracking.registry import CHAMPION, expected
     from tasks.tracking.runs import MODEL_ID
@@ -176,9 +177,10 @@ def predict(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
+    unit = (rules or experiment.data).unit
     for row in rows:
-        price, low, high = (shown(row[name]) for name in ("price", "low", "high"))
-        print(f"${price}  (80%: ${low} to ${high})  {row['title']}")
+        price, low, high = (with_unit(shown(row[name]), unit) for name in ("price", "low", "high"))
+        print(f"{price}  (80%: {low} to {high})  {row['title']}")
 
 
 def read_items(file: Path, rules: Data) -> list[Item]:

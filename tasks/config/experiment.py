@@ -36,7 +36,9 @@ class Data(Section):
     categories: tuple[str, ...] = Field(AMAZON, min_length=1, description="which categories (source: amazon)")
     columns: dict[Column, str | tuple[str, ...]] = Field(default_factory=dict, description="our field: their column")
 
-    currency: tuple[str, ...] = Field(("$", "US$", "USD"), description="signs that may stand beside a price")
+    currency: tuple[str, ...] = Field(
+        ("$", "US$", "USD"), description="signs that may stand beside a price; the first is shown"
+    )
     decimal: Literal[".", ","] | None = Field(
         None, description="the mark before the cents in prices that are text; null: as the whole column shows"
     )
@@ -70,6 +72,11 @@ class Data(Section):
         """What the dataset is called: the conf's name for it, that of its file, or that of its source."""
         file = re.sub(r"\..*", "", Path(self.path).name) if self.source == "files" and self.path else ""
         return self.name or re.sub(r"[^\w-]+", "-", file).strip("-") or self.source
+
+    @property
+    def unit(self) -> str:
+        """What the prices are in, as it is shown beside them; nothing is converted."""
+        return self.currency[0] if self.currency else "$"
 
     def rules(self) -> str:
         """What makes items of raw rows, as JSON; where the rows lie is not of it."""

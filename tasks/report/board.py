@@ -53,6 +53,7 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
             "evaluation": f"{run.run.data.tags[DIGEST]} (MLflow run {run_id})",
             "conf": yaml.safe_dump(settings(experiment), sort_keys=False, allow_unicode=True),
         },
+        unit=experiment.data.unit,
     )
 
 

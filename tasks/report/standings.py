@@ -37,7 +37,8 @@ def read_standings(experiment: Experiment, run_id: str) -> Standings:
         record = Record.read(read_run(experiment, run_id))
     except FileNotFoundError as error:
         raise UserError(f"{error}. Make the evaluation again with `pricewright evaluate`.") from error
-    return Standings(marked_rows(experiment, record.rows), record.dataset.generated, record.provenance["commit"])
+    rows, generated = marked_rows(experiment, record.rows), record.dataset.generated
+    return Standings(rows, generated, record.provenance["commit"], unit=experiment.data.unit)
 
 
 def marked_rows(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:

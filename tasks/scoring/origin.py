@@ -18,7 +18,7 @@ ORIGIN = "pricewright.origin"  # tag of a registered version: the fields, as JSO
 @dataclass(frozen=True)
 class Origin:
     """A registered model in a sentence, or as fields: `n_train` items of the dataset that it learned from (none of an
-    untuned model), and `mae`, its mean absolute error in dollars on `n` test items."""
+    untuned model), and `mae`, its mean absolute error on `n` test items, in `unit`."""
 
     model: str
     dataset: str
@@ -26,16 +26,17 @@ class Origin:
     n_train: int
     n: int
     mae: float
+    unit: str = "$"
 
     @classmethod
-    def of(cls, record: Record, model_id: str) -> Self | None:
-        """What an evaluation says of a model; None where it did not take part."""
+    def of(cls, record: Record, model_id: str, unit: str) -> Self | None:
+        """What an evaluation says of a model, with prices in `unit`; None where it did not take part."""
         row = next((row for row in record.rows if row.model_id == model_id and row.mae is not None), None)
         if row is None:
             return None
         data = record.dataset
         learned = 0 if row.kind == "base" else row.n_train or data.rows["train"]
-        return cls(row.label, data.name, data.generated, learned, row.n or 0, round(row.mae or 0.0, 4))
+        return cls(row.label, data.name, data.generated, learned, row.n or 0, round(row.mae or 0.0, 4), unit)
 
     @classmethod
     def read(cls, tags: Mapping[str, str]) -> Self | None:
@@ -53,4 +54,4 @@ class Origin:
     def __str__(self) -> str:
         products = "generated products" if self.generated else f"products of {self.dataset}"
         learned = f"trained on {self.n_train:,} {products}" if self.n_train else f"not trained on any {products}"
-        return f"{self.model}, {learned}, {amount(self.mae, '$')} off on average ({self.n:,} test items)"
+        return f"{self.model}, {learned}, {amount(self.mae, self.unit)} off on average ({self.n:,} test items)"

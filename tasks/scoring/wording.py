@@ -11,8 +11,12 @@ SMALL = 0.095  # dollars and less need more digits than cents
 def amount(value: float, unit: str, digits: str | None = None) -> str:
     """A price with its unit: $38.42, $1,250, 12.30 kg; digits is a format for the number."""
     number = figure(abs(value), digits or (",.0f" if abs(value) >= 1000 else ".2f"))
-    before, after = (unit, "") if len(unit) == 1 and not unit.isalpha() else ("", f" {unit}")
-    return f"{'-' if value < 0 else ''}{before}{number}{after}"
+    return f"{'-' if value < 0 else ''}{with_unit(number, unit)}"
+
+
+def with_unit(number: str, unit: str) -> str:
+    """A written number with its unit: a sign stands before it, a word behind it."""
+    return f"{unit}{number}" if len(unit) == 1 and not unit.isalpha() else f"{number} {unit}"
 
 
 def figure(value: float, form: str) -> str:

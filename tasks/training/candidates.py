@@ -34,7 +34,7 @@ class Candidates:
 
     def __init__(self, run: StageRun, plan: TrainingPlan) -> None:
         self.run, self.dataset, self.conf = run, plan.dataset, plan.conf
-        self.seed, self.n_train = plan.experiment.seed, len(plan.items)
+        self.seed, self.n_train, self.unit = plan.experiment.seed, len(plan.items), plan.experiment.data.unit
         roles = Roles.of(plan.experiment, plan.dataset)
         self.validation, self.calibration = roles.first, roles.temperature
         self.truth = np.array([item.price for item in self.validation])
@@ -134,8 +134,8 @@ class Candidates:
             figures |= {f"runner_up_{key}": getattr(following, key) for key in differences}
         self.run.log_metrics(figures)
         self.run.log_choice(best.model_id, best.label)
-        sentence = choice(checkpoints)
-        self.run.describe(f"**{sentence}**\n\n{curve_table(checkpoints)}")
+        sentence = choice(checkpoints, self.unit)
+        self.run.describe(f"**{sentence}**\n\n{curve_table(checkpoints, self.unit)}")
         say(sentence)
 
 

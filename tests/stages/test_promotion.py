@@ -23,7 +23,13 @@ from tasks.data.splits import Part
 from tasks.errors import ModelGoneError, UserError
 from tasks.evaluation import evaluate
 from tasks.promotion import MIN_UNSEEN, Champion, Duel, promote, spent_alpha
+from tasks.report.board import read_leaderboard
+from tasks.report.headline import headline
+from tasks.report.standings import read_standings
+from tasks.report.tables import as_markdown
 from tasks.scoring.contest import Contest
+from tasks.scoring.origin import Origin
+from tasks.tracking.reading import latest_evaluation
 from tasks.tracking.registry import CHAMPION, version_of
 from tasks.tracking.runs import MODEL_ID, Candidate, candidate
 from tasks.tracking.store import connect, local_path
@@ -176,3 +182,14 @@ def test_each_dataset_has_a_champion_of_its_own(night: Callable, tmp_path: Path)
     assert load("conf/smoke.yaml").registered_model == "pricewright-sample"
     assert load("conf/smoke.yaml", ["promote.name=one"]).registered_model == "one"
     assert version_of(experiment, CHAMPION) is not None
+
+
+def test_errors_are_shown_in_the_currency_of_the_data(night: Callable) -> None:
+    """Where a champion comes from, in the report's sentences and in every table."""
+    experiment, _ = night("constant", 600, "data.currency=[€, EUR]")
+    assert "€" in str(Origin.read(version_of(experiment, CHAMPION).tags))
+    run_id = latest_evaluation(experiment)
+    assert run_id is not None
+    standings, board = read_standings(experiment, run_id), read_leaderboard(experiment, run_id)
+    for text in (headline(standings.rows, board.unit)[0], as_markdown(standings.rows, unit=standings.unit)):
+        assert "€" in text and "$" not in text
