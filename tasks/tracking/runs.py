@@ -30,6 +30,7 @@ MODEL_ID, MADE_FROM = "pricewright.model_id", "pricewright.made_from"
 STEP, STATUS, REASON = "pricewright.step", "pricewright.status", "pricewright.reason"
 CHOSEN, DROPPED = "pricewright.chosen", "pricewright.dropped"
 MAX_NOTE = 8_000  # characters that a tag of MLflow holds
+MOST_PARAMS = 100  # that a request to MLflow may hold
 PARENT = "mlflow.parentRunId"  # MLflow's own tag for a run within a run
 EXTERNAL = "pricewright.external"
 WEIGHTS = "pricewright.weights"  # the digest of what makes the weights of a training
@@ -81,10 +82,12 @@ class StageRun:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log nested params by dotted names; what is logged already stays."""
+        from mlflow.entities import Param
+
         known = self.client.get_run(self.id).data.params
-        for key, value in _flat(params):
-            if key not in known:
-                self.client.log_param(self.id, key, str(value)[:500])
+        fresh = [Param(key, str(value)[:500]) for key, value in _flat(params) if key not in known]
+        for start in range(0, len(fresh), MOST_PARAMS):
+            self.client.log_batch(self.id, params=fresh[start : start + MOST_PARAMS])
 
     def log_metrics(
         self,
