@@ -84,13 +84,15 @@ def choice(checkpoints: Sequence[Checkpoint], unit: str = "$") -> str:
     if best.mae is None:
         return f"No checkpoint answered anything; {best.label} stands for them."
     ends = span(best.mae_low, best.mae_high, unit)
-    text = f"Chosen: {best.label}, {amount(best.mae, unit)} off on {best.n:,} validation items{ends and f', {ends}'}."
+    items = "validation item" if best.n == 1 else "validation items"
+    text = f"Chosen: {best.label}, {amount(best.mae, unit)} off on {best.n:,} {items}{ends and f', {ends}'}."
     if following is None or following.difference is None:
         return text
     certain = following.p_value is not None and following.p_value < SIGNIFICANCE
+    between = span(following.difference_low, following.difference_high, unit)
+    behind = f"{amount(following.difference, unit)} worse{between and f' ({between})'}"
     return (
-        f"{text} The next, {following.label}, is {amount(following.difference, unit)} worse "
-        f"({span(following.difference_low, following.difference_high, unit)}), "
+        f"{text} The next, {following.label}, is {behind}, "
         f"{'more than chance explains' if certain else 'which chance alone can explain'}."
     )
 

@@ -142,7 +142,7 @@ def confidence_set(losses: ArrayLike, *, seed: int, resamples: int = 10_000) -> 
     """
     losses = np.asarray(losses, dtype=float)
     p_values = np.ones(len(losses))
-    if len(losses) < 2:
+    if min(losses.shape) < 2:  # one item shows no spread: all differences would look certain
         return p_values
     one, other = np.triu_indices(len(losses), k=1)
     differences = losses[one] - losses[other]

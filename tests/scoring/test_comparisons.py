@@ -150,6 +150,7 @@ def test_models_that_are_the_same_are_never_told_apart() -> None:
     assert confidence_set(same, seed=0, resamples=99).tolist() == [1.0, 1.0, 0.01]
     assert confidence_set(np.zeros((3, 5)), seed=0, resamples=99).tolist() == [1.0, 1.0, 1.0]
     assert confidence_set(np.ones((1, 5)), seed=0).tolist() == [1.0]
+    assert confidence_set(np.array([[22.0], [23.0]]), seed=0, resamples=99).tolist() == [1.0, 1.0]  # of one item
 
 
 def test_ranks_are_shared_by_all_that_cannot_be_told_from_the_best() -> None:

@@ -160,6 +160,9 @@ def test_a_mean_may_be_chosen() -> None:
     assert "The next, step 12, is $3.00 worse (95% interval $3.00 to $3.00), more than chance explains." in said
     tied = curve(checkpoints, dict.fromkeys(off, answers["m6"]), truth, seed=0, resamples=200)
     assert [row.step for row in tied if row.chosen] == [6]
+    one = curve(checkpoints, {name: Predictions.points(truth[:1] + by) for name, by in off.items()}, truth[:1], seed=0)
+    alone = "Chosen: step 12, $4.00 off on 1 validation item. The next, step 6, is $1.00 worse, "
+    assert choice(one) == f"{alone}which chance alone can explain."
 
 
 def test_an_adapter_of_another_base_model_is_refused(whole: Experiment, tmp_path: Path) -> None:
