@@ -151,7 +151,7 @@ def _base(contest: Contest) -> Candidate:
     conf, dataset, run = contest.experiment.finetune, contest.dataset, contest.run
     spec = ModelSpec.of(untuned(conf))
     fields = {**vars(spec), "answer": spec.answer.model_dump(exclude={"batch_tokens"})}
-    told = bool(spec.prompt.comparables or spec.prompt.opinions)
+    told = spec.prompt.tells_more
     fields |= {"comparables": dataset.digest if told else None, "opinions": contest.experiment.seed if told else None}
     fields |= {"near": contest.experiment.data.near if told else None}
     fitted = spec.answer.temperature == "fit"

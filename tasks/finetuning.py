@@ -115,7 +115,7 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
             "head": head,
             "base": base_model.base_model_digest_parts(conf),
             "encoder": encoder.identity_for(conf.prompt),
-            "near": experiment.data.near if conf.prompt.comparables or conf.prompt.opinions else None,
+            "near": experiment.data.near if conf.prompt.tells_more else None,
             "libraries": _libraries(conf),
             "seed": experiment.seed,
             "dataset": dataset.digest,
@@ -125,8 +125,7 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
 
 
 def _libraries(conf: Finetune) -> dict[str, str | None]:
-    told = conf.prompt.comparables or conf.prompt.opinions
-    return versions(*LIBRARIES, *(TOLD_LIBRARIES if told else ()))
+    return versions(*LIBRARIES, *(TOLD_LIBRARIES if conf.prompt.tells_more else ()))
 
 
 def untold(conf: Finetune) -> frozenset[str]:
@@ -135,7 +134,7 @@ def untold(conf: Finetune) -> frozenset[str]:
     without = (frozenset() if opinions else OPINIONS_CODE) | (frozenset() if comparables else COMPARABLES_CODE)
     if conf.prompt.sizes:
         without -= {"tasks.models.features"}
-    return without if comparables or opinions else without | TOLD_CODE
+    return without if conf.prompt.tells_more else without | TOLD_CODE
 
 
 @task(name="train", cache_policy=NO_CACHE)

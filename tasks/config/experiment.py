@@ -147,6 +147,11 @@ class Prompt(Section):
             )
         return self
 
+    @property
+    def tells_more(self) -> bool:
+        """Whether it tells more than the item's own text says: what is known of the training items."""
+        return bool(self.comparables or self.opinions)
+
 
 class Answer(Section):
     """How a language model's distribution over prices becomes its answer."""
