@@ -35,8 +35,9 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
         "stage": "baselines",
         "models": names,
         "seed": experiment.seed,
+        "near": experiment.data.near,
         "dataset": dataset.digest,
-        "libraries": versions("gensim", "numpy", "scikit-learn", "scipy", "torch"),
+        "libraries": versions("gensim", "numpy", "rensa", "scikit-learn", "scipy", "torch"),
         "code": code_digest("tasks.baselines"),
     }
     command = "pricewright baselines"
@@ -56,9 +57,11 @@ def fit_one(run: StageRun, name: str, dataset: Dataset, experiment: Experiment) 
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
     start = time.perf_counter()
     try:
-        fitted = Classic.fit(name, train, validation, experiment.seed)
+        fitted = Classic.fit(name, train, validation, experiment.seed, experiment.data.near)
     except Exception as error:  # a model that does not converge or fit into memory must not take the others along
-        run.log_absent(name, "baseline", "failed", f"{type(error).__name__}: {error}")
+        # The stage is done all the same; on another day there may be the memory or the disk.
+        remedy = ". `pricewright baselines --again` tries it again" if isinstance(error, MemoryError | OSError) else ""
+        run.log_absent(name, "baseline", "failed", f"{type(error).__name__}: {error}{remedy}")
         return
     seconds = time.perf_counter() - start
     params = {"n_train": len(train), "fit_seconds": f"{seconds:.3f}"}

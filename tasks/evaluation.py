@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -274,8 +275,8 @@ def blend(contest: Contest, entries: Sequence[Candidate]) -> Candidate:
         and not np.isnan(errors).any()
     }
     if len(members) < 2 or len(roles.blend) < MIN_BLEND:
-        reason = f"it takes two models that beat a constant price and {MIN_BLEND} validation items to weigh them on; "
-        return run.log_absent("blend", "blend", "skipped", f"{reason}there are {len(members)} and {len(roles.blend)}")
+        reason = f"a blend needs two models that beat a constant price and {MIN_BLEND} validation items to weigh them; "
+        return run.log_absent("blend", "blend", "skipped", f"{reason}found {len(members)} and {len(roles.blend)}")
 
     def prices(items: Sequence[Item], names: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: np.array([contest.validation[name][item.id] for item in items]) for name in names}
@@ -367,4 +368,6 @@ def keep(contest: Contest, rows: list[Row], entries: Sequence[Candidate]) -> Non
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(predictions_table(contest.test_items, contest.test), Path(folder) / PREDICTIONS)
         contest.run.log_folder(Path(folder))
-    contest.run.log_metrics({f"test_mae.{row.model}": row.mae for row in rows})
+    # A model from outside has any name; MLflow refuses brackets and the like in that of a metric.
+    names = [re.sub(r"[^/\w.: -]+", "-", row.model) for row in rows]
+    contest.run.log_metrics({f"test_mae.{name}": row.mae for name, row in zip(names, rows, strict=True)})

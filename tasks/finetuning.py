@@ -83,7 +83,7 @@ def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> 
     weights = weights_digest(experiment, dataset)
     asking = conf.model_dump(mode="json", include=ASKING, exclude={"answer": INDIFFERENT["answer"]})
     code = code_digest("tasks.finetuning", untold(conf))
-    key = digest({"stage": "finetune", "weights": weights, "conf": asking, "code": code})
+    key = digest({"stage": "finetune", "weights": weights, "base": conf.base, "conf": asking, "code": code})
     asked = {"conf": conf.model_dump(mode="json", exclude=INDIFFERENT), "data": dataset.digest, "seed": experiment.seed}
     libraries = _libraries(conf) | base_model.base_model_digest_parts(conf)["libraries"]
     means = {"libraries": libraries, "code": code}
@@ -111,7 +111,8 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
     head = conf.answer.model_dump(mode="json", include=HEAD) if conf.answer.by == "head" else None
     return digest(
         {
-            "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys(asking, True)),
+            # The base model counts by what it is, and not by where it lies.
+            "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys((*asking, "base"), True)),
             "head": head,
             "base": base_model.base_model_digest_parts(conf),
             "encoder": encoder.identity_for(conf.prompt),

@@ -25,6 +25,8 @@ PATH_KEYS = (
     *(("data", "path"), ("data", "test_path"), ("evaluate", "human"), ("evaluate", "recorded")),
     *(("tracking", "uri"), ("tracking", "artifacts")),
 )
+# Each is a path if it holds a slash and such a folder is there; else it is the name of a model.
+FOLDER_KEYS = (("data", "tokenizer"), ("finetune", "base"), ("finetune", "prompt", "encoder"))
 
 
 def find_conf(conf: str | Path) -> Path:
@@ -122,10 +124,20 @@ def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
 
 
 def _anchor(tree: dict, folder: Path) -> None:
-    for section, key in PATH_KEYS:
-        values = tree.get(section)
+    for *sections, key in (*PATH_KEYS, *FOLDER_KEYS):
+        values: Any = tree
+        for section in sections:
+            values = values.get(section) if isinstance(values, dict) else None
         if isinstance(values, dict) and key in values:
-            values[key] = _placed(values[key], folder)
+            values[key] = _placed_at((*sections, key), values[key], folder)
+
+
+def _placed_at(key: tuple[str, ...], value: Any, folder: Path) -> Any:
+    """The value of a key, absolute if it is a path: relative ones start from the folder."""
+    if key in FOLDER_KEYS:
+        here = isinstance(value, str) and "/" in value and (folder / Path(value).expanduser()).is_dir()
+        return _placed(value, folder) if here else value
+    return _placed(value, folder) if key in PATH_KEYS else value
 
 
 def anchored(overrides: Sequence[str]) -> list[str]:
@@ -133,8 +145,9 @@ def anchored(overrides: Sequence[str]) -> list[str]:
     result = []
     for override in overrides:
         key, _, value = override.partition("=")
-        if tuple(key.strip().split(".")) in PATH_KEYS:
-            override = f"{key}={json.dumps(_placed(read_yaml(value), Path.cwd()))}"
+        names = tuple(key.strip().split("."))
+        if names in PATH_KEYS or names in FOLDER_KEYS:
+            override = f"{key}={json.dumps(_placed_at(names, read_yaml(value), Path.cwd()))}"
         result.append(override)
     return result
 
@@ -174,8 +187,7 @@ def _apply(tree: dict, override: str) -> None:
     except yaml.YAMLError as error:
         raise UserError(f"The value of {override!r} is not readable as YAML: {_problem(error)}") from error
     names = key.strip().split(".")
-    if tuple(names) in PATH_KEYS:
-        parsed = _placed(parsed, Path.cwd())
+    parsed = _placed_at(tuple(names), parsed, Path.cwd())
     node = tree
     for name in names[:-1]:
         child = node.get(name)

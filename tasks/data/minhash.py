@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 NEAR = 0.7  # texts this alike are near duplicates, where no conf says otherwise
 ERROR = 0.12  # an estimate lies at most so far below the Jaccard index, but for 1 in 400
@@ -18,6 +20,7 @@ SLOTS, ROWS = 120, 5  # 24 bands of 5: two texts of likeness 0.7 meet with a pro
 WORD = re.compile(r"\w+")
 BATCH = 500  # texts whose words are held at once
 MOST_WORDS = 1_000  # of a long text, its start
+BESIDE = 16  # texts of a band that each text is compared with; near duplicates share other, smaller bands, too
 
 
 def signatures(texts: Sequence[str]) -> np.ndarray:
@@ -55,3 +58,21 @@ def bands(signature: np.ndarray) -> np.ndarray:
 def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The estimated Jaccard index of each pair of signatures; its standard error is at most 0.05."""
     return (one == other).mean(axis=1)
+
+
+def groups(texts: Sequence[str], near: float | None = NEAR) -> np.ndarray:
+    """The number of each text's group [n]: near duplicates, and near duplicates of those, are of one group. Without
+    `near` each text is a group, as where no near duplicates are kept out of the other splits."""
+    if near is None:
+        return np.arange(len(texts))
+    signed, met = signatures(texts), []
+    for band in bands(signed).T:
+        order = np.argsort(band, kind="stable")
+        for step in range(1, BESIDE + 1):
+            same = band[order][step:] == band[order][:-step]
+            met.append(np.column_stack([order[:-step][same], order[step:][same]]))
+    pairs = np.unique(np.sort(np.concatenate(met), axis=1), axis=0)
+    pairs = pairs[likeness(*(signed[side] for side in pairs.T)) >= near - ERROR]
+    alike = np.array([jaccard(texts[one], texts[other]) >= near for one, other in pairs], dtype=bool)
+    edges = coo_matrix((np.ones(alike.sum()), pairs[alike].T), shape=(len(texts), len(texts)))
+    return connected_components(edges, directed=False)[1]

@@ -19,11 +19,13 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import LinearSVR
 from threadpoolctl import threadpool_limits
 
+from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.models.estimator_files import dump, read
 from tasks.models.features import (
     STRUCTURED,
     Neighbours,
+    NeighboursOfTexts,
     OutOfFold,
     WordVectors,
     basic_features,
@@ -40,11 +42,11 @@ ESTIMATOR = "estimator.skops"
 
 
 class Baseline(NamedTuple):
-    """`features` of the items go into `estimator(seed)`, which learns the price, or its logarithm; without an estimator
-    the features are where the price lies between the lowest and the highest of training."""
+    """`features` of the items go into `estimator(seed, near)`, which learns the price, or its logarithm; without an
+    estimator the features are where the price lies between the lowest and the highest of training."""
 
     features: Callable[[Sequence[Item]], Any]
-    estimator: Callable[[int], Any] | None
+    estimator: Callable[[int, float | None], Any] | None
     log: bool = False
 
 
@@ -53,14 +55,14 @@ def ridge() -> Pipeline:
     return make_pipeline(Tfidf(ngram_range=(1, 2), min_df=2, sublinear_tf=True), Ridge(alpha=1.0))
 
 
-def boosting(seed: int) -> Pipeline:
+def boosting(seed: int, near: float | None) -> Pipeline:
     """Gradient boosting on reduced TF-IDF, the structured fields, the neighbours' prices and what ridge would say."""
     unknown = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     columns = ColumnTransformer(
         [
             ("themes", make_pipeline(content_words(), Themes(100, random_state=seed)), "words"),
-            ("neighbours", make_pipeline(content_words(), Neighbours()), "words"),
-            ("ridge", OutOfFold(ridge()), "words"),
+            ("neighbours", NeighboursOfTexts(near), "words"),
+            ("ridge", OutOfFold(ridge(), near), "words"),
             ("category", unknown, ["category"]),
             # Not as NaN: scikit-learn's trees stumble over a column that holds nothing else.
             ("structured", SimpleImputer(strategy="constant", fill_value=-10, keep_empty_features=True), STRUCTURED),
@@ -73,7 +75,7 @@ def boosting(seed: int) -> Pipeline:
     return make_pipeline(columns, trees)
 
 
-def network(seed: int) -> Pipeline:
+def network(seed: int, near: float | None) -> Pipeline:
     """Small networks on the words of text and title, the structured fields and the neighbours' prices."""
 
     def terms(count: int) -> Tfidf:
@@ -85,7 +87,7 @@ def network(seed: int) -> Pipeline:
             ("words", terms(30_000), "words"),
             ("title", terms(20_000), "title"),
             ("category", OneHotEncoder(handle_unknown="ignore"), ["category"]),
-            ("neighbours", make_pipeline(content_words(), Neighbours(), StandardScaler()), "words"),
+            ("neighbours", make_pipeline(NeighboursOfTexts(near), StandardScaler()), "words"),
             ("structured", numbers, STRUCTURED),
         ],
         # A term of a text weighs about a tenth; these few must not drown them.
@@ -97,24 +99,28 @@ def network(seed: int) -> Pipeline:
 
 BASELINES: dict[str, Baseline] = {
     "random": Baseline(drawn, None),
-    "constant": Baseline(nothing, lambda _: DummyRegressor(strategy="mean")),
-    "constant_median": Baseline(nothing, lambda _: DummyRegressor(strategy="median")),
+    "constant": Baseline(nothing, lambda *_: DummyRegressor(strategy="mean")),
+    "constant_median": Baseline(nothing, lambda *_: DummyRegressor(strategy="median")),
     "basic_features": Baseline(
-        basic_features, lambda _: make_pipeline(SimpleImputer(keep_empty_features=True), LinearRegression())
+        basic_features, lambda *_: make_pipeline(SimpleImputer(keep_empty_features=True), LinearRegression())
     ),
     "bag_of_words": Baseline(
-        words, lambda _: make_pipeline(Counts(max_features=1000, stop_words="english"), LinearRegression())
+        words, lambda *_: make_pipeline(Counts(max_features=1000, stop_words="english"), LinearRegression())
     ),
-    "word2vec_linear": Baseline(words, lambda seed: make_pipeline(WordVectors(random_state=seed), LinearRegression())),
+    "word2vec_linear": Baseline(
+        words, lambda seed, _: make_pipeline(WordVectors(random_state=seed), LinearRegression())
+    ),
     "word2vec_svr": Baseline(
-        words, lambda seed: make_pipeline(WordVectors(random_state=seed), LinearSVR(random_state=seed))
+        words, lambda seed, _: make_pipeline(WordVectors(random_state=seed), LinearSVR(random_state=seed))
     ),
     "word2vec_forest": Baseline(
         words,
-        lambda seed: make_pipeline(WordVectors(random_state=seed), RandomForestRegressor(random_state=seed, n_jobs=-1)),
+        lambda seed, _: make_pipeline(
+            WordVectors(random_state=seed), RandomForestRegressor(random_state=seed, n_jobs=-1)
+        ),
     ),
-    "tfidf_ridge": Baseline(words, lambda _: ridge(), log=True),
-    "neighbours": Baseline(words, lambda _: make_pipeline(content_words(), Neighbours()), log=True),
+    "tfidf_ridge": Baseline(words, lambda *_: ridge(), log=True),
+    "neighbours": Baseline(words, lambda *_: make_pipeline(content_words(), Neighbours()), log=True),
     "boosting": Baseline(table, boosting, log=True),
     "network": Baseline(table, network, log=True),
 }
@@ -132,14 +138,22 @@ class Classic:
     spread: tuple[float, float] = (np.nan, np.nan)
 
     @classmethod
-    def fit(cls, name: str, train: Sequence[Item], validation: Sequence[Item], seed: int) -> Self:
-        """Fit on train, and learn from validation, if there is any, how far off the answers are."""
+    def fit(
+        cls,
+        name: str,
+        train: Sequence[Item],
+        validation: Sequence[Item],
+        seed: int,
+        near: float | None = minhash.NEAR,
+    ) -> Self:
+        """Fit on train, and learn from validation, if there is any, how far off the answers are. `near` says how alike
+        near duplicates are, which stand in no other split."""
         baseline = BASELINES[name]
         prices = np.array([item.price for item in train])
         estimator = None
         if baseline.estimator is not None:
             target = np.log1p(prices) if baseline.log else prices
-            estimator = baseline.estimator(seed).fit(baseline.features(train), target)
+            estimator = baseline.estimator(seed, near).fit(baseline.features(train), target)
         fitted = cls(name, estimator, float(prices.min()), float(prices.max()))
         if validation:
             fitted.spread = conformal([item.price for item in validation], fitted.predict(validation).price)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
-from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.model_selection import GroupKFold, cross_val_predict
 
+from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.digests import fraction
 from tasks.models.neighbours import NeighbourIndex
-from tasks.models.terms import words
+from tasks.models.terms import content_words, words
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -172,7 +173,8 @@ class Neighbours(RegressorMixin, TransformerMixin, BaseEstimator):
     Similarity is the cosine of two rows, its `power` the weight of a neighbour. As a regressor it answers with the
     weighted median of the targets, which fits absolute error; as a transformer it gives six figures: their weighted
     mean and median, the nearest one's target and similarity, the farthest one's similarity, and the weighted spread.
-    Training items are not their own neighbours, so that a model which learns from the figures is not misled.
+    Neither training items nor their near duplicates are their own neighbours, so that a model which learns from the
+    figures is not misled: no item that it will be asked for has a near duplicate among these.
     """
 
     def __init__(self, count: int = 20, power: float = 3.0) -> None:
@@ -190,9 +192,10 @@ class Neighbours(RegressorMixin, TransformerMixin, BaseEstimator):
         self.target_ = np.asarray(target, dtype=float)
         return self
 
-    def fit_transform(self, rows: csr_matrix, target: np.ndarray) -> np.ndarray:
-        """The figures of the training items themselves, shape [n, 6], each without itself."""
-        return self.fit(rows, target)._figures(None)
+    def fit_transform(self, rows: csr_matrix, target: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+        """The figures of the training items themselves, shape [n, 6], each without all of its group of near
+        duplicates [n], or without itself alone."""
+        return self.fit(rows, target)._figures(None, groups)
 
     def transform(self, rows: csr_matrix) -> np.ndarray:
         """The figures of other items, shape [n, 6]."""
@@ -202,8 +205,8 @@ class Neighbours(RegressorMixin, TransformerMixin, BaseEstimator):
         """The weighted median of the neighbours' targets, shape [n]."""
         return self._figures(rows)[:, 1]
 
-    def _figures(self, rows: csr_matrix | None) -> np.ndarray:
-        similarity, found = self.index_.nearest(rows, min(self.count, len(self.target_) - 1))
+    def _figures(self, rows: csr_matrix | None, groups: np.ndarray | None = None) -> np.ndarray:
+        similarity, found = self.index_.nearest(rows, min(self.count, len(self.target_) - 1), groups)
         similarity = np.clip(similarity, 1e-6, 1)
         targets, weight = self.target_[found], similarity**self.power
         weight /= weight.sum(axis=1, keepdims=True)
@@ -216,24 +219,47 @@ class Neighbours(RegressorMixin, TransformerMixin, BaseEstimator):
         return np.column_stack([mean, median, targets[:, 0], similarity[:, 0], similarity[:, -1], spread])
 
 
-class OutOfFold(TransformerMixin, BaseEstimator):
-    """Another estimator's prediction as a feature, shape [n, 1]: of training items by folds that did not see them
-    (stacked generalization, Wolpert 1992), of others by a fit on all."""
+class NeighboursOfTexts(TransformerMixin, BaseEstimator):
+    """The figures of `Neighbours`, shape [n, 6], by the words of texts; `near` says how alike near duplicates are."""
 
-    def __init__(self, estimator: Any, folds: int = 5) -> None:
-        self.estimator, self.folds = estimator, folds
+    def __init__(self, near: float | None = minhash.NEAR) -> None:
+        self.near = near
 
-    def fit(self, rows: Any, target: np.ndarray) -> Self:
-        """Fit on all rows."""
-        self.fitted_ = clone(self.estimator).fit(rows, target)
+    def fit(self, texts: Sequence[str], target: np.ndarray) -> Self:
+        """Keep the rows of the texts [n] and their targets [n]."""
+        self.fit_transform(texts, target)
         return self
 
-    def fit_transform(self, rows: Any, target: np.ndarray) -> np.ndarray:
-        """Fit, and predict the training items by the folds."""
-        self.fit(rows, target)
-        folds = KFold(self.folds, shuffle=True, random_state=0)
-        return cross_val_predict(self.estimator, rows, target, cv=folds).reshape(-1, 1)
+    def fit_transform(self, texts: Sequence[str], target: np.ndarray) -> np.ndarray:
+        """Keep them, and give the figures of these texts themselves."""
+        self.terms_, self.neighbours_ = content_words(), Neighbours()
+        rows = self.terms_.fit_transform(texts)
+        return self.neighbours_.fit_transform(rows, target, minhash.groups(list(texts), self.near))
 
-    def transform(self, rows: Any) -> np.ndarray:
+    def transform(self, texts: Sequence[str]) -> np.ndarray:
+        """The figures of other texts."""
+        return self.neighbours_.transform(self.terms_.transform(texts))
+
+
+class OutOfFold(TransformerMixin, BaseEstimator):
+    """Another estimator's prediction from texts as a feature, shape [n, 1]: of training items by folds that saw neither
+    them nor their near duplicates, which are `near` alike (stacked generalization, Wolpert 1992), of others by a fit on
+    all."""
+
+    def __init__(self, estimator: Any, near: float | None = minhash.NEAR, folds: int = 5) -> None:
+        self.estimator, self.near, self.folds = estimator, near, folds
+
+    def fit(self, texts: Sequence[str], target: np.ndarray) -> Self:
+        """Fit on all texts."""
+        self.fitted_ = clone(self.estimator).fit(texts, target)
+        return self
+
+    def fit_transform(self, texts: Sequence[str], target: np.ndarray) -> np.ndarray:
+        """Fit, and predict the training items by the folds."""
+        self.fit(texts, target)
+        groups, folds = minhash.groups(list(texts), self.near), GroupKFold(self.folds, shuffle=True, random_state=0)
+        return cross_val_predict(self.estimator, texts, target, groups=groups, cv=folds).reshape(-1, 1)
+
+    def transform(self, texts: Sequence[str]) -> np.ndarray:
         """Predict other items."""
-        return self.fitted_.predict(rows).reshape(-1, 1)
+        return self.fitted_.predict(texts).reshape(-1, 1)

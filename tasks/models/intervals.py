@@ -10,9 +10,12 @@ INTERVAL = (0.1, 0.9)  # the quantiles that bound an 80% interval
 
 
 def conformal(truth: Sequence[float | None] | np.ndarray, price: np.ndarray) -> tuple[float, float]:
-    """How far off answers [n] were on items that they were not fitted to: quantiles of log(truth / answer)."""
+    """How far off answers [n] were on items that they were not fitted to: quantiles of log(truth / answer).
+
+    Quantile p of n is at rank p (n + 1), so that an interval of few items holds a new item as often as one of many.
+    """
     ratios = np.log1p(np.asarray(truth, dtype=float)) - np.log1p(price)
-    low, high = np.quantile(ratios, INTERVAL)
+    low, high = np.quantile(ratios, INTERVAL, method="weibull")
     return float(low), float(high)
 
 

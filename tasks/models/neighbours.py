@@ -13,6 +13,7 @@ EXACT = 20_000  # rows: with more, looking up all of them among themselves takes
 COMMON = 400  # rows: a term that more of them hold names no candidates where there are more rows than EXACT
 CANDIDATES = 100  # of which the most similar ones are found exactly
 CHUNK = 1_000  # rows looked up at once
+MOST_ALIKE = 500  # rows looked up for each, so that enough are left without those of its group
 
 
 @dataclass(eq=False)
@@ -28,11 +29,16 @@ class NeighbourIndex:
     exact: int = EXACT
     common: int = COMMON
 
-    def nearest(self, queries: csr_matrix | np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(
+        self, queries: csr_matrix | np.ndarray | None, count: int, groups: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The similarities [m, count] and the places [m, count] of the most similar rows, the most similar first.
 
-        Without `queries`, those of the n rows themselves, of which none is its own neighbour.
+        Without `queries`, those of the n rows themselves, of which none is its own neighbour, nor is any of its group
+        [n]; if too few others are left, some of the group come last, as similar as nothing.
         """
+        if queries is None and groups is not None:
+            return self._outside(groups, count)
         if isinstance(self.rows, np.ndarray) or self.rows.shape[0] <= self.exact:
             index = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(self.rows)
             distances, places = index.kneighbors(queries)
@@ -48,6 +54,15 @@ class NeighbourIndex:
             found.append(self._ranked(rows, columns, some, some[:, rare], own, count))
         similarities, places = zip(*found, strict=True)
         return np.concatenate(similarities), np.concatenate(places)
+
+    def _outside(self, groups: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest of all rows outside their groups: so many more are looked up as the largest group has."""
+        more = min(count + int(np.bincount(groups).max()) - 1, MOST_ALIKE, len(groups) - 1)
+        similarities, places = self.nearest(None, max(count, more))
+        own = groups[places] == groups[:, None]
+        order = np.argsort(own, axis=1, kind="stable")[:, :count]
+        similarities, places, own = (np.take_along_axis(one, order, axis=1) for one in (similarities, places, own))
+        return np.where(own, 0.0, similarities), places
 
     def _ranked(
         self,

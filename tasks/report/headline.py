@@ -11,21 +11,24 @@ from tasks.scoring.wording import amount, p_text, span
 
 
 def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
-    """Who is best, from rows in order: one sentence, and up to three on how certain that is and what else counts."""
+    """Who is best, from rows in order: one sentence, and up to three on how certain that is and what else counts.
+
+    Rows that cover some test items alone decide nothing here: six guesses would leave any winner uncertain.
+    """
     ran = [row for row in rows if row.mae is not None]
     leader = leader_of(rows)
     if not ran:
         return "No model has run yet.", []
     if leader is None:
         return "No model answered every test item, so none leads.", []
-    ranked = [row for row in ran if row.rank is not None and row is not leader]
+    ranked = [row for row in ran if row.rank is not None and row is not leader and row.n == leader.n]
     tied = [row for row in ranked if row.rank == 1]
     off = f"{amount(leader.mae or 0, unit)} off on average"
     if not ranked:
         first = f"{leader.label} is the only model that ran: its answers are {off}."
     elif tied:
         them = tied[0].label if len(tied) == 1 else f"{len(tied)} other models"
-        first = f"No certain winner: {leader.label} is {off}, and {them} cannot be told from it."
+        first = f"No certain winner: {leader.label} is {off}, and {them} cannot be distinguished from it."
     else:
         first = f"{leader.label} leads: its answers are {off}."
     sentences = (_certainty(leader, ranked, unit), _ours(leader, ranked, unit), _beside(rows, leader, unit))

@@ -31,11 +31,12 @@ def outcome(row: Row) -> str:
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Complete rows, best first: the ranked by rank and MAE with the leader in front, the floor, what did not run."""
+    """Rows, best first: the ranked by rank and distance to the leader, who is in front, the floor, what did not run."""
 
     def key(row: Row) -> tuple[float, ...]:
         group = 2 if row.mae is None else 1 if row.kind == FLOOR else 0
-        return (group, row.rank or math.inf, not row.leads, row.mae or 0)
+        behind = row.mae if row.difference is None else row.difference
+        return (group, row.rank or math.inf, not row.leads, behind or 0)
 
     return sorted(rows, key=key)
 

@@ -209,14 +209,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def shared_ranks(maes: Mapping[str, float], p_values: Mapping[str, float | None]) -> dict[str, int]:
-    """Ranks with ties by evidence: 1 for the leader and all not shown to be worse; then by MAE (1, 1, 1, 4, 5, ...)."""
+def shared_ranks(behind: Mapping[str, float], p_values: Mapping[str, float | None]) -> dict[str, int]:
+    """Ranks with ties by evidence: 1 for the leader and all not shown to be worse; then by how far `behind` the leader
+    they are (1, 1, 1, 4, 5, ...)."""
 
     def level(model: str) -> float:
         p_value = p_values.get(model)
-        return maes[model] if p_value is not None and p_value < SIGNIFICANCE else -math.inf
+        return behind[model] if p_value is not None and p_value < SIGNIFICANCE else -math.inf
 
-    levels = {model: level(model) for model in maes}
+    levels = {model: level(model) for model in behind}
     return {model: 1 + sum(other < mine for other in levels.values()) for model, mine in levels.items()}
 
 
@@ -241,8 +242,8 @@ def compare(
     """The figures of a leaderboard: truth [n], predictions or prices [n] of each model, and its kind -> its figures.
 
     The leader's own difference is 0 and its p-value None. A row that covers some items only is compared on those, with
-    all complete ones: its p-value is corrected for the number of such rows (Bonferroni). One item tells nothing, and
-    the p-value is then 1.
+    all complete ones, and ranked by its distance to the leader on them: its p-value is corrected for the number of such
+    rows (Bonferroni). One item tells nothing, and the p-value is then 1.
 
     Raises:
         ValueError: there is nothing to compare, or prices are of a wrong length or not finite.
@@ -284,12 +285,13 @@ def _against_leader(
     low, high = bootstrap_interval(differences, seed=seed, resamples=resamples)
     p_values = _p_values({model: losses[model] for model in models if kinds[model] != FLOOR}, seed, resamples)
     p_values[leader] = None
-    ranked = {model: mae for model in models if kinds[model] != FLOOR and (mae := figures[model].mae) is not None}
-    ranks = shared_ranks(ranked, p_values)
+    behind = {model: float(np.nanmean(differences[i])) for i, model in enumerate(models) if figures[model].n}
+    # By the distance to the leader: an error over some items alone says as much of the items as of the model.
+    ranks = shared_ranks({model: behind[model] for model in behind if kinds[model] != FLOOR}, p_values)
     return {
         model: replace(
             figures[model],
-            difference=number(np.nanmean(differences[i])) if figures[model].n else None,
+            difference=behind.get(model),
             difference_low=number(low[i]),
             difference_high=number(high[i]),
             p_value=p_values.get(model),

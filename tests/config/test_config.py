@@ -109,6 +109,18 @@ def test_paths_belong_to_where_they_are_written(tmp_path: Path, monkeypatch: pyt
     assert load().data.source == "sample"
 
 
+def test_a_folder_of_a_model_is_a_path_and_a_name_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved with a model must be found from anywhere; a hub id stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    found = load("conf/smoke.yaml", ["finetune.base=models/mine", "finetune.prompt.encoder=./models/mine"]).finetune
+    assert found.base == found.prompt.encoder == str(tmp_path / "models" / "mine")
+    assert anchored(["finetune.base=./models/mine"]) == [f'finetune.base="{tmp_path}/models/mine"']
+    assert load("conf/smoke.yaml", ["finetune.base=org/model"]).finetune.base == "org/model"
+    (tmp_path / "mine.yaml").write_text("finetune: {base: ./tests}")
+    assert load(tmp_path / "mine.yaml").finetune.base == str(PROJECT / "tests")
+
+
 def test_a_file_without_a_conf_that_reads_it_is_not_left_out_in_silence() -> None:
     """The default conf reads no file; what finds out how to read one is named."""
     with pytest.raises(UserError, match=r"the source is sample\. `pricewright init /x/goods\.csv` looks at the file"):

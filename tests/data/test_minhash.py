@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tasks.data.minhash import ERROR, ROWS, SLOTS, bands, jaccard, likeness, signatures
+from tasks.data.minhash import ERROR, ROWS, SLOTS, bands, groups, jaccard, likeness, signatures
 
 WORDS = [f"w{number}" for number in range(2000)]
 
@@ -58,3 +58,24 @@ def test_made_pairs_that_are_alike_are_found() -> None:
         alike = jaccard(*texts) >= 0.7
         made, found, refused = made + alike, found + (alike and met), refused + (met and not alike)
     assert found / made >= 0.99 and refused > 0
+
+
+def test_near_duplicates_are_of_one_group_through_others_as_well() -> None:
+    """A is like B, and B like C; D is like none of them."""
+    words = [f"word{number}" for number in range(60)]
+    chain = [" ".join(words[start : start + 50]) for start in (0, 3, 6)]
+    found = groups([*chain, "a kettle of brushed steel that whistles"])
+    assert len(set(found[:3])) == 1 and found[3] != found[0]
+    assert len(set(groups(chain, near=1.0))) == len(set(groups(chain, near=None))) == 3
+
+
+def test_twins_among_many_siblings_are_of_one_group() -> None:
+    """Forty texts that are less alike stand between two near duplicates; these find each other all the same."""
+    rng = random.Random(7)
+    for _ in range(20):
+        twin = rng.sample(WORDS, 60)
+        siblings = [[*twin[:47], *rng.sample(WORDS, 13)] for _ in range(40)]
+        texts = [" ".join(words) for words in ([*twin[:59], "left"], *siblings, [*twin[:59], "right"])]
+        found = groups(texts)
+        assert found[0] == found[-1] and len(set(found)) > 30
+    assert len(set(groups(["all the same"] * 50))) == 1

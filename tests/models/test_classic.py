@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
 
 from tasks.data.catalogue import generate
 from tasks.data.items import Item, from_row
 from tasks.models.classic import BASELINES, Classic
-from tasks.models.features import Neighbours, OutOfFold, basic_features, table, weights
+from tasks.models.features import Neighbours, NeighboursOfTexts, OutOfFold, basic_features, table, weights
 from tasks.models.loading import load_predictor
 from tasks.models.network import Network
+from tasks.models.terms import Counts
+
+WORDS = [f"word{letter}{number}" for letter in "abcdefgh" for number in range(10)]
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +120,31 @@ def test_training_items_are_not_their_own_neighbours() -> None:
 def test_a_prediction_used_as_a_feature_has_not_seen_its_own_target() -> None:
     """A model that repeats what it was shown learns nothing about the rows it is a feature of."""
     random = np.random.default_rng(0)
-    rows, target = random.normal(size=(200, 3)), random.normal(size=200)
-    feature = OutOfFold(KNeighborsRegressor(1))
-    inside = np.corrcoef(feature.fit_transform(rows, target)[:, 0], target)[0, 1]
+    texts = [f"{' '.join(random.permutation(WORDS)[:12])} number{row}" for row in range(200)]
+    target = random.normal(size=200)
+    feature = OutOfFold(make_pipeline(Counts(), KNeighborsRegressor(1)))
+    inside = np.corrcoef(feature.fit_transform(texts, target)[:, 0], target)[0, 1]
     assert abs(inside) < 0.25
-    np.testing.assert_array_equal(feature.transform(rows)[:, 0], target)
+    np.testing.assert_array_equal(feature.transform(texts)[:, 0], target)
+    # Nor those of near duplicates: with each item there four times, its nearest would know the answer.
+    texts, target = texts * 4, np.tile(target, 4)
+    inside = np.corrcoef(feature.fit_transform(texts, target)[:, 0], target)[0, 1]
+    assert abs(inside) < 0.25
+    kept = OutOfFold(make_pipeline(Counts(), KNeighborsRegressor(1)), near=None).fit_transform(texts, target)
+    assert np.corrcoef(kept[:, 0], target)[0, 1] > 0.9
+
+
+def test_variants_of_a_product_are_not_its_neighbours_in_training() -> None:
+    """A new item has no near duplicate among the training items, so the figures of these do not come from theirs."""
+    random = np.random.default_rng(1)
+    products = [" ".join(random.permutation(WORDS)[:14]) for _ in range(200)]
+    texts = [f"{product} colour{number}" for product in products for number in range(3)]
+    target = np.repeat(random.normal(size=200), 3)
+    figures = NeighboursOfTexts().fit_transform(texts, target)
+    assert abs(np.corrcoef(figures[:, 2], target)[0, 1]) < 0.3  # what the nearest costs
+    assert np.corrcoef(NeighboursOfTexts(near=None).fit_transform(texts, target)[:, 2], target)[0, 1] > 0.99
+    everything = NeighboursOfTexts().fit(["the same words for each item"] * 30, np.arange(30.0))
+    assert np.isfinite(everything.transform(["the same words"])).all()
 
 
 def test_networks_repeat_themselves_and_refuse_what_is_not_finite() -> None:

@@ -25,9 +25,26 @@ def test_a_certain_winner_and_the_next() -> None:
 def test_no_winner_is_claimed_when_tied() -> None:
     """Rows that share rank 1 make it a tie, whichever has the lower error; one rival is named, several are counted."""
     tied = [row("ridge", 10.3, 1, 0.3, 0.4), row("trees", 10.0, 1)]
-    assert said(tied).startswith("No certain winner: trees is $10.00 off on average, and ridge cannot be told from it.")
+    assert said(tied).startswith(
+        "No certain winner: trees is $10.00 off on average, and ridge cannot be distinguished from it."
+    )
     more = said([*tied, row("blend", 10.4, 1, 0.4, 0.5)])
-    assert "and 2 other models cannot be told from it" in more and "leads" not in more
+    assert "and 2 other models cannot be distinguished from it" in more and "leads" not in more
+
+
+def test_some_guesses_do_not_make_a_winner_uncertain() -> None:
+    """A person who priced six items shares rank 1, since nothing speaks against it; the winner stays certain."""
+    person = row("human", 8.0, 1, 0.5, 0.21, kind="human", n=6)
+    text = said([row("trees", 10.0, 1), person, row("ridge", 14.0, 3, 4.0, 0.0002)])
+    assert text.startswith("trees leads: its answers are $10.00 off on average.")
+    assert "certainly worse, ridge" in text
+
+
+def test_rows_stand_by_their_distance_to_the_leader() -> None:
+    """The error of a row that covers cheap items alone is small; how far it is behind on them is what counts."""
+    cheap = row("recorded/cheap", 9.0, 3, 6.0, 0.0005, kind="recorded", n=80)
+    rows = [row("trees", 10.0, 1), cheap, row("ridge", 14.0, 2, 4.0, 0.0002)]
+    assert [one.model for one in in_order(rows)] == ["trees", "ridge", "recorded/cheap"]
 
 
 def test_a_recorded_row_may_lead_and_the_best_of_ours_is_named() -> None:

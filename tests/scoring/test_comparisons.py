@@ -197,6 +197,20 @@ def test_compare_ranks_a_whole_contest() -> None:
     assert (board["floor"].difference or 0) < 0
 
 
+def test_a_row_of_cheap_items_is_ranked_by_its_distance_to_the_leader() -> None:
+    """It is certainly the worst on the items that it covers; that these are cheap does not lift it over others."""
+    truth, random = prices(3, 400)
+    cheap = truth <= np.quantile(truth, 0.2)
+    guesses = {
+        "leader": noisy(truth, random, 0.2),
+        "second": noisy(truth, random, 0.25),
+        "cheap": np.where(cheap, truth + 10, NAN),
+    }
+    board = compare(truth, guesses, dict.fromkeys(guesses, "baseline"), seed=1, resamples=2_000)
+    assert (board["cheap"].mae or 0) < (board["second"].mae or 0) and board["cheap"].n == cheap.sum()
+    assert [board[model].rank for model in guesses] == [1, 2, 3]
+
+
 def test_compare_counts_covered_items_and_compares_on_them() -> None:
     """A row of 50 items has n 50, and its difference is taken on those 50."""
     truth, guesses, kinds = contest()

@@ -108,12 +108,14 @@ def test_a_sheet_needs_curated_data(tmp_path: Path, at: Callable, capsys: pytest
 
 
 def test_bad_guesses_are_rows_with_the_reason_and_the_others_stand(words: list[str], tmp_path: Path) -> None:
-    """An id twice or no usable guess fails, foreign ids are left out, a file without columns is a row too."""
+    """An id twice or no usable guess fails, foreign ids are left out, a file without columns is a row too; the name of
+    a model may be any."""
     sheet = tmp_path / "sheet.csv"
     command("human", str(sheet), "-n", "3", *words)
     with sheet.open(encoding="utf-8-sig", newline="") as lines:
         first, second, third = (row["id"] for row in csv.DictReader(lines))
-    rows = [["id", "model", "guess"], [first, "good", "10"], [second, "good", "12"], ["nowhere", "good", "5"]]
+    good = "Claude 3.5 (Sonnet)@2024"
+    rows = [["id", "model", "guess"], [first, good, "10"], [second, good, "12"], ["nowhere", good, "5"]]
     rows += [[first, "twice", "1"], [first, "twice", "2"], [third, "negative", "-4"]]
     with (tmp_path / "recorded.csv").open("w", newline="") as lines:
         csv.writer(lines).writerows(rows)
@@ -121,8 +123,8 @@ def test_bad_guesses_are_rows_with_the_reason_and_the_others_stand(words: list[s
     given = f"evaluate.recorded=[{tmp_path}/recorded.csv, {tmp_path}/broken.csv]"
     command("evaluate", *words, given)
     found = board(*words, given)
-    assert (found["recorded/good"]["status"], found["recorded/good"]["n"]) == ("ran", 2)
-    assert "1 id (nowhere) not among the test items" in found["recorded/good"]["reason"]
+    assert (found[f"recorded/{good}"]["status"], found[f"recorded/{good}"]["n"]) == ("ran", 2)
+    assert "1 id (nowhere) not among the test items" in found[f"recorded/{good}"]["reason"]
     for name, reason in (("twice", "more than one guess"), ("negative", "'-4'"), ("broken.csv", "no column id, model")):
         assert found[f"recorded/{name}"]["status"] == "failed" and reason in found[f"recorded/{name}"]["reason"]
     assert found["constant"]["status"] == found["tfidf_ridge"]["status"] == "ran"

@@ -16,6 +16,7 @@ from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.splits import Dataset
 from tasks.finetuning import weights_digest
+from tasks.models.language.base_model import TINY, locate
 from tasks.models.language.model import LanguageModel
 from tasks.paths import PROJECT
 from tasks.scoring.predictions import recall
@@ -90,6 +91,23 @@ def test_another_way_to_ask_trains_nothing_again(
     kept = recall(latest, candidates[-1].model_id, "validation", asked)
     np.testing.assert_allclose(kept.price, model.predict(asked).price, rtol=1e-5)
     assert finetuning.finetune(experiment, dataset) == candidates and len(runs(experiment)) == 1 + len(others)
+
+
+def test_a_base_model_that_was_moved_trains_nothing_again(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same by its content; the models of its checkpoints find it at its new place."""
+    store, here, there = at(tmp_path / "store"), tmp_path / "here" / "base", tmp_path / "there"
+    shutil.copytree(locate(TINY), here)
+    monkeypatch.chdir(tmp_path)
+    finetuning.finetune(experiment := load(SMOKE, [*store, "finetune.base=here/base"]), curate(experiment))
+    here.rename(there)
+    monkeypatch.chdir(PROJECT)
+    taken = steps_trained(monkeypatch)
+    moved = load(SMOKE, [*store, f"finetune.base={there}"])
+    candidates = finetuning.finetune(moved, curate(moved))
+    assert taken == []
+    LanguageModel.load(model_folder(connect(moved), candidates[-1].model_id))
 
 
 def test_again_trains_again(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

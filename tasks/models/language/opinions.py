@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupKFold
 
 from tasks.cache import cached
@@ -68,7 +66,7 @@ class Opinions:
             UserError: there is no such model, there are too few items to fold, or a model cannot be fitted on them.
         """
         check(names)
-        groups = alike(words(train), near)
+        groups = minhash.groups(words(train), near)
         if len(set(groups.tolist())) < FOLDS:
             raise UserError(
                 f"finetune.prompt.opinions needs {FOLDS} training items that are not near duplicates of each other; "
@@ -79,10 +77,10 @@ class Opinions:
         with Progress("what classic models say", len(names) * (FOLDS + 1), "fits") as progress:
             for column, name in enumerate(names):
                 for fitted_on, asked in folds:
-                    model = _fitted(name, [train[row] for row in fitted_on], seed)
+                    model = _fitted(name, [train[row] for row in fitted_on], seed, near)
                     said[asked, column] = model.predict([train[row] for row in asked]).price
                     progress.advance()
-                models[name] = _fitted(name, train, seed)
+                models[name] = _fitted(name, train, seed, near)
                 progress.advance()
         return cls(models, np.array([item_digest(item) for item in train]), said)
 
@@ -118,7 +116,7 @@ def check(names: Sequence[str]) -> None:
     """Refuse names of models that do not exist, or that stand there twice.
 
     Raises:
-        UserError: there are such.
+        UserError: a name is unknown, or stands there twice.
     """
     if unknown := [name for name in names if name not in BASELINES]:
         raise UserError(
@@ -128,28 +126,11 @@ def check(names: Sequence[str]) -> None:
         raise UserError(f"finetune.prompt.opinions: {twice[0]!r} is there twice. Name each model once.")
 
 
-def _fitted(name: str, train: Sequence[Item], seed: int) -> Classic:
+def _fitted(name: str, train: Sequence[Item], seed: int, near: float | None) -> Classic:
     try:
-        return Classic.fit(name, train, [], seed)
+        return Classic.fit(name, train, [], seed, near)
     except ValueError as error:  # as a baseline it would keep its row with this reason
         raise UserError(
             f"finetune.prompt.opinions: {name} cannot be fitted on {len(train)} items ({error}). Leave it out, or "
             "set finetune.prompt.opinions=[]."
         ) from error
-
-
-def alike(texts: Sequence[str], near: float | None = minhash.NEAR) -> np.ndarray:
-    """The number of each text's group [n]: near duplicates, and near duplicates of those, are of one group. Without
-    `near` each text is a group, as where no near duplicates are kept out of the other splits."""
-    if near is None:
-        return np.arange(len(texts))
-    signatures = minhash.signatures(texts)
-    pairs = []
-    for band in minhash.bands(signatures).T:
-        order = np.argsort(band, kind="stable")
-        same = band[order][1:] == band[order][:-1]
-        pairs.append(np.column_stack([order[:-1][same], order[1:][same]]))
-    one, other = np.concatenate(pairs).T
-    like = minhash.likeness(signatures[one], signatures[other]) >= near
-    edges = coo_matrix((np.ones(like.sum()), (one[like], other[like])), shape=(len(texts), len(texts)))
-    return connected_components(edges, directed=False)[1]

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.data.items import Item
 from tasks.errors import UserError
-from tasks.models.language.opinions import Opinions, alike
+from tasks.models.language.opinions import Opinions
 
 NOUNS = ["kettle", "chair", "lamp", "drill", "piano", "rug", "knife", "tent"]
 FINISHES = ["steel", "oak", "copper", "plastic", "silver", "glass"]
@@ -62,15 +62,6 @@ def test_an_id_alone_makes_no_training_item() -> None:
     cheap, dear = (sorted(items, key=lambda item: item.price)[place] for place in (0, -1))
     stranger = dataclasses.replace(dear, id=cheap.id)
     assert opinions.ask([stranger]) == opinions.ask([dataclasses.replace(dear, id="new")]) != opinions.ask([cheap])
-
-
-def test_near_duplicates_are_of_one_group_through_others_as_well() -> None:
-    """A is like B, and B like C; D is like none of them."""
-    words = [f"word{number}" for number in range(60)]
-    chain = [" ".join(words[start : start + 50]) for start in (0, 3, 6)]
-    groups = alike([*chain, "a kettle of brushed steel that whistles"])
-    assert len(set(groups[:3])) == 1 and groups[3] != groups[0]
-    assert len(set(alike(chain, near=1.0))) == len(set(alike(chain, near=None))) == 3
 
 
 def test_what_cannot_be_asked_is_refused() -> None:

@@ -1,0 +1,20 @@
+"""80% intervals hold 80% of new items, however few they were fitted on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tasks.models.intervals import conformal, interval
+
+
+@pytest.mark.parametrize("n", [16, 32, 75, 500])
+def test_few_items_make_an_interval_that_holds_as_many(n: int) -> None:
+    """On average over many samples; plain quantiles of 16 items would hold 72%."""
+    random = np.random.default_rng(n)
+    held = []
+    for _ in range(400):
+        truth, price = random.lognormal(4, 1, (2, n + 200))
+        low, high = interval(price[n:], conformal(truth[:n], price[:n]))
+        held.append(((low <= truth[n:]) & (truth[n:] <= high)).mean())
+    assert np.mean(held) == pytest.approx(0.8, abs=0.025)
