@@ -22,8 +22,7 @@ from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount
 
 if TYPE_CHECKING:
-    from tasks.data.prices import rounded
-from tasks.report.board import Leaderboard
+    from tasks.report.board import Leaderboard
 
 MAX_POINTS = 2_000  # more dots than this hide each other and make the page slow
 LONG_BAR = 2.0  # a bar beyond so many times the middle one is cut, or it would flatten all the others

@@ -18,7 +18,7 @@ from tasks.tracking.runs import Candidate
 class Checkpoint:
     """A candidate of a training on the validation curve; a mean of checkpoints has no step.
 
-    `difference` is to the chosen one, in dollars, with its 95% interval; `p_value` is that it is as good as the best.
+    `difference` is to the chosen one, in dollars, with its 95% interval; `p_value` is that of the model confidence set.
     """
 
     step: int | None

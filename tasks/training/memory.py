@@ -18,6 +18,7 @@ from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
 from tasks.models.language.hardware import GIB, Settings, free_memory
+from tasks.models.language.price_distribution import LOGITS_BYTES
 from tasks.models.language.prompts import completion, in_words, longest_told, render, token_counts
 from tasks.models.language.suitability import check_context, longest_prompt
 from tasks.progress import clock, say
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
 
-LOGITS = (
-    2 * 256 * 2**20
-)  # bytes, at most, in scoring: see LOGITS_BYTES in tasks.models.language.price_distribution, and a copy of them
+LOGITS = 2 * LOGITS_BYTES  # at most, in scoring: they and a copy of them
 COMPLETION = 6  # tokens of a price
 COLUMNS = 2 * COMPLETION  # in which they stand in a batch of like lengths: measured on a GPU, docs/benchmarks.md
 PROBE_SECONDS = 0.3

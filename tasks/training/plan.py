@@ -17,6 +17,7 @@ from tasks.errors import UserError
 from tasks.models.language.hardware import Settings
 from tasks.models.language.model import LanguageModel, ModelSpec
 from tasks.models.language.prompts import check_prices
+from tasks.training.memory import steps_and_epochs
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,7 @@ def sft_config(conf: Finetune, settings: Settings, seed: int, n_items: int, work
         config = SFTConfig(**{**quiet, **several, **lengths, **settings.sft, **ours})
     except (TypeError, ValueError) as error:
         raise UserError(f"finetune.sft: {error}") from error
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * conf.processes
-    total = config.max_steps
-    if total <= 0:
-        total = math.ceil(math.ceil(n_items / batch) * config.num_train_epochs)
+    total, _ = steps_and_epochs(vars(config), n_items, conf.processes)
     config._n_gpu = min(config.n_gpu, 1)  # it counts all that are visible, and the trainer would share a batch out
     config.save_steps = max(1, math.ceil(total / conf.checkpoints))
     return config

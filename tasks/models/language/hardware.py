@@ -59,7 +59,7 @@ class Hardware:
         """Refuse more processes than there are GPUs; a CPU can be shared, to try it.
 
         Raises:
-            UserError: there are more.
+            UserError: there are more processes than GPUs.
         """
         if self.device != "cpu" and processes > self.count:
             raise UserError(

@@ -192,8 +192,8 @@ def beyond_range(prices: Sequence[float] | np.ndarray, prompt: Prompt) -> str | 
     if len(beyond) <= 0.01 * len(prices):
         return None
     return (
-        f"can answer {lowest:,g} to {highest:,g} alone: {len(beyond) / len(prices):.0%} of the prices are beyond, "
-        f"up to {shown(max(beyond))} (finetune.prompt.highest, .unit)"
+        f"can only answer prices from {lowest:,g} to {highest:,g}: {len(beyond) / len(prices):.0%} of the prices lie "
+        f"outside this range, up to {shown(max(beyond))} (finetune.prompt.highest, .unit)"
     )
 
 

@@ -39,7 +39,7 @@ def check_base(conf: Finetune) -> None:
             "answer is learned to end. Set it in the model's tokenizer_config.json, or take another base model."
         )
     if not kind._supports_sdpa:
-        say(f"{conf.base} has no kernel of torch's attention (sdpa): it is trained and asked with eager attention")
+        say(f"{conf.base} has no kernel of torch's attention (sdpa): training and prediction use eager attention")
     check_context([longest_prompt(in_words(conf.prompt, conf.answer), tokenizer)], config, conf)
 
 
