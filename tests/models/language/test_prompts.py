@@ -107,7 +107,9 @@ def test_a_long_text_is_cut_to_its_tokens_and_the_price_is_still_asked_for() -> 
 
 def test_prices_beyond_what_a_model_can_answer_are_remarked() -> None:
     """A model that ends at 999 beside cars says so; a stray price, or another unit, is no reason."""
-    assert "67% of the prices lie outside this range, up to 49,851.00" in str(beyond_range([500, 20_000, 49_851], Prompt()))
+    assert "67% of the prices lie outside this range, up to 49,851.00" in str(
+        beyond_range([500, 20_000, 49_851], Prompt())
+    )
     assert beyond_range([*[500.0] * 200, 1200.0], Prompt()) is None
     assert beyond_range([500, 20_000, 49_851], Prompt(unit=100)) is None
 
