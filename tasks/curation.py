@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from prefect import task
 
 from tasks.config.experiment import Data, Experiment
-from tasks.data.cleaning import NO_PRICE, STILL_STATED, Tally, clean_items, clean_shard, fields_of, write_items
+from tasks.data.cleaning import EMPTIED, NO_PRICE, STILL_STATED, Tally, clean_items, clean_shard, fields_of, write_items
 from tasks.data.files.delimited import REJECTED
 from tasks.data.files.shards import Shard, pack, unpack
 from tasks.data.items import RejectedError, from_row
@@ -286,7 +286,7 @@ def clean_fixed_test(data: Data, seed: int, folder: Path) -> Tally:
     """Write the fixed test set of the conf, cleaned, but never dropped, merged or moved, and say what was cleaned.
 
     Raises:
-        UserError: a row has no text or no price, or two share an id.
+        UserError: a row has no text or no price, cleaning leaves nothing of its text, or two share an id.
     """
     if not data.test_path:
         return Tally()
@@ -304,6 +304,9 @@ def clean_fixed_test(data: Data, seed: int, folder: Path) -> Tally:
             raise UserError(message) from None
     cleaned, tally = clean_items(items, rules)
     items = [item for item, _ in cleaned]
+    if empty := next((number for number, item in enumerate(items, 1) if not item.title and not item.text), None):
+        remedy = "set data.part_numbers=keep, or mend the row" if data.part_numbers == "scrub" else "mend the row"
+        raise UserError(f"Row {empty} of {data.test_path}: {EMPTIED}. A fixed test set is kept whole; {remedy}.")
     if len({item.id for item in items}) < len(items):
         raise UserError(f"Two rows of {data.test_path} share an id. Expected one id for each test item.")
     write_items(folder / "test.parquet", 2**30, items, rules, seed)

@@ -162,6 +162,13 @@ def test_part_numbers_go_and_measures_stay(read: Read) -> None:
     assert items[0]["title"] == "kettle of 1.1e+02 pounds, 1,234.50 grams,"
 
 
+def test_an_item_that_cleaning_empties_is_rejected(read: Read) -> None:
+    """Counted under a reason of its own, however short a text may be."""
+    items, tally = read({"a.jsonl": lines(row(title="WX-4500B1"), row(id="b"))}, text_min=0)
+    assert [item["id"] for item in items] == ["b"]
+    assert tally.dropped == {"no title and no text after cleaning": 1} and tally.rejected == 1
+
+
 def test_columns_are_mapped(read: Read) -> None:
     """Another's names become ours, several of them one text."""
     content = f"sku,name,cost,blurb,colour\n1,{WORDS},5,good,red\n".encode()

@@ -84,6 +84,16 @@ def test_a_fixed_test_set_is_kept_whole_and_nothing_of_it_is_trained_on(curated:
     assert not test & {item.id for split in ("train", "validation") for item in read_split(dataset, split)}
 
 
+def test_a_fixed_test_row_that_cleaning_empties_is_named_with_the_remedy(curated: Callable, tmp_path: Path) -> None:
+    """A title of part numbers alone; kept, they are a test item like others."""
+    raw = rows(120)
+    file = tmp_path / "fixed.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in [*raw[:4], {"id": "part", "title": "WX-4500B1", "price": 5}]))
+    with pytest.raises(UserError, match=r"Row 5 of .*fixed\.jsonl: no title and no text .* data\.part_numbers=keep"):
+        curated(raw, f"data.test_path={file}")
+    assert "part" in held(curated(raw, f"data.test_path={file}", "data.part_numbers=keep"))
+
+
 def test_the_card_counts_what_was_dropped_and_why(curated: Callable) -> None:
     """Every row read is either kept or counted under a reason."""
     raw = rows(120)
