@@ -83,6 +83,7 @@ def _digest(experiment: Experiment, dataset: Dataset, candidates: Sequence[Candi
     conf = experiment.evaluate.model_dump(
         exclude={"human": True, "recorded": True, "api": {"__all__": {"concurrency", "timeout", "retries"}}}
     )
+    guessed = experiment.evaluate.human or experiment.evaluate.recorded
     wanted = {"enabled", "base", "prompt", "answer", "quantization", "score_items"}
     language = experiment.finetune.model_dump(mode="json", include=wanted, exclude={"answer": {"batch_tokens"}})
     return digest(
@@ -90,6 +91,7 @@ def _digest(experiment: Experiment, dataset: Dataset, candidates: Sequence[Candi
             "stage": "evaluate",
             "conf": conf,
             "external": contents(experiment.evaluate),
+            "currency": experiment.data.currency if guessed else None,
             "baselines": experiment.baselines.enabled,
             "finetune": language,
             "base": base_model.base_model_digest_parts(experiment.finetune),
@@ -205,11 +207,12 @@ def _load(contest: Contest, entry: Candidate) -> Predictor:
 def _from_outside(contest: Contest) -> list[Candidate]:
     """A person, the models behind an API, and what others recorded, over the test items."""
     conf, items, run = contest.experiment.evaluate, contest.test_items, contest.run
+    currency = contest.experiment.data.currency
     inquiries = [Inquiry(model, items) for model in conf.api]
     budget = Budget(conf.budget, sum(inquiry.cost for inquiry in inquiries))
-    rows = [read_sheet(conf.human, items)]
+    rows = [read_sheet(conf.human, items, currency)]
     rows += [ask_model(inquiry, budget) for inquiry in inquiries]
-    rows += read_recorded(conf.recorded, items)
+    rows += read_recorded(conf.recorded, items, currency)
     contest.external = {row.name: row for row in rows}
     entries = []
     for row in rows:

@@ -160,13 +160,11 @@ def _cell(currency: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"\s*{sign}\s*({FIGURE}){TAIL}\s*{sign}\s*[*\u2020\u2021]*\s*", re.IGNORECASE)
 
 
-def read_guess(cell: str, decimal: str) -> float | None:
+def read_guess(cell: str, decimal: str, currency: tuple[str, ...] = DOLLARS) -> float | None:
     """What a person or another program put down as a price, in the unit of the data; None if it is none."""
-    found = GUESS.fullmatch(unicodedata.normalize("NFKC", cell))
+    signs = (*currency, "dollar", "dollars") if "$" in currency else currency
+    found = _cell(signs).fullmatch(unicodedata.normalize("NFKC", cell))
     return number(found.group(1), decimal) if found else None
-
-
-GUESS = re.compile(rf"\s*(?:US)?\s?(?:\$|USD)?\s*\$?\s*({FIGURE})\s*(?:\$|USD|dollars?)?\s*", re.IGNORECASE)
 
 
 def shown(price: float) -> str:

@@ -18,7 +18,7 @@ from tasks.data.files.delimited import LINE, REJECTED, Table
 from tasks.data.files.encodings import encoding_of, text_lines
 from tasks.data.files.remote import fetch, is_address
 from tasks.data.items import Item
-from tasks.data.prices import Evidence, UnreadableError, read_guess
+from tasks.data.prices import DOLLARS, Evidence, UnreadableError, read_guess
 from tasks.digests import file_digest
 from tasks.errors import UserError
 from tasks.models.predictor import Predictions
@@ -110,8 +110,9 @@ def _here(file: str) -> Path:
     return fetch(file) if is_address(file) else Path(file)
 
 
-def read_sheet(file: str | None, items: Sequence[Item]) -> ExternalPredictions:
-    """The row of the person who filled in a sheet, over the items that have a guess; skipped where there is none."""
+def read_sheet(file: str | None, items: Sequence[Item], currency: tuple[str, ...] = DOLLARS) -> ExternalPredictions:
+    """The row of the person who filled in a sheet, over the items that have a guess; skipped where there is none. A
+    sign of `currency` may stand beside a guess."""
     if file is None:
         reason = "`pricewright human SHEET` writes a sheet, evaluate.human=SHEET takes it"
         return ExternalPredictions("human", "human", status="skipped", reason=reason)
@@ -121,11 +122,14 @@ def read_sheet(file: str | None, items: Sequence[Item]) -> ExternalPredictions:
         return ExternalPredictions("human", "human", status="failed", reason=str(error))
     if not any(guess.strip() for _, guess in rows):
         return ExternalPredictions("human", "human", status="skipped", reason=f"{Path(file).name} holds no guess yet")
-    return _row("human", "human", rows, items)
+    return _row("human", "human", rows, items, currency)
 
 
-def read_recorded(files: Sequence[str], items: Sequence[Item]) -> list[ExternalPredictions]:
-    """A row for each model of the files, over the test items it covers; a file that cannot be read is a row too."""
+def read_recorded(
+    files: Sequence[str], items: Sequence[Item], currency: tuple[str, ...] = DOLLARS
+) -> list[ExternalPredictions]:
+    """A row for each model of the files, over the test items it covers; a file that cannot be read is a row too. A
+    sign of `currency` may stand beside a guess."""
     found: dict[str, list[tuple[str, str]]] = {}
     broken = []
     for file in map(_here, files):
@@ -134,7 +138,7 @@ def read_recorded(files: Sequence[str], items: Sequence[Item]) -> list[ExternalP
                 found.setdefault(row["model"].strip() or file.stem, []).append((row["id"], row["guess"]))
         except ValueError as error:
             broken.append(ExternalPredictions(f"recorded/{file.name}", "recorded", status="failed", reason=str(error)))
-    return [_row(f"recorded/{model}", "recorded", rows, items) for model, rows in found.items()] + broken
+    return [_row(f"recorded/{model}", "recorded", rows, items, currency) for model, rows in found.items()] + broken
 
 
 def _read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -165,7 +169,9 @@ def _read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return [{name.lower(): cell for name, cell in row.items() if name.lower() in columns} for row in rows]
 
 
-def _row(name: str, kind: str, rows: Sequence[tuple[str, str]], items: Sequence[Item]) -> ExternalPredictions:
+def _row(
+    name: str, kind: str, rows: Sequence[tuple[str, str]], items: Sequence[Item], currency: tuple[str, ...]
+) -> ExternalPredictions:
     """The row of (id, guess) cells. What cannot be used is left out and named; an id with two guesses spoils it all,
     since nobody can say which of them was meant, and so do guesses that could be thousands or decimals."""
     # A spreadsheet may write another line end into a cell.
@@ -188,7 +194,7 @@ def _row(name: str, kind: str, rows: Sequence[tuple[str, str]], items: Sequence[
     unknown = [key for key, _ in given if key not in position]
     unusable = []
     for key, guess in given:
-        value = read_guess(guess, decimal)
+        value = read_guess(guess, decimal, currency)
         if key in position and value is not None:
             price[position[key]] = value
         elif key in position:

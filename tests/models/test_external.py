@@ -114,6 +114,26 @@ def test_a_guess_is_one_number_of_zero_or_more(tmp_path: Path, cells: list[str],
 
 
 @pytest.mark.parametrize(
+    ("currency", "cells", "prices_"),
+    [
+        (("€", "EUR"), ["12,50 €", "€12", "12 EUR", "1.299,00 eur", "7"], [12.5, 12.0, 12.0, 1299.0, 7.0]),
+        (("£",), ["£9.99", "£ 0", "9.99", "8 dollars", "$7"], [9.99, 0.0, 9.99, None, None]),
+        (("Rs.", "INR"), ["Rs. 1,39,900", "INR 5", "5.00", "€5", "5-"], [139900.0, 5.0, 5.0, None, None]),
+    ],
+    ids=["euro", "pound", "rupee"],
+)
+def test_a_guess_is_in_the_currency_of_the_conf(
+    tmp_path: Path, currency: tuple[str, ...], cells: list[str], prices_: list[float | None]
+) -> None:
+    """On a sheet and in a recorded file; an amount of another currency is no guess."""
+    rows = [f"{number}\t{cell}" for number, cell in enumerate(cells, 1)]
+    assert prices(read_sheet(sheet(tmp_path, *rows, header="id\tguess"), ITEMS, currency)) == prices_
+    rows = [f"{number}\ttheirs\t{cell}" for number, cell in enumerate(cells, 1)]
+    (recorded,) = read_recorded([sheet(tmp_path, *rows, header="id\tmodel\tguess")], ITEMS, currency)
+    assert prices(recorded) == prices_
+
+
+@pytest.mark.parametrize(
     ("header", "rows", "encoding"),
     [
         ("id;title;guess", ["1;a, b;5", "3;c;7,50"], "cp1252"),

@@ -80,6 +80,20 @@ def test_a_person_is_a_row_beside_whom_every_model_stands(words: list[str], tmp_
     assert tags["pricewright.external"] == "true"
 
 
+def test_guesses_are_read_again_where_the_conf_names_their_currency(words: list[str], tmp_path: Path) -> None:
+    """Of the same items: the row that failed has a figure once `data.currency` names the sign beside the guesses."""
+    sheet = tmp_path / "sheet.csv"
+    command("human", str(sheet), "-n", "3", *words)
+    fill(sheet, ["12,50 €", "€12", "12 EUR"])
+    dollars = [*words, f"evaluate.human={sheet}"]
+    command("evaluate", *dollars)
+    assert board(*dollars)["human"]["status"] == "failed"
+    euros = [*dollars, "data.currency=[€, EUR]"]
+    command("run", *euros)
+    human = board(*euros)["human"]
+    assert (human["status"], human["n"], human["reason"]) == ("ran", 3, None)
+
+
 def test_what_is_to_be_priced_is_cleaned_as_what_was_trained_on(words: list[str], tmp_path: Path) -> None:
     """By the rules that travel with the model: markup, part numbers and statements of a price change no answer; a file
     may have the columns, the prices and the leaks of the one that trained."""
