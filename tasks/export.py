@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from tasks.models.language.prompts import example, in_words
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import bootstrap_interval
-from tasks.scoring.metrics import absolute_error, hit_dollars, is_hit, measure
+from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit, measure
 from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
@@ -45,7 +46,7 @@ ORIGINS = {
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What is exported: the model, the evaluation that it was promoted by, and what it answered there."""
+    """What is exported: the model, the evaluation that it was promoted by, and what it answered there, in `unit`."""
 
     version: ModelVersion | SimpleNamespace
     model: Candidate
@@ -54,6 +55,7 @@ class Exported:
     items: list[Item]
     answers: Predictions
     provenance: dict[str, str]
+    unit: str
 
 
 def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = False, items: int = 100) -> list[str]:
@@ -84,7 +86,7 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
             _merge(found.source, part)
             if (found.source / RULES).is_file():
                 shutil.copy(found.source / RULES, part)
-            again = _score_again(found, part, sample(found.items, items, experiment.seed), experiment.data.unit)
+            again = _score_again(found, part, sample(found.items, items, experiment.seed))
         else:
             shutil.copytree(found.source, part)
         _write_card(found, part, form, again)
@@ -108,7 +110,8 @@ def _find(experiment: Experiment, alias: str) -> Exported:
     if answers is None:
         raise UserError(f"The predictions of {model_id} are gone. Run `pricewright evaluate --again` first.")
     model = candidate(client.get_logged_model(model_id))
-    return Exported(version, model, model_folder(client, model_id), dataset, items, answers, record.provenance)
+    source = model_folder(client, model_id)
+    return Exported(version, model, source, dataset, items, answers, record.provenance, experiment.data.unit)
 
 
 def _merge(source: Path, folder: Path) -> None:
@@ -129,7 +132,7 @@ def _merge(source: Path, folder: Path) -> None:
     dataclasses.replace(whole, base=".").save(folder)
 
 
-def _score_again(found: Exported, folder: Path, items: list[Item], unit: str) -> str:
+def _score_again(found: Exported, folder: Path, items: list[Item]) -> str:
     place = {item.id: row for row, item in enumerate(found.items)}
     before = found.answers.price[[place[item.id] for item in items]]
     after = load_predictor(folder).predict(items).price
@@ -137,8 +140,8 @@ def _score_again(found: Exported, folder: Path, items: list[Item], unit: str) ->
     errors = [float(np.nanmean(absolute_error(truth, guess))) for guess in (before, after)]
     moved = float(np.nanmean(np.abs(after - before)))
     return (
-        f"Merged in 16 bits and scored again on {len(items)} test items: error {amount(errors[1], unit)}, "
-        f"before {amount(errors[0], unit)}; a price moves by {amount(moved, unit)} on average."
+        f"Merged in 16 bits and scored again on {len(items)} test items: error {amount(errors[1], found.unit)}, "
+        f"before {amount(errors[0], found.unit)}; a price moves by {amount(moved, found.unit)} on average."
     )
 
 
@@ -168,6 +171,7 @@ def _write_card(found: Exported, folder: Path, form: str, again: str) -> None:
     )
     body = environment.from_string(CARD.read_text(encoding="utf-8")).render(
         title=found.version.name,
+        unit=found.unit,
         model=found.model.name if step is None else f"{found.model.name}, step {step}",
         n=int((~np.isnan(found.answers.price)).sum()),
         metrics=_metric_lines(found, figures),
@@ -215,21 +219,23 @@ def _metric_lines(found: Exported, figures: dict[str, float | None]) -> list[tup
     truth, answers = np.array([item.price for item in found.items]), found.answers
     gaps = np.isnan(answers.price)
     inside = (answers.low <= truth) & (truth <= answers.high)
+    price, share = partial(amount, unit=found.unit), "{:.0%}".format
     per_item = {
-        "mae": ("mean absolute error", "${:.2f}", absolute_error(truth, answers.price)),
-        "hits": (f"within {_within(truth)}", "{:.0%}", np.where(gaps, np.nan, is_hit(truth, answers.price))),
-        "coverage": ("inside the 80% interval", "{:.0%}", np.where(np.isnan(answers.low), np.nan, inside)),
+        "mae": ("mean absolute error", price, absolute_error(truth, answers.price)),
+        "hits": (f"within {_within(truth, found.unit)}", share, np.where(gaps, np.nan, is_hit(truth, answers.price))),
+        "coverage": ("inside the 80% interval", share, np.where(np.isnan(answers.low), np.nan, inside)),
     }
     lows, highs = bootstrap_interval(np.stack([values for *_, values in per_item.values()]), seed=0)
     return [
-        (name, form.format(figures[key]), f"{form.format(low)} to {form.format(high)}")
-        for (key, (name, form, _)), low, high in zip(per_item.items(), lows, highs, strict=True)
+        (name, written(figures[key]), f"{written(low)} to {written(high)}")
+        for (key, (name, written, _)), low, high in zip(per_item.items(), lows, highs, strict=True)
         if figures[key] is not None
     ]
 
 
-def _within(truth: np.ndarray) -> str:
-    return "$40 or 20%" if hit_dollars(truth) else "20%"
+def _within(truth: np.ndarray, unit: str) -> str:
+    near = hit_dollars(truth)
+    return f"{amount(near, unit, 'g')} or {HIT_SHARE:.0%}" if near else f"{HIT_SHARE:.0%}"
 
 
 def _bases(folder: Path) -> list[str]:

@@ -101,8 +101,9 @@ def test_an_adapter_is_taken_away_alone(conf: str, tmp_path: Path) -> None:
 
 
 def test_a_classic_champion_is_its_files(conf: str, tmp_path: Path) -> None:
-    """It loads from the folder, and has no adapter to take away."""
+    """It loads from the folder, and has no adapter to take away. Its card has prices in the currency of the data."""
     words = ("-c", conf, "promote.name=classic", "finetune.enabled=false", "baselines.models=[tfidf_ridge]")
+    words += ("data.currency=[€, EUR]",)
     assert command("run", *words)[0] == 0
     status, said = command("export", str(tmp_path / "none"), *words, "--adapter")
     assert status == 2 and "tfidf_ridge, has no adapter" in said
@@ -110,6 +111,10 @@ def test_a_classic_champion_is_its_files(conf: str, tmp_path: Path) -> None:
     assert load_predictor(tmp_path / "classic").predict([Item.from_text("Kettle")]).price[0] > 0
     card = front_matter(tmp_path / "classic")
     assert card["model-index"][0]["name"] == "classic" and "license" not in card
+    text = (tmp_path / "classic" / "README.md").read_text()
+    assert "$" not in text and "dollar" not in text
+    for words_ in ("by its text, in €, with", "| mean absolute error | €", "| within €40 or 20% |"):
+        assert words_ in text
 
 
 def test_the_card_of_a_blend_names_the_base_model_of_its_members(tmp_path: Path, items: list[Item]) -> None:
@@ -133,7 +138,7 @@ def test_the_card_of_a_blend_names_the_base_model_of_its_members(tmp_path: Path,
     version = SimpleNamespace(name="pricewright", version="1", tags={})
     data = Dataset("sample", "d1", "", {})
     answers = Predictions(price, price, price)
-    found = Exported(version, Candidate("m-1", "blend", "blend"), tmp_path, data, items, answers, {"seed": "1"})
+    found = Exported(version, Candidate("m-1", "blend", "blend"), tmp_path, data, items, answers, {"seed": "1"}, "$")
     _write_card(found, tmp_path, "saved", "")
     card = front_matter(tmp_path)
     assert card["base_model"] == "tiny-random" and card["license"] == "mit"

@@ -177,10 +177,10 @@ def check_prices(items: Sequence[Item], prompt: Prompt) -> None:
     if not outside:
         return
     worst = sorted(outside, key=lambda item: item.known_price, reverse=True)[:3]
-    examples = ", ".join(f"${shown(item.known_price)} ({item.id})" for item in worst)
+    examples = ", ".join(f"{shown(item.known_price)} ({item.id})" for item in worst)
     raise UserError(
         f"{len(outside):,} of {len(items):,} training prices are outside {prompt.lowest}..{prompt.highest} of "
-        f"finetune.prompt, in units of ${prompt.unit:g}: {examples}. Set data.price_min and data.price_max within it, "
+        f"finetune.prompt, in steps of {prompt.unit:g}: {examples}. Set data.price_min and data.price_max within it, "
         "or finetune.prompt.lowest and .highest around them."
     )
 
