@@ -175,6 +175,24 @@ def test_a_file_of_a_web_server(website: str, tmp_path: Path) -> None:
     assert copy.read_bytes() == jsonl(ROWS) and remote.is_address(website)
 
 
+def test_a_presigned_address_is_read_as_its_path_says(website: str, tmp_path: Path) -> None:
+    """However long its query is; that is not part of the file's name."""
+    (tmp_path / "www" / "goods.tsv").write_text("id\ttitle\tprice\n1\tKettle, of steel\t10\n")
+    address = f"{website}/goods.tsv?X-Amz-Signature={'0a' * 350}&path=a/b.csv"
+    assert rows(cut(address, tmp_path / "raw")) == [{"id": "1", "title": "Kettle, of steel", "price": "10"}]
+    (copy,) = list_files(address)
+    assert copy.name == "goods.tsv"
+
+
+def test_a_full_disk_is_not_called_a_matter_of_credentials(store: Any) -> None:
+    """The store is in order: the error of the disk stays what it is."""
+    put(store, "goods.csv", b"id,title,price\n" * 10_000)
+    if not Path("/dev/full").exists():
+        pytest.skip("This system has no device that is always full")
+    with pytest.raises(OSError, match="No space left"), remote.reached("memory://shop/goods.csv") as (files, path):
+        files.get_file(path, "/dev/full")
+
+
 def test_recorded_predictions_by_address(store: Any, tmp_path: Path) -> None:
     """They count by their content and are called as their file is."""
     from tasks.config.experiment import Evaluate

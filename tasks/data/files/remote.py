@@ -8,12 +8,14 @@ it.
 from __future__ import annotations
 
 import codecs
+import errno
 import re
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tasks.cache import used
 from tasks.data.files.encodings import HEAD, MARKS
@@ -74,7 +76,7 @@ def fetch(address: str) -> Path:
         info = files.info(path)
         tag = next((str(info[key]) for key in (*ETAGS, *TIMES) if info.get(key)), None)
         # In a folder of its own: the name tells what it is.
-        copy = cache_folder() / "data" / digest([address, info.get("size"), tag]) / address.rpartition("/")[2]
+        copy = cache_folder() / "data" / digest([address, info.get("size"), tag]) / _name(address)
         if tag is None or not copy.is_file():
             copy.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".part-") as temporary:
@@ -83,6 +85,11 @@ def fetch(address: str) -> Path:
                 part.replace(copy)
         used(copy.parent)
     return copy
+
+
+def _name(address: str) -> str:
+    """What a copy is called: of an address of the web without the query, which may be a long signature."""
+    return PurePosixPath(urlsplit(address).path if _is_web(address) else address).name or "data"
 
 
 def in_parts(address: str) -> int | None:
@@ -148,6 +155,8 @@ def reached(address: str) -> Generator[tuple[AbstractFileSystem, str]]:
         why = f" ({error.__cause__})" if error.__cause__ else ""  # of a server that is not reached, say
         raise UserError(f"No data at {address}{why}.") from error
     except Exception as error:  # each kind of store has errors of its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the disk of this machine is full
         said = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{address} cannot be read: {said}. Credentials come from the environment, such as AWS_ACCESS_KEY_ID."
