@@ -6,7 +6,6 @@ import contextlib
 import gc
 import hashlib
 import heapq
-import json
 import math
 import re
 import zlib
@@ -28,7 +27,7 @@ from tasks.data.files.columns import Plan, plan
 from tasks.data.files.delimited import LINE, REJECTED, Row
 from tasks.data.files.documents import NOTED
 from tasks.data.files.shards import Shard
-from tasks.data.items import Item, RejectedError, from_row
+from tasks.data.items import NESTED, Item, RejectedError, from_row
 from tasks.data.price_leaks import Leak
 from tasks.data.prices import Evidence, shown
 from tasks.data.scrubbing import scrub
@@ -190,7 +189,7 @@ def read_rows(rows: Sequence[Row], rules: Data) -> Cleaned:
             tally.drop(row[REJECTED], row[LINE])
             continue
         if NOTED in row:
-            tally.note(row[NOTED], str(row.get("title") or row.get("text") or row)[:160])
+            tally.note(row[NOTED], _words(row.get("title") or row.get("text") or row, 160))
         try:
             if (names := tuple(row)) != keys:  # most rows have the keys of the one before
                 keys, found = names, None
@@ -202,7 +201,7 @@ def read_rows(rows: Sequence[Row], rules: Data) -> Cleaned:
         except RejectedError as rejection:
             tally.drop(str(rejection), _example(row, rules))
             if str(rejection) == NO_PRICE and len(tally.unpriced) < EXAMPLES:
-                tally.unpriced.append({str(key): str(value)[:40] for key, value in row.items()})
+                tally.unpriced.append({str(key): _words(value, 40) for key, value in row.items()})
         else:
             tally.priced(item.known_price)
             items.append(item)
@@ -233,8 +232,15 @@ def fields_of(row: Row, rules: Data) -> Row:
 
 def _example(row: Row, rules: Data) -> str:
     fields = plan(tuple(row), rules.columns).of(row)
-    name = fields.get("title") or fields.get("text") or fields.get("id") or json.dumps(row, default=str)
-    return f"{str(name)[:120]} ({fields.get('price')})"
+    name = fields.get("title") or fields.get("text") or fields.get("id") or row
+    return f"{_words(name, 120)} ({_words(fields.get('price'), 40)})"
+
+
+def _words(value: Any, most: int) -> str:
+    try:
+        return str(value)[:most]
+    except RecursionError:
+        return f"({NESTED})"
 
 
 def _named(item: Item) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ PRICE_DETAIL = re.compile(
     r"(?:[^\W_]+[ _-])*(?:prices?|cost|msrp|rrp|srp|mrp|discount|savings)(?![^\W_])", re.IGNORECASE
 )
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # of a name such as salePrice
+NESTED = "nested too deeply"
+DEEPEST = 100  # lists and objects in each other that are read
 PARSING = threading.Lock()  # Python 3.11 cannot parse in two threads at once (python/cpython#106905)
 
 
@@ -67,7 +69,7 @@ def from_row(row: Mapping[str, Any], *, decimal: str = ".", currency: Sequence[s
     `category`, `details`; the shape of Amazon Reviews 2023 metadata as it comes.
 
     Raises:
-        RejectedError: there is no text or no usable price.
+        RejectedError: there is no text or no usable price, or it is nested too deeply.
     """
     try:  # first: many rows of real catalogues have none
         price = read_cell(row.get("price"), decimal, tuple(currency))
@@ -80,7 +82,7 @@ def unpriced(row: Mapping[str, Any], price: float | None = None) -> Item:
     """The item of a raw row whose price is known already, or not at all.
 
     Raises:
-        RejectedError: there is no text.
+        RejectedError: there is no text, or it is nested too deeply.
     """
     title = collapse(_text(row.get("title")))
     details = _details(row.get("details"))
@@ -131,39 +133,56 @@ def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, deeper: int = DEEPEST) -> str:
     if isinstance(value, str):
         return value
     if value is None:
         return ""
+    if deeper == 0:
+        raise RejectedError(NESTED)
     if isinstance(value, list | tuple) or hasattr(value, "tolist"):
-        if isinstance(value, list) and value and isinstance(value[0], tuple):
-            value = dict(value)  # a map of Parquet
+        if isinstance(value, list) and value and all(isinstance(part, tuple) and len(part) == 2 for part in value):
+            value = _mapping(value)  # a map of Parquet
         else:
-            return " ".join([part if isinstance(part, str) else _text(part) for part in value if not _missing(part)])
+            parts = [part for part in value if not _missing(part)]
+            return " ".join([part if isinstance(part, str) else _text(part, deeper - 1) for part in parts])
     if isinstance(value, Mapping):
-        named = ((str(key), _text(part)) for key, part in value.items() if not _missing(part))
+        named = ((str(key), _text(part, deeper - 1)) for key, part in value.items() if not _missing(part))
         return ", ".join(f"{key}: {part}" for key, part in named if not is_price_name(key))
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return "" if _missing(value) else str(value)
 
 
+def _mapping(pairs: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    """Pairs of a name and a value, the names as text: one may be a list."""
+    return {_text(name): value for name, value in pairs}
+
+
 def _details(value: Any) -> dict[str, str]:
-    if isinstance(value, str):
-        text = value
-        value = _structure(text)
-        if value is None:
-            return {"Details": collapse(text)} if text.strip() else {}
+    if not isinstance(value, str):
+        return _named(value)
+    held = _structure(value)
+    if not isinstance(held, Mapping | list | tuple):
+        return {"Details": collapse(value)} if value.strip() else {}
+    found = _named(held)
+    # What is escaped may be half of a letter, which UTF-8 cannot write.
+    return {_whole(name): _whole(text) for name, text in found.items()} if "\\" in value else found
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _named(value: Any) -> dict[str, str]:
+    """The details that an object, a map of Parquet or a list of pairs holds; anything else is one detail."""
     if isinstance(value, list | tuple):
         if all(isinstance(part, list | tuple) and len(part) == 2 for part in value):
-            value = dict(value)  # a map of Parquet
+            value = _mapping(value)
         elif all(isinstance(part, Mapping) and {"name", "value"} <= part.keys() for part in value):
-            value = {part["name"]: part["value"] for part in value}
-        else:
-            return {"Details": text} if (text := collapse(_text(value))) else {}
+            value = _mapping((part["name"], part["value"]) for part in value)
     if not isinstance(value, Mapping):
-        return {}
+        return {"Details": text} if (text := collapse(_text(value))) else {}
     return {
         collapse_name(str(key)): collapse(part if isinstance(part, str) else _text(part))
         for key, part in value.items()
@@ -174,7 +193,7 @@ def _details(value: Any) -> dict[str, str]:
 def _structure(text: str) -> Any:
     """What a text of JSON, or of a Python dict or list as `to_csv` writes it, holds; None if it is neither."""
     for loads in (orjson.loads, json.loads):  # the second one knows NaN
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return loads(text)
     if text.lstrip()[:1] not in ("{", "[") or len(text) > 100_000:
         return None

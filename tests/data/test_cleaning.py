@@ -133,6 +133,16 @@ def test_details_as_text_and_as_object_are_the_same(read: Read) -> None:
     assert "Price" not in json.loads(one["details"])
 
 
+@pytest.mark.parametrize("field", ["details", "price", "nothing of ours"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_row_that_is_nested_too_deeply_stops_no_other(read: Read, name: str, field: str) -> None:
+    """One object a line or one document: such a row is counted and shown, whichever field it is."""
+    deep = json.dumps({"a": [], "price": None, field: "HERE"}).replace('"HERE"', "[" * 1000 + "]" * 1000).encode()
+    content = b"\n".join((deep, lines(row())))
+    items, tally = read({name: content if name == "a.jsonl" else b"[" + content.replace(b"\n", b",") + b"]"})
+    assert [item["id"] for item in items] == ["a"] and tally.rejected == len(tally.examples) == 1
+
+
 def test_a_text_of_ten_megabytes_is_cut_and_counted(read: Read) -> None:
     """At the conf's limit, between words."""
     items, tally = read({"a.jsonl": lines(row(description="steel " * 1_700_000))}, near=0.7)

@@ -20,11 +20,12 @@ from typing import IO, TYPE_CHECKING
 import orjson
 
 from tasks.data.files import remote
-from tasks.data.files.delimited import Row, Table
+from tasks.data.files.delimited import LINE, REJECTED, Row, Table
 from tasks.data.files.documents import document_rows, json_lines
 from tasks.data.files.encodings import UTF8, encoding_of, is_gzip, open_bytes, text_lines
 from tasks.data.files.kinds import delimiter_of, kind_of
 from tasks.data.files.remote import is_address
+from tasks.data.items import NESTED
 from tasks.digests import digest
 from tasks.errors import UserError
 
@@ -124,13 +125,20 @@ def spill(rows: Iterable[Row], folder: Path, origin: str, fields: tuple[tuple[st
     """Rows from anywhere as temporary shards."""
     buffer, size, first = [], 0, 1
     for number, row in enumerate(rows, 1):
-        buffer.append(orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS))
+        buffer.append(_written(row))
         size += len(buffer[-1]) + 1
         if size >= SHARD_BYTES:
             yield _spilled(buffer, folder, origin, first, fields)
             buffer, size, first = [], 0, number + 1
     if buffer:
         yield _spilled(buffer, folder, origin, first, fields)
+
+
+def _written(row: Row) -> bytes:
+    try:
+        return orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:  # it writes no lists within 254 others
+        return orjson.dumps({REJECTED: NESTED, LINE: f"a row with the keys {', '.join(map(str, row))}"[:500]})
 
 
 def _spilled(lines: list[bytes], folder: Path, origin: str, first: int, fields: tuple) -> Shard:
