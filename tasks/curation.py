@@ -77,7 +77,8 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
             split_rows(source, data, str(tokenizer) if tokenizer else None, experiment.seed, run)
         card = run.read_json("card.json")
         folder = run.artifact_address(f"splits/{card['digest']}")
-        return Dataset(card["name"], card["digest"], folder, card["rows"], card["generated"])
+        # A file may have been renamed since its content was curated: the name is that of the conf, as in the registry.
+        return Dataset(data.dataset_name, card["digest"], folder, card["rows"], card["generated"])
 
 
 @task(name="curate")

@@ -96,7 +96,7 @@ def _digest(experiment: Experiment, dataset: Dataset, candidates: Sequence[Candi
             "finetune": language,
             "base": base_model.base_model_digest_parts(experiment.finetune),
             "seed": experiment.seed,
-            "dataset": dataset.digest,
+            "dataset": [dataset.name, dataset.digest],
             "candidates": sorted(candidate.model_id for candidate in candidates),
             "code": code_digest("tasks.evaluation"),
         }

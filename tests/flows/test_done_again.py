@@ -151,6 +151,26 @@ def test_a_change_of_data_undoes_what_is_made_from_it(
         file.write_text(before)
 
 
+def test_a_renamed_file_is_called_by_its_new_name_everywhere(from_file: tuple[Path, list[str]]) -> None:
+    """In the handle of its splits, on the leaderboard, and in the registry; nothing is curated or fitted again."""
+    from flows.pipeline import recall_scores
+    from tasks.curation import curate
+    from tasks.scoring.origin import Origin
+    from tasks.scoring.record import Record, open_run
+    from tasks.tracking.registry import CHAMPION, version_of
+
+    file, overrides = from_file
+    words = [*overrides, f"data.path={shutil.copy(file, file.with_name('goods.jsonl'))}"]
+    experiment = load(SMOKE, words)
+    assert still(experiment) == {"curate", "baselines"}
+    assert command("run", "-c", SMOKE, *words)[0] == 0
+    assert curate(experiment, "recall").name == "goods"
+    assert Record.read(open_run(experiment, recall_scores(experiment).run_id)).dataset.name == "goods"
+    champion = version_of(experiment, CHAMPION)
+    assert champion is not None and champion.name == "pricewright-goods"
+    assert (origin := Origin.read(champion.tags)) is not None and origin.dataset == "goods"
+
+
 def test_an_untuned_model_is_not_asked_again_for_other_statistics(finished: Finished) -> None:
     """A new evaluation of the same models takes the predictions they made: no model is loaded for it."""
 
