@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Data, Experiment
 from tasks.data.cleaning import EMPTIED, NO_PRICE, STILL_STATED, Tally, clean_items, clean_shard, fields_of, write_items
@@ -81,7 +82,7 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
         return Dataset(data.dataset_name, card["digest"], folder, card["rows"], card["generated"])
 
 
-@task(name="curate")
+@task(name="curate", cache_policy=NO_CACHE)
 def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run: StageRun) -> None:
     """Read, clean, split, and keep the splits with their card."""
     run.log_params({"seed": seed, "data": data.model_dump(mode="json")})
@@ -239,7 +240,7 @@ def one_server() -> Iterator[None]:
         yield
 
 
-@task(name="clean shards")
+@task(name="clean shards", cache_policy=NO_CACHE)
 def clean_some(numbered: list[tuple[int, Shard]], rules: Data, seed: int, tokenizer: str | None, folder: str) -> Tally:
     """A few shards, one after another, as a task of their own."""
     tally = Tally()
@@ -248,7 +249,7 @@ def clean_some(numbered: list[tuple[int, Shard]], rules: Data, seed: int, tokeni
     return tally
 
 
-@task(name="clean shards elsewhere")
+@task(name="clean shards elsewhere", cache_policy=NO_CACHE)
 def clean_elsewhere(
     sent: list[tuple[int, Shard, bytes | None]], rules: Data, seed: int
 ) -> tuple[Tally, dict[str, bytes]]:
