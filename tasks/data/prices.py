@@ -168,10 +168,18 @@ def read_guess(cell: str, decimal: str, currency: tuple[str, ...] = DOLLARS) -> 
 
 
 def shown(price: float) -> str:
-    """A price for people: cents, and below ten cents three significant digits, so that 0.004 is not 0.00."""
-    if not math.isfinite(price) or abs(price) >= 0.095 or price == 0:
-        return f"{price:,.2f}"
-    return f"{price:,.{2 - math.floor(math.log10(abs(price)))}f}".rstrip("0")
+    """A price for people: cents, or more digits where it `is_small`."""
+    return three_digits(price) if is_small(price) else f"{price:,.2f}"
+
+
+def is_small(price: float) -> bool:
+    """Whether cents are too coarse for a price that is not zero: it is below ten of them."""
+    return 0 < abs(price) < 0.095
+
+
+def three_digits(price: float, sign: str = "") -> str:
+    """A price that `is_small` with three significant digits: 0.0042 and not 0.00; `sign` is that of a format."""
+    return format(price, f"{sign}.{2 - math.floor(math.log10(abs(price)))}f").rstrip("0")
 
 
 def rounded(price: float) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 
-SMALL = 0.095  # dollars and less need more digits than cents
+from tasks.data.prices import is_small, three_digits
 
 
 def amount(value: float, unit: str, digits: str | None = None) -> str:
@@ -21,8 +20,8 @@ def with_unit(number: str, unit: str) -> str:
 
 def figure(value: float, form: str) -> str:
     """A figure in a format with fixed digits; one too small for them gets three significant ones: 0.0042, not 0.00."""
-    if form.endswith("f") and 0 < abs(value) < SMALL:
-        return format(value, f"{'+' if '+' in form else ''}.{2 - math.floor(math.log10(abs(value)))}f").rstrip("0")
+    if form.endswith("f") and is_small(value):
+        return three_digits(value, "+" if "+" in form else "")
     return format(value, form)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from tasks.data.files.delimited import LINE, REJECTED, Row
-from tasks.data.files.encodings import decode
+from tasks.data.files.encodings import decode, is_utf8
 from tasks.errors import UserError
 
 NOTED = "\0noted"  # the key of what is to be counted about a row that stays
@@ -46,11 +46,8 @@ def _lenient(line: bytes, origin: str, number: int) -> Any:
         row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin}, line {number}, is not JSON: {error}") from error
-    if isinstance(row, dict) and text.encode() != line:
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            row[NOTED] = "line that is not UTF-8, read as cp1252"
+    if isinstance(row, dict) and text.encode() != line and not is_utf8(line):
+        row[NOTED] = "line that is not UTF-8, read as cp1252"
     return row
 
 
@@ -82,7 +79,7 @@ def document_rows(content: bytes, origin: str) -> Iterator[Row]:
             f"{origin} is one JSON document of {len(content) / 1e9:.1f} GB. Write it as one object a line, such as by "
             "`jq -c '.[]'`, which can be read in parts."
         )
-    text = decode(content).lstrip("\ufeff") if not _is_utf8(content) else content.removeprefix(b"\xef\xbb\xbf")
+    text = decode(content).lstrip("\ufeff") if not is_utf8(content) else content.removeprefix(b"\xef\xbb\xbf")
     try:
         found = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -96,14 +93,6 @@ def document_rows(content: bytes, origin: str) -> Iterator[Row]:
         )
     for row in rows:
         yield row if isinstance(row, dict) else {"text": row}
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _several(text: str, origin: str) -> list[Any]:

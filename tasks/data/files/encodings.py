@@ -112,14 +112,15 @@ def _lines_beyond_ascii(head: bytes, opened: IO[bytes]) -> tuple[list[bytes], li
             for line in chunk.splitlines():
                 if not line.isascii():
                     size += len(line)
-                    (good if _is_utf8(line) else bad).append(line)
+                    (good if is_utf8(line) else bad).append(line)
         chunk = opened.read(CHUNK)
     return good, bad
 
 
-def _is_utf8(line: bytes) -> bool:
+def is_utf8(content: bytes) -> bool:
+    """Whether bytes are text in UTF-8."""
     try:
-        line.decode(UTF8)
+        content.decode(UTF8)
     except UnicodeDecodeError:
         return False
     return True
