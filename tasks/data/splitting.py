@@ -37,7 +37,7 @@ class Splitter:
     def __init__(self, folder: Path) -> None:
         import duckdb
 
-        self.database = duckdb.connect(str(folder / "sieve.duckdb"))
+        self.database = duckdb.connect(str(folder / "splits.duckdb"))
         self.files = f"read_parquet('{folder}/*/*.parquet')"
         self.run(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{folder / 'spill'}'")
         self.run("SET preserve_insertion_order = false; SET enable_progress_bar = false")
@@ -162,9 +162,7 @@ class Splitter:
             estimate = minhash.likeness(_signatures(batch["signature"]), _signatures(batch["held"]))
             likely = estimate >= least - minhash.ERROR
             self._insert("likely", {name: np.asarray(batch[name])[likely] for name in ("one", "other")})
-        words = (
-            f"SELECT one, {minhash_text('a')} AS text, {minhash_text('b')} AS held FROM likely {self._both('likely')}"
-        )
+        words = f"SELECT one, {_words_sql('a')} AS text, {_words_sql('b')} AS held FROM likely {self._both('likely')}"
         for batch in self.database.cursor().execute(words).fetch_record_batch(BATCH):
             both = zip(batch["text"].to_pylist(), batch["held"].to_pylist(), strict=True)
             alike = np.array([minhash.jaccard(text, held) >= least for text, held in both], dtype=bool)
@@ -217,8 +215,8 @@ class Splitter:
             yield from batch["digest"].to_pylist()
 
 
-def minhash_text(table: str) -> str:
-    """The words of an item of a table, as its signature was made of them."""
+def _words_sql(table: str) -> str:
+    """SQL for the words of an item of a table, as its signature was made of them."""
     return f"({table}.title || chr(10) || {table}.text)"
 
 
