@@ -102,7 +102,7 @@ def check_columns(file: Path, data: Data, *, priced: bool = True) -> None:
     """A file with a header must have what the conf takes from it, each of it once.
 
     Raises:
-        UserError: it has not.
+        UserError: a column is missing or ambiguous.
     """
     _check(file, shards.columns_of(file, data.encoding), data, priced=priced)
 

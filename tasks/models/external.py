@@ -91,7 +91,7 @@ def check_files(evaluate: Evaluate) -> None:
     """Look that every file of guesses is there, before hours of other work.
 
     Raises:
-        UserError: one is not.
+        UserError: a file does not exist.
     """
     for key, file in [("human", evaluate.human), *(("recorded", file) for file in evaluate.recorded)]:
         if file is not None and not _here(file).is_file():

@@ -133,7 +133,7 @@ def _check(path: str, rows: Sequence[Row], rules: Data) -> None:
     """Refuse rows of which none has a price and words; columns that are there twice are another matter.
 
     Raises:
-        UserError: so it is.
+        UserError: no row has both a price and words.
     """
     fields: set[str] = set()
     absent: set[str] | None = None
