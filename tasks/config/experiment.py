@@ -70,7 +70,9 @@ class Data(Section):
     @property
     def dataset_name(self) -> str:
         """What the dataset is called: the conf's name for it, that of its file, or that of its source."""
-        file = re.sub(r"\..*", "", Path(self.path).name) if self.source == "files" and self.path else ""
+        path = self.path if self.source == "files" and self.path else ""
+        path = path.partition("?")[0] if "://" in path else path  # the query of an address may hold a signature
+        file = re.sub(r"\..*", "", Path(path).name)
         return self.name or re.sub(r"[^\w-]+", "-", file).strip("-") or self.source
 
     @property

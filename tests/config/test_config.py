@@ -127,6 +127,20 @@ def test_a_file_without_a_conf_that_reads_it_is_not_left_out_in_silence() -> Non
         load(overrides=["data.path=/x/goods.csv"])
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/shop/goods.csv.gz", "goods"),
+        ("https://shop.example/goods.csv?X-Amz-Credential=K/eu/s3&X-Amz-Signature=0a1b", "goods"),
+        ("https://shop.example/export?sig=0a1b", "export"),
+        ("s3://shop/*.parquet", "files"),
+    ],
+)
+def test_a_dataset_is_called_as_its_file_is(path: str, name: str) -> None:
+    """The query of an address, which may hold a signature, is no part of the name."""
+    assert load("conf/files.yaml", [f"data.path={path}"]).data.dataset_name == name
+
+
 def test_overrides_for_another_folder_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is typed here means the same where a worker runs it; everything else stays as it was."""
     monkeypatch.chdir(tmp_path)
