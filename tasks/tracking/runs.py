@@ -265,24 +265,33 @@ class StageRun:
         import mlflow
 
         self.check()
-        with tempfile.TemporaryDirectory() as temporary, mlflow.start_run(run_id=self.id):
+        marks = {MODEL: name, KIND: kind, STEP: step, STATUS: "ran", **(tags or {})}
+        named = {**dict(_flat(params or {})), **self.client.get_run(self.id).data.params}
+        with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "predictor"
             folder.mkdir()
             save(folder)
             if self.rules:  # by which texts were cleaned: they travel with what was trained on them
                 (folder / RULES).write_text(self.rules, encoding="utf-8")
-            info = mlflow.pyfunc.log_model(
-                name=slug(name if step is None else f"{name}-step-{step}"),
+            # By ids and not within `mlflow.start_run`, which ends the run: a kill would leave half a stage as finished.
+            model = mlflow.initialize_logged_model(
+                slug(name if step is None else f"{name}-step-{step}"),
+                source_run_id=self.id,
+                experiment_id=self.run.info.experiment_id,
+                params={key: str(value) for key, value in named.items()},
+                tags={key: str(value) for key, value in marks.items()},
+            )
+            mlflow.models.Model.log(
+                None,
+                mlflow.pyfunc,
+                model_id=model.model_id,
+                run_id=self.id,
+                step=step or 0,
                 python_model=str(SERVED),
                 artifacts={"predictor": str(folder)},
                 pip_requirements=[],
-                step=step or 0,
-                params=dict(_flat(params or {})),
-                tags={MODEL: name, KIND: kind, STEP: step, STATUS: "ran", **(tags or {})},
             )
-        # The run stays open: leaving `start_run` ended it.
-        self.client.update_run(self.id, status="RUNNING")
-        return Candidate(info.model_id, name, kind, step)
+        return Candidate(model.model_id, name, kind, step)
 
     def log_absent(
         self,

@@ -119,6 +119,28 @@ def test_two_processes_never_do_the_same_stage_twice(experiment: Experiment) -> 
     assert first.exitcode == 0
 
 
+def test_a_run_is_not_finished_before_its_stage_is(experiment: Experiment) -> None:
+    """Whenever a process is killed: keeping a model does not end the run for a moment. The model belongs to it."""
+    import sqlite3
+
+    experiment_id(experiment)
+    with sqlite3.connect(experiment.tracking.uri.removeprefix("sqlite:///")) as database:
+        database.execute("create table seen (status)")
+        written = "after update of status on runs begin insert into seen values (new.status); end"
+        database.execute(f"create trigger seen {written}")
+        with stage(experiment, "finetune", "d1", command="") as run:
+            run.log_params({"seed": 3})
+            run.log_metrics({"train_loss": 1.5}, step=4)
+            kept = run.log_model(lambda _: None, "finetuned", "finetuned", step=4, params={"n_train": 8})
+        assert database.execute("select status from seen").fetchall() == [("FINISHED",)]
+    model, run = run.client.get_logged_model(kept.model_id), run.client.get_run(run.id)
+    assert (model.name, model.source_run_id, str(model.status)) == ("finetuned-step-4", run.info.run_id, "READY")
+    assert model.experiment_id == run.info.experiment_id
+    assert {key: model.params[key] for key in ("seed", "n_train")} == {"seed": "3", "n_train": "8"}
+    assert [(metric.key, metric.step) for metric in model.metrics] == [("train_loss", 4)]
+    assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [(kept.model_id, 4)]
+
+
 def test_metrics_without_a_value_are_left_out(experiment: Experiment) -> None:
     """MLflow would take NaN and then refuse the model."""
     with stage(experiment, "curate", "d1", command="") as run:
