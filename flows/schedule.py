@@ -43,14 +43,16 @@ def missed(schedule: Schedule, run: FlowRun | None = None) -> str | None:
     run = run or (context.flow_run if context else None)
     if schedule.busy == "wait" or run is None or not run.auto_scheduled or run.expected_start_time is None:
         return None
-    time = run.expected_start_time.isoformat()
+    time, pool = run.expected_start_time.isoformat(), {"name": {"any_": [run.work_pool_name]}}
+    begun = {"start_time": {"before_": time}}
+    ended_since = begun | {"end_time": {"after_": time}}
+    not_ended = begun | {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
     with get_client(sync_client=True) as client:
-        going = find_runs(
-            client,
-            flow_runs={"start_time": {"before_": time}, "end_time": {"after_": time}},
-            work_pools={"name": {"any_": [run.work_pool_name]}},
-        )
-    names = [other.name for other in going if other.id != run.id]
+        active = [
+            *find_runs(client, flow_runs=ended_since, work_pools=pool),
+            *find_runs(client, flow_runs=not_ended, work_pools=pool),
+        ]
+    names = [other.name for other in active if other.id != run.id]
     return f"Skipped: {names[0]!r} was active when this run was due, and schedule.busy is skip." if names else None
 
 

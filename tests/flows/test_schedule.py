@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -270,6 +271,24 @@ def test_a_scheduled_run_is_skipped_where_the_conf_says_so(scheduled: Scheduled)
     assert missed(Schedule(), second) is None
     assert missed(skip, first) is None
     assert missed(skip, second.model_copy(update={"auto_scheduled": False})) is None
+
+
+def test_a_run_is_skipped_while_another_worker_s_run_goes_on(site: Site) -> None:
+    """One that is active, or is being cancelled, counts as one that has ended since; one that ended before does not."""
+    from prefect.states import Cancelled, Cancelling, Running
+
+    deployment = site.client.read_deployment_by_name("curate/smoke")
+    other = site.client.create_flow_run_from_deployment(deployment.id, state=Running())
+
+    def came_due() -> str | None:
+        now = {"id": uuid4(), "auto_scheduled": True, "expected_start_time": datetime.now(UTC)}
+        return missed(Schedule(busy="skip"), other.model_copy(update=now))
+
+    for state in (Running(), Cancelling()):
+        site.client.set_flow_run_state(other.id, state, force=True)
+        assert other.name in str(came_due())
+    site.client.set_flow_run_state(other.id, Cancelled(), force=True)
+    assert came_due() is None
 
 
 def test_without_a_server_the_remedy_is_said(capsys: pytest.CaptureFixture) -> None:
