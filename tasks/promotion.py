@@ -89,16 +89,16 @@ def promote(experiment: Experiment, run_id: str, dry_run: bool = False) -> Champ
 
 def _apply(experiment: Experiment, record: Record, decision: Decision, run_id: str) -> str:
     tags = {"dataset": record.dataset.digest, "evaluation": run_id}
+    if decision.look is not None:
+        # Before an alias moves: after a kill the same pair meets again, and by its name that is the same look.
+        note_look(experiment, decision.look)
     if record.best_checkpoint:
         _register(experiment, record, record.best_checkpoint, BEST_CHECKPOINT, tags)
     if decision.loser is None:
         withdraw(experiment, CHALLENGER)
     else:
         _register(experiment, record, decision.loser, CHALLENGER, tags | decision.tags)
-    version = _register(experiment, record, decision.winner, CHAMPION, tags | decision.tags)
-    if decision.look is not None:
-        note_look(experiment, decision.look)
-    return version
+    return _register(experiment, record, decision.winner, CHAMPION, tags | decision.tags)
 
 
 def _register(experiment: Experiment, record: Record, model_id: str, alias: str, tags: Mapping[str, Any]) -> str:

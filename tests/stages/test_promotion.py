@@ -86,6 +86,25 @@ def test_grown_data_are_compared_on_the_items_that_are_new(night: Callable) -> N
     assert "of look 3" in fewer.decision  # test items that are nearly the same are no reason to count anew
 
 
+@pytest.mark.parametrize(("step", "again"), [("register", "at level 0.025 of look 1"), ("describe", "is still the")])
+def test_a_look_counts_although_the_process_dies_before_or_after_the_crown(
+    night: Callable, monkeypatch: pytest.MonkeyPatch, step: str, again: str
+) -> None:
+    """Asked again, it is the same look with the same decision; the next comparison is the second one."""
+    night("random", 600)
+
+    def dies(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(promotion, step, dies)
+        night("constant", 900)
+    _, crowned = night("constant", 900)
+    assert crowned.model == "constant" and again in crowned.decision
+    _, following = night("basic_features,constant", 900, "seed=42")
+    assert "at level 0.00833 of look 2" in following.decision
+
+
 def test_a_test_that_cannot_decide_leaves_the_incumbent(night: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a model left most items without a price, or where no p-value could be small enough after so many looks; the
     reason is said, and it is no look."""
