@@ -39,7 +39,7 @@ from tasks.scoring.contest import Contest, truth
 from tasks.scoring.record import PREDICTIONS, Record
 from tasks.scoring.roles import estimated_errors, mean_error
 from tasks.scoring.rows import Row, predictions_table, row_of
-from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode
+from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode, last_metric
 from tasks.tracking.stages import stage
 from tasks.tracking.store import model_folder
 
@@ -186,11 +186,8 @@ def _choose(contest: Contest, checkpoints: Sequence[Candidate]) -> Candidate:
     for one in checkpoints:
         ask = functools.partial(_ask, functools.partial(_load, contest, one), items)
         answers[one.model_id] = contest.answer(one, "validation", items, ask)
-    losses = {}
-    for one in checkpoints:
-        for metric in run.client.get_logged_model(one.model_id).metrics or []:
-            if metric.key == "train_loss":
-                losses[one.model_id] = metric.value
+    logged = {one.model_id: last_metric(run.client.get_logged_model(one.model_id), "train_loss") for one in checkpoints}
+    losses = {model_id: loss for model_id, loss in logged.items() if loss is not None}
     found = curve(checkpoints, answers, truth(items), seed=experiment.seed, resamples=experiment.evaluate.resamples)
     contest.curve = with_losses(found, losses)
     best = next(one for one in checkpoints if one.model_id == chosen(found).model_id)
@@ -297,8 +294,8 @@ def blend(contest: Contest, entries: Sequence[Candidate]) -> Candidate:
     contest.answer(entry, "test", contest.test_items, lambda: fitted.answer(tested), timed=False)
     # It is worked out from its members' answers here; asked by itself it takes as long as all of them.
     models = (run.client.get_logged_model(members[name].model_id) for name in names)
-    took = [metric.value for model in models for metric in model.metrics or [] if metric.key == "test_seconds_per_1000"]
-    run.log_metrics({"test_seconds_per_1000": sum(took)}, model_id=entry.model_id)
+    took = (last_metric(model, "test_seconds_per_1000", contest.dataset.digest) for model in models)
+    run.log_metrics({"test_seconds_per_1000": sum(filter(None, took))}, model_id=entry.model_id)
     return entry
 
 
@@ -327,7 +324,8 @@ def compare_all(contest: Contest, entries: Sequence[Candidate]) -> list[Row]:
     beside = beside_person(truth(contest.test_items), prices, experiment)
     rows = []
     for entry in entries:
-        row = row_of(contest.run, entry, figures.get(entry.name), experiment.evaluate.machine_per_hour)
+        hourly = experiment.evaluate.machine_per_hour
+        row = row_of(contest.run, entry, figures.get(entry.name), hourly, contest.dataset.digest)
         if entry.kind in ("base", "finetuned") and entry.status == "ran" and not entry.reason:
             row = replace(row, reason=beyond_range(truth(contest.test_items), experiment.finetune.prompt))
         rows.append(row.beside(beside.get(entry.name, {})))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 from tasks.data.items import Item
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import FLOOR, Figures
-from tasks.tracking.runs import SERVABLE, Candidate, StageRun
+from tasks.tracking.runs import SERVABLE, Candidate, StageRun, last_metric
 from tasks.tracking.store import model_folder
 
 SPENT = ("input_tokens", "output_tokens", "cost")  # on the answers of an API, the cost in dollars
@@ -105,17 +106,19 @@ CONTRACT = (
 )
 
 
-def row_of(run: StageRun, entry: Candidate, figures: Figures | None, machine_per_hour: float | None) -> Row:
-    """The row of a model, before the registry's marks are put on it.
+def row_of(
+    run: StageRun, entry: Candidate, figures: Figures | None, machine_per_hour: float | None, dataset: str
+) -> Row:
+    """The row of a model for the dataset with this digest, before the registry's marks are put on it.
 
     `machine_per_hour` is what an hour of this machine costs in dollars.
     """
     model = run.client.get_logged_model(entry.model_id)
-    metrics = {metric.key: metric.value for metric in model.metrics or []}
-    params = model.params or {}
-    seconds = metrics.get("test_seconds_per_1000") if entry.kind != FLOOR else None
+    params, metric = model.params or {}, partial(last_metric, model, dataset=dataset)
+    seconds = metric("test_seconds_per_1000") if entry.kind != FLOOR else None
     hourly = seconds and machine_per_hour and seconds / 3600 * machine_per_hour
-    spent = {key: metrics[f"test_{key}"] for key in SPENT if f"test_{key}" in metrics}
+    cost = metric("test_cost_per_1000")
+    spent = {key: value for key in SPENT if (value := metric(f"test_{key}")) is not None}
     row = Row(
         model=entry.name,
         kind=entry.kind,
@@ -127,7 +130,7 @@ def row_of(run: StageRun, entry: Candidate, figures: Figures | None, machine_per
         fit_seconds=float(params["fit_seconds"]) if "fit_seconds" in params else None,
         predict_ms=seconds,  # milliseconds an item takes are the seconds a thousand take
         size_mb=_size(run, entry),
-        figures={"cost_per_1000": metrics.get("test_cost_per_1000", hourly), **spent},
+        figures={"cost_per_1000": hourly if cost is None else cost, **spent},
     )
     return row if figures is None else row.measured(figures)
 

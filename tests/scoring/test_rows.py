@@ -1,0 +1,42 @@
+"""What a row says of a model's speed, however often that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.baselines import fit_baselines
+from tasks.config.experiment import Experiment
+from tasks.config.loading import load
+from tasks.curation import curate
+from tasks.evaluation import evaluate
+from tasks.scoring.record import Record, open_run
+from tasks.scoring.rows import row_of
+from tasks.tracking.stages import stage
+
+
+def test_the_last_measurement_counts_and_that_on_these_items_before_any_other(experiment: Experiment) -> None:
+    """A model that several datasets share, or that was asked again, keeps every figure that was logged."""
+    with stage(experiment, "evaluate", "d1", command="") as run:
+        entry = run.log_absent("one", "api", "ran", None, external=True)
+        for dataset, seconds in (("a", 1.0), ("b", 2.0), ("a", 3.0), ("b", 4.0)):
+            on = {"dataset_name": "shop-test", "dataset_digest": dataset}
+            run.log_metrics({"test_seconds_per_1000": seconds}, model_id=entry.model_id, **on)
+        asked = {dataset: row_of(run, entry, None, None, dataset).predict_ms for dataset in "abc"}
+        assert asked == {"a": 3.0, "b": 4.0, "c": 4.0}
+
+
+def test_a_blend_that_is_scored_again_takes_as_long_as_its_members(tmp_path: Path, at: Callable) -> None:
+    """And not as long as they took the first time and this time together."""
+    words = ["finetune.enabled=false", "evaluate.api=[]", "baselines.models=[tfidf_ridge,basic_features]"]
+    experiment = load("conf/smoke.yaml", [*at(tmp_path), *words])
+    dataset = curate(experiment)
+    candidates = fit_baselines(experiment, dataset)
+    evaluate(experiment, dataset, candidates)
+    run = open_run(experiment, evaluate(experiment, dataset, candidates, "again").run_id)
+    rows = {row.model: row for row in Record.read(run).rows}
+    params = run.client.get_logged_model(rows["blend"].model_id).params
+    members = [key.removeprefix("weight.") for key in params if key.startswith("weight.")]
+    assert len(members) == 2 and rows["blend"].predict_ms == pytest.approx(sum(rows[n].predict_ms for n in members))
