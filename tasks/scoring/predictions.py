@@ -22,7 +22,7 @@ from tasks.models.predictor import Distribution, Predictions
 from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import absolute_error, measure
 from tasks.tracking.runs import Mode, StageRun
-from tasks.tracking.store import fetch
+from tasks.tracking.store import fetch, forget
 
 COLUMNS = ("price", "low", "high", "mass", "unparsable")  # of Predictions; the distribution has a form of its own
 PRICES = b"prices"
@@ -84,6 +84,11 @@ def _keep(run: StageRun, model_id: str, name: str, items: Sequence[Item], predic
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(to_table(items, predictions), Path(folder) / name, compression="zstd")
         run.client.log_model_artifacts(model_id, folder, "predictions")
+    forget(_address(run, model_id, name))  # a copy of those it gave before
+
+
+def _address(run: StageRun, model_id: str, name: str) -> str:
+    return f"{run.client.get_logged_model(model_id).artifact_location}/predictions/{name}"
 
 
 def to_table(items: Sequence[Item], predictions: Predictions) -> pa.Table:
@@ -119,7 +124,6 @@ def recall(run: StageRun, model_id: str, split: Part, items: Sequence[Item]) -> 
     kept = {info.path for info in run.client.list_logged_model_artifacts(model_id, "predictions")}
     if f"predictions/{name}" not in kept:
         return None
-    location = run.client.get_logged_model(model_id).artifact_location
-    table = pq.read_table(fetch(f"{location}/predictions/{name}"))
+    table = pq.read_table(fetch(_address(run, model_id, name)))
     rows = {identity: row for row, identity in enumerate(table["id"].to_pylist())}
     return from_table(table.take([rows[item.id] for item in items]))

@@ -207,9 +207,10 @@ def listing(uri: str) -> dict[str, int]:
 
 
 def forget(uri: str) -> None:
-    """Remove the copies here of what lies elsewhere below a location."""
+    """Remove the copies here of what lies elsewhere: of a file, or of all files below a location."""
     if local_path(uri) is None:
-        shutil.rmtree(_cached_as(uri), ignore_errors=True)
+        copy = _cached_as(uri)
+        copy.unlink(missing_ok=True) if copy.is_file() else shutil.rmtree(copy, ignore_errors=True)
 
 
 def _cached_as(uri: str) -> Path:

@@ -13,12 +13,17 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flows.cli.main import main
 from tasks.config.loading import load
+from tasks.data.items import Item
+from tasks.data.splits import Dataset
 from tasks.errors import UserError
-from tasks.tracking.runs import STAGE
+from tasks.models.predictor import Predictions
+from tasks.scoring.predictions import recall, score
+from tasks.tracking.runs import STAGE, Mode
 from tasks.tracking.stages import stage
 from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect, experiment_id, fetch, listing
 from tests.endpoint import KEY, completion, send, serving
@@ -126,6 +131,24 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_original_is_made_again(ov
     assert not work()[0]
     with pytest.raises(FileNotFoundError):
         fetch(f"{place}/deep/nothing.json")
+
+
+def test_answers_that_were_given_again_take_the_place_of_those_in_the_cache(server: str) -> None:
+    """What was fetched before from the same place is not read any more."""
+    experiment = load(SMOKE, [f"tracking.uri={server}", "tracking.experiment=answers"])
+    items, dataset = [Item("1", "Kettle", "", price=20.0)], Dataset("made", "d1", "nowhere", {})
+    with stage(experiment, "evaluate", "answers", command="") as run:
+        model_id = run.log_absent("one", "base", "ran", None, external=True).model_id
+
+        def prices(price: float, mode: Mode) -> list[float]:
+            answer = Predictions(*np.full((3, 1), price))
+            score(run, model_id, items, lambda: answer, dataset=dataset, split="test", mode=mode)
+            kept = recall(run, model_id, "test", items)
+            assert kept is not None
+            return kept.price.tolist()
+
+        assert prices(10.0, "reuse") == [10.0] and prices(30.0, "reuse") == [10.0]
+        assert prices(30.0, "again") == [30.0]
 
 
 def test_the_champion_is_loaded_from_the_server(overrides: list[str]) -> None:
