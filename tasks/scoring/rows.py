@@ -15,7 +15,7 @@ from tasks.data.items import Item
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import FLOOR, Figures
 from tasks.tracking.runs import SERVABLE, Candidate, StageRun, last_metric
-from tasks.tracking.store import model_folder
+from tasks.tracking.store import listing, model_address
 
 SPENT = ("input_tokens", "output_tokens", "cost")  # on the answers of an API, the cost in dollars
 MARKS = ("champion", "challenger", "best_checkpoint")  # aliases of the registered model
@@ -136,11 +136,10 @@ def row_of(
 
 
 def _size(run: StageRun, entry: Candidate) -> float | None:
-    """Megabytes on disk of what is kept of a model; of a language model, its adapter."""
+    """Megabytes of the files that a model was saved as; the base of a language model is not among them."""
     if entry.kind not in SERVABLE or entry.status != "ran":
         return None
-    files = model_folder(run.client, entry.model_id).rglob("*")
-    return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
+    return sum(listing(model_address(run.client, entry.model_id)).values()) / 1e6
 
 
 def predictions_table(items: Sequence[Item], answers: Mapping[str, Predictions]) -> pa.Table:

@@ -159,9 +159,14 @@ def _check_layout(experiment: Experiment, client: MlflowClient, known: MlflowExp
     client.set_experiment_tag(known.experiment_id, LAYOUT_TAG, LAYOUT)
 
 
+def model_address(client: MlflowClient, model_id: str) -> str:
+    """Where the saved predictor of a LoggedModel lies in its store."""
+    return f"{client.get_logged_model(model_id).artifact_location}/artifacts/predictor"
+
+
 def model_folder(client: MlflowClient, model_id: str) -> Path:
     """Where the saved predictor of a LoggedModel lies on this machine."""
-    return fetch(f"{client.get_logged_model(model_id).artifact_location}/artifacts/predictor")
+    return fetch(model_address(client, model_id))
 
 
 def fetch(uri: str, *, fresh: bool = False) -> Path:

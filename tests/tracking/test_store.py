@@ -23,6 +23,7 @@ from tasks.data.splits import Dataset
 from tasks.errors import UserError
 from tasks.models.predictor import Predictions
 from tasks.scoring.predictions import recall, score
+from tasks.scoring.rows import row_of
 from tasks.tracking.runs import STAGE, Mode
 from tasks.tracking.stages import stage
 from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect, experiment_id, fetch, listing
@@ -149,6 +150,20 @@ def test_answers_that_were_given_again_take_the_place_of_those_in_the_cache(serv
 
         assert prices(10.0, "reuse") == [10.0] and prices(30.0, "reuse") == [10.0]
         assert prices(30.0, "again") == [30.0]
+
+
+def test_a_model_is_weighed_without_being_fetched(server: str, folder: Path) -> None:
+    """Its size is that of the files which were saved."""
+    experiment = load(SMOKE, [f"tracking.uri={server}", "tracking.experiment=sizes"])
+
+    def save(place: Path) -> None:
+        (place / "weights").write_text("12345")
+
+    with stage(experiment, "baselines", "sizes", command="") as run:
+        run.rules = None  # no file but the one that is saved here
+        entry = run.log_model(save, "one", "baseline")
+        assert row_of(run, entry, None, None, "d1").size_mb == 5 / 1e6
+        assert not [file for file in (folder / "cache").rglob("weights") if entry.model_id in file.parts]
 
 
 def test_the_champion_is_loaded_from_the_server(overrides: list[str]) -> None:
