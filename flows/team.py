@@ -137,8 +137,8 @@ class Team:
         words = [str(weed or weed_binary()), "server", "-s3", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}"]
         words += [f"-s3.config={identities}", "-volume.max=100", "-master.volumeSizeLimitMB=256"]
         words += ["-master.telemetry=false", "-volume.preStopSeconds=0", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-        for name, option in (("s3", "s3"), ("master", "master"), ("volume", "volume"), ("filer", "filer")):
-            words += [f"-{option}.port={self.ports[name]}", f"-{option}.port.grpc={self.first + GRPC[name]}"]
+        for name, place in GRPC.items():
+            words += [f"-{name}.port={self.ports[name]}", f"-{name}.port.grpc={self.first + place}"]
         # It answers 403 to who has no key: it is there.
         self._start("store", words, lambda: answers(self.environment["AWS_ENDPOINT_URL"], but=403))
 

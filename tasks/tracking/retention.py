@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from tasks.locks import is_free
 from tasks.paths import PROJECT
 from tasks.tracking.claims import alive
 from tasks.tracking.runs import DIGEST, MADE_FROM, MODEL, MODEL_ID, PARENT, SERVABLE, STAGE
-from tasks.tracking.store import LOCKS, connect, experiment_id, fetch, forget, listing, local_path
+from tasks.tracking.store import LOCKS, connect, experiment_id, fetch, forget, listing, local_path, pages
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -103,13 +103,13 @@ class Ledger:
 
         self.conf, self.client, self.where = experiment.gc, connect(experiment), experiment_id(experiment)
         # Others may log models and nested runs of their own in the same experiment: those bear none of our tags.
-        models = _pages(lambda token: self.client.search_logged_models([self.where], page_token=token))
+        models = pages(lambda token: self.client.search_logged_models([self.where], page_token=token))
         self.models = [model for model in models if MODEL in model.tags]
-        runs = list(_pages(lambda token: self.client.search_runs([self.where], "", ViewType.ALL, 1000, None, token)))
+        runs = list(pages(lambda token: self.client.search_runs([self.where], "", ViewType.ALL, 1000, None, token)))
         ours = [run for run in runs if STAGE in run.data.tags or MODEL_ID in run.data.tags]
         # A run that was deleted in MLflow itself is marked there, and its files are still there.
         self.runs = [run for run in ours if run.info.lifecycle_stage == "active" or listing(run.info.artifact_uri)]
-        versions = _pages(lambda token: self.client.search_model_versions(page_token=token))
+        versions = pages(lambda token: self.client.search_model_versions(page_token=token))
         self.versions = [version for version in versions if MODEL_ID in version.tags]
         self.stages = {
             run.info.run_id: run for run in self.runs if STAGE in run.data.tags and run.info.lifecycle_stage == "active"
@@ -227,13 +227,3 @@ def _remove(uri: str) -> None:
         shutil.rmtree(place, ignore_errors=True)
     elif listing(uri):
         get_artifact_repository(uri).delete_artifacts()
-
-
-def _pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
-    token = None
-    while True:
-        found = page(token)
-        yield from found
-        token = found.token
-        if not token:
-            return

@@ -10,12 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.paths import PROJECT
 from tasks.tracking.manifest import MANIFEST, intact
-from tasks.tracking.store import fetch, forget, listing, local_path
+from tasks.tracking.store import fetch, forget, listing, local_path, pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -224,8 +225,7 @@ class StageRun:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         table = pq.ParquetFile(file)
-        kinds = {"double": "double", "string": "string"}
-        columns = [{"type": kinds[str(f.type)], "name": f.name, "required": True} for f in table.schema_arrow]
+        columns = [{"type": str(f.type), "name": f.name, "required": True} for f in table.schema_arrow]
         dataset = Dataset(
             name=f"{name}-{context}",
             digest=digest,
@@ -329,13 +329,10 @@ class StageRun:
         """The LoggedModels of this run that were written to their end, by name and step."""
         # By the run and not all of the experiment: a team's store holds tens of thousands.
         where, query = [self.run.info.experiment_id], f"source_run_id = '{self.id}'"
-        found, token = [], None
-        while True:
-            page = self.client.search_logged_models(where, query, page_token=token, max_results=100)
-            found += [model for model in page if str(model.status) == "READY" and MODEL in model.tags]
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda model: (model.tags[MODEL], _step(model) or 0))
+        search = partial(self.client.search_logged_models, where, query, max_results=100)
+        found = pages(lambda token: search(page_token=token))
+        ready = [model for model in found if str(model.status) == "READY" and MODEL in model.tags]
+        return sorted(ready, key=lambda model: (model.tags[MODEL], _step(model) or 0))
 
     def others(self, tag: str) -> list[StageRun]:
         """The other runs of this stage with the same value of a tag, the latest first."""

@@ -7,9 +7,10 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlparse, urlsplit
 
 from tasks.config.experiment import Experiment
@@ -43,7 +44,7 @@ def connect(experiment: Experiment) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").addFilter(_waits)
+    logging.getLogger("mlflow.store.db.utils").addFilter(_report_database_retries)
     mlflow.set_tracking_uri(address(experiment))
     # Models are registered where runs are, whatever MLFLOW_REGISTRY_URI says.
     mlflow.set_registry_uri(address(experiment))
@@ -53,15 +54,16 @@ def connect(experiment: Experiment) -> MlflowClient:
     return mlflow.MlflowClient()
 
 
-def _waits(record: logging.LogRecord) -> bool:
-    """Of what MLflow logs about a database, that it is tried again, said once: the rest is raised, or has addresses."""
+def _report_database_retries(record: logging.LogRecord) -> bool:
+    """Log filter: report database retries once and drop every other record, because MLflow raises those errors itself
+    or they contain addresses."""
     if record.levelno == logging.WARNING and "could not be created" in record.getMessage():
-        _say_that_it_waits()
+        _say_that_it_is_tried_again()
     return False
 
 
 @functools.cache
-def _say_that_it_waits() -> None:
+def _say_that_it_is_tried_again() -> None:
     say("The database of the tracking store does not answer. It is tried again for up to two minutes.")
 
 
@@ -167,6 +169,17 @@ def model_address(client: MlflowClient, model_id: str) -> str:
 def model_folder(client: MlflowClient, model_id: str) -> Path:
     """Where the saved predictor of a LoggedModel lies on this machine."""
     return fetch(model_address(client, model_id))
+
+
+def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All that a search of MLflow finds, page by page; `search` takes the token of a page."""
+    token = None
+    while True:
+        found = search(token)
+        yield from found
+        token = found.token
+        if not token:
+            return
 
 
 def fetch(uri: str, *, fresh: bool = False) -> Path:

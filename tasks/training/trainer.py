@@ -205,8 +205,8 @@ class Postpone(TrainerCallback):
             control.should_save = True
 
 
-class _Begin(TrainerCallback):
-    """Lets go of the head's gradients before each step: upstream does so for the model's alone."""
+class ZeroHeadGradients(TrainerCallback):
+    """Sets the gradients of the head to zero before each step: upstream does so only for those of the model."""
 
     def __init__(self, lesson: HeadLesson) -> None:
         self.lesson = lesson
@@ -312,7 +312,7 @@ def make_trainer(
     trainer.add_callback(Postpone(interruption, trainer.agreed))
     trainer.add_callback(Clock())
     if lesson is not None:
-        trainer.add_callback(_Begin(lesson))
+        trainer.add_callback(ZeroHeadGradients(lesson))
     # TRL turns the adapters of a quantized model into bfloat16, where a step of the optimizer is often too small to be
     # one; in float32 they learn more from the same items. On a GPU autocast computes in bfloat16 all the same.
     for parameter in trainer.model.parameters():
