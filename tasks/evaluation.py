@@ -38,8 +38,8 @@ from tasks.scoring.comparisons import FLOOR, beside_person, compare
 from tasks.scoring.contest import Contest, truth
 from tasks.scoring.record import PREDICTIONS, Record
 from tasks.scoring.roles import estimated_errors, mean_error
-from tasks.scoring.rows import Row, predictions_table, row_of
-from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode, last_metric
+from tasks.scoring.rows import Row, last_metric, predictions_table, row_of
+from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode
 from tasks.tracking.stages import stage
 from tasks.tracking.store import model_folder
 

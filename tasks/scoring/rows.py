@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,11 @@ import pyarrow as pa
 from tasks.data.items import Item
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import FLOOR, Figures
-from tasks.tracking.runs import SERVABLE, Candidate, StageRun, last_metric
+from tasks.tracking.runs import SERVABLE, Candidate, StageRun
 from tasks.tracking.store import listing, model_address
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
 
 SPENT = ("input_tokens", "output_tokens", "cost")  # on the answers of an API, the cost in dollars
 MARKS = ("champion", "challenger", "best_checkpoint")  # aliases of the registered model
@@ -133,6 +136,14 @@ def row_of(
         figures={"cost_per_1000": hourly if cost is None else cost, **spent},
     )
     return row if figures is None else row.measured(figures)
+
+
+def last_metric(model: LoggedModel, key: str, dataset: str | None = None) -> float | None:
+    """The value of a metric that was logged last, since a LoggedModel keeps all values; one that was measured on the
+    dataset with this digest comes before any other."""
+    points = [point for point in model.metrics or [] if point.key == key]
+    last = max(points, key=lambda point: (point.dataset_digest == dataset, point.timestamp), default=None)
+    return None if last is None else last.value
 
 
 def _size(run: StageRun, entry: Candidate) -> float | None:

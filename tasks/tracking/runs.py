@@ -368,14 +368,6 @@ def candidate(model: LoggedModel) -> Candidate:
     return Candidate(model.model_id, tags[MODEL], tags[KIND], _step(model), tags[STATUS], tags.get(REASON))
 
 
-def last_metric(model: LoggedModel, key: str, dataset: str | None = None) -> float | None:
-    """The value of a metric that was logged last, since a LoggedModel keeps all values; one that was measured on the
-    dataset with this digest comes before any other."""
-    points = [point for point in model.metrics or [] if point.key == key]
-    last = max(points, key=lambda point: (point.dataset_digest == dataset, point.timestamp), default=None)
-    return None if last is None else last.value
-
-
 def _step(model: LoggedModel) -> int | None:
     step = model.tags.get(STEP, "None")
     return int(step) if step.isdigit() else None
