@@ -265,14 +265,14 @@ def train(run: StageRun | None, plan: TrainingPlan) -> None:
             trainer.control.should_training_stop = True
 
     trainer = make_trainer(plan, language, keep, interruption)
-    if run:
-        trainer.add_callback(Watch(run))
-        if plan.conf.checkpoints_in == "store":
-            trainer.copy = partial(keep_in_store, run)
     with trainer.accelerator.main_process_first():  # it removes what is not whole
         resume = last_whole_checkpoint(Path(plan.arguments.output_dir))
     if resume is not None:
         trainer.add_callback(_KeepOnResume(keep))
+    if run:
+        trainer.add_callback(Watch(run))  # after what may end the training before its first step
+        if plan.conf.checkpoints_in == "store":
+            trainer.copy = partial(keep_in_store, run)
     with interruption.postponed(), contextlib.suppress(_EnoughError), attending(trainer.model, plan.settings.attention):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if candidates is None:

@@ -21,6 +21,7 @@ from tasks.evaluation import evaluate
 from tasks.models.language import base_model
 from tasks.models.language.model import LanguageModel
 from tasks.models.predictor import Predictions
+from tasks.progress import Progress
 from tasks.scoring.checkpoint_choice import choice, chosen, curve
 from tasks.scoring.record import Record, open_run
 from tasks.tracking.runs import CHOSEN, Candidate, StageRun
@@ -102,10 +103,11 @@ def test_the_evaluation_chooses_among_all_and_loads_only_the_chosen(whole: Exper
 
 
 def test_patience_ends_a_training_where_an_interrupted_one_ends(
-    whole: Experiment, tmp_path: Path, at: Callable
+    whole: Experiment, tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training stops after so many checkpoints that were no better, at the step that the curve of the whole one
-    says; and one that died between that checkpoint and its end adds nothing when it is started again."""
+    says; and one that died between that checkpoint and its end adds nothing when it is started again, and has no line
+    of progress any more once it is over."""
     curve = errors(training(whole))
     steps = sorted(curve)
     # With a patience of one: the first checkpoint that was no better than one before it.
@@ -119,8 +121,16 @@ def test_patience_ends_a_training_where_an_interrupted_one_ends(
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="gone"):
         patch.setattr(Candidates, "conclude", die)
         finetuning.finetune(impatient, curate(impatient))
+
+    def conclude(candidates: Candidates) -> None:
+        left_open.extend(progress.what for known in Progress._open if (progress := known()) is not None)
+        whole_conclude(candidates)
+
+    left_open, whole_conclude = [], Candidates.conclude
+    monkeypatch.setattr(Candidates, "conclude", conclude)
     finetuning.finetune(impatient, curate(impatient))
     assert errors(training(impatient)) == {step: curve[step] for step in steps if step <= last}
+    assert "fine-tuning" not in left_open
 
 
 def test_a_mean_adapter_is_the_mean_of_the_effects(whole: Experiment, tmp_path: Path) -> None:
