@@ -67,6 +67,7 @@ def evaluate(experiment: Experiment, dataset: Dataset, candidates: Sequence[Cand
     with stage(experiment, "evaluate", key, command="pricewright evaluate", mode=opened) as run:
         if not run.done:
             run.log_params({"dataset": dataset.digest, "seed": experiment.seed})
+            run.log_models_read([candidate.model_id for candidate in candidates])
             contest = Contest.of(run, experiment, dataset, mode)
             entries = collect(contest, candidates)
             for entry in entries:

@@ -164,11 +164,18 @@ class Ledger:
                 continue
             found.add(key)
             run = self.stages[key]
-            board = self._board(run) if run.data.tags[STAGE] == "evaluate" else {}
-            rows = [*board.get("rows", []), *board.get("curve", [])]
-            pending += [self.made_by[row["model_id"]] for row in rows if row["model_id"] in self.made_by]
+            board = self._board(run)
+            models = {row["model_id"] for row in (*board.get("rows", []), *board.get("curve", []))}
+            if run.info.status == "RUNNING":
+                models = self._read_by(run)
+            pending += [self.made_by[model_id] for model_id in models & self.made_by.keys()]
             pending += self._splits(run.data.params.get("dataset"), board.get("dataset", {}).get("path", ""))
         return found
+
+    def _read_by(self, run: Run) -> set[str]:
+        """The models that a run which has no leaderboard yet noted as read."""
+        inputs = self.client.get_run(run.info.run_id).inputs  # a search does not give these
+        return {use.model_id for use in inputs.model_inputs} if inputs else set()
 
     def _splits(self, content: str | None, path: str) -> Iterator[str]:
         """The runs that hold splits of this content: the one that was read, and the newest of each conf and code."""

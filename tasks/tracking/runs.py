@@ -170,6 +170,12 @@ class StageRun:
             context = InputTag("mlflow.data.context", name.rpartition("-")[2])
             self.client.log_inputs(run_id, [DatasetInput(dataset, [context])], [*map(LoggedModelInput, model_ids)])
 
+    def log_models_read(self, model_ids: Sequence[str]) -> None:
+        """Note which models this run is about to read: `gc` leaves them and what they were made from."""
+        from mlflow.entities import LoggedModelInput
+
+        self.client.log_inputs(self.id, models=[*map(LoggedModelInput, model_ids)])
+
     def describe(self, text: str) -> None:
         """What MLflow shows at the head of the run, in Markdown."""
         self.client.set_tag(self.id, "mlflow.note.content", text[:MAX_NOTE])
@@ -319,11 +325,15 @@ class StageRun:
         return Candidate(model.model_id, name, kind, None, status, reason)
 
     def known_model(self, made_from: str) -> Candidate | None:
-        """A model that was kept before, in any run, with the tag that says what it was made from."""
+        """A model that was kept before, in any run, with the tag that says what it was made from; noted as read."""
         query = f"tags.`{MADE_FROM}` = '{made_from}'"
         found = self.client.search_logged_models([self.run.info.experiment_id], query)
         ready = [model for model in found if str(model.status) == "READY"]
-        return candidate(min(ready, key=lambda model: model.creation_timestamp)) if ready else None
+        first = min(ready, key=lambda model: model.creation_timestamp, default=None)
+        if first is None:
+            return None
+        self.log_models_read([first.model_id])
+        return candidate(first)
 
     def models(self) -> list[LoggedModel]:
         """The LoggedModels of this run that were written to their end, by name and step."""

@@ -15,11 +15,15 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
+from tasks import evaluation
 from tasks.cache import PART, cached, remove_unused, unused
+from tasks.config.experiment import Experiment
 from tasks.config.loading import load
+from tasks.curation import curate
 from tasks.locks import locked
+from tasks.scoring.contest import Contest
 from tasks.tracking import retention
-from tasks.tracking.runs import MODEL, STAGE
+from tasks.tracking.runs import MADE_FROM, MODEL, STAGE, Candidate
 from tasks.tracking.stages import stage
 from tasks.tracking.store import connect, experiment_id, local_path
 
@@ -67,7 +71,11 @@ def conf(made: tuple[list[str], Path, Path]) -> list[str]:
 
 def stages(conf: list[str]) -> dict[str, str]:
     """The name of every stage run there is, by its id."""
-    experiment = load(SMOKE, conf[2:])
+    return stages_of(load(SMOKE, conf[2:]))
+
+
+def stages_of(experiment: Experiment) -> dict[str, str]:
+    """The same of an experiment's store."""
     runs = connect(experiment).search_runs([experiment_id(experiment)])
     return {run.info.run_id: run.info.run_name for run in runs if STAGE in run.data.tags}
 
@@ -88,6 +96,30 @@ def test_nothing_goes_unless_it_is_asked_for(conf: list[str]) -> None:
         assert status == 0 and "MB" in said and "FAILED" in said and "Nothing was deleted" in said
         assert said.count("  evaluate-") == evaluations
     assert stages(conf) == before and files(conf) == there
+
+
+def test_what_an_evaluation_reads_stays_while_it_runs(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The runs that made its models and its splits, however old they are, although it has no leaderboard yet."""
+    dataset, kept = curate(experiment), {}
+    with stage(experiment, "baselines", "old", command="") as run:
+        models = [run.log_absent("constant", "baseline", "ran", None)]
+    with stage(experiment, "evaluate", "older", command="") as older:
+        shared = older.log_absent("base", "base", "ran", None)
+        older.client.set_logged_model_tags(shared.model_id, {MADE_FROM: "base"})
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("update runs set start_time = start_time - 60 * 86400000, end_time = end_time - 60 * 86400000")
+
+    def look(contest: Contest, _: list[Candidate]) -> None:
+        assert contest.run.known_model("base") == shared
+        kept.update(retention.Ledger(experiment).kept())
+        raise ValueError("enough")
+
+    monkeypatch.setattr(evaluation, "collect", look)
+    with pytest.raises(ValueError, match="enough"):
+        evaluation.evaluate(experiment, dataset, models)
+    assert {run.id, older.id} < set().union(*kept.values()) == stages_of(experiment).keys()
 
 
 def test_what_others_logged_in_the_experiment_is_theirs(conf: list[str]) -> None:
