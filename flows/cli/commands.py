@@ -175,7 +175,8 @@ def predict(arguments: argparse.Namespace) -> None:
     if origin := Origin.read(version.tags):
         say(f"{version.name} version {version.version}: {origin}")
     if arguments.json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        plain = [{key: None if value != value else value for key, value in row.items()} for row in rows]  # NaN: no JSON
+        print(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False))
         return
     unit = (rules or experiment.data).unit
     for row in rows:

@@ -12,18 +12,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tasks.config.loading import load
+from tasks.models import loading
+from tasks.models.predictor import Predictions
 from tasks.tracking.registry import CHAMPION
 from tasks.tracking.store import connect
 from tests.smoke import command, own_conf
 from tests.waiting import PATIENCE, answers, free_port, until
 
 
-def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path) -> None:
-    """Texts and a file alike, in their order; what is empty or no product is refused with its place."""
+def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts and a file alike, in their order; an interval that a model does not give is null in JSON, which knows no
+    NaN; what is empty or no product is refused with its place."""
     (tmp_path / "items.jsonl").write_text('{"title": "Kettle", "price": 3}\n{"text": "A red bicycle"}\n')
     status, said = command(
         "predict", "-c", conf, "Steel kettle, pack of 2", "--file", f"{tmp_path}/items.jsonl", "--json"
@@ -32,6 +37,11 @@ def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path) -> N
     assert status == 0 and [row["title"] for row in rows] == ["Steel kettle, pack of 2", "Kettle", ""]
     assert all(0 <= row["low"] <= row["price"] <= row["high"] for row in rows)
     assert "80%" in command("predict", "-c", conf, "Steel kettle")[1]
+    points = Predictions.points(np.array([5.0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "load_predictor", lambda _: SimpleNamespace(predict=lambda _: points))
+        (row,) = json.loads(command("predict", "-c", conf, "Steel kettle", "--json")[1], parse_constant=pytest.fail)
+    assert (row["price"], row["low"], row["high"]) == (5.0, None, None)
     (tmp_path / "bad.jsonl").write_text('{"title": "Kettle"}\n{"price": 3}\n')
     for words, expected in (
         ([" "], "nothing to price"),
