@@ -14,7 +14,6 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from tasks.config.experiment import Experiment
 from tasks.config.loading import command_of
 from tasks.progress import Progress
-from tasks.report.board import read_leaderboard
 from tasks.report.headline import headline
 from tasks.report.publishing import publish
 from tasks.report.tables import as_records, in_order
@@ -35,8 +34,7 @@ class Report(NamedTuple):
 
 def show_leaderboard(experiment: Experiment, run_id: str, conf: str, overrides: Sequence[str] | None) -> Report:
     """Publish the leaderboard in MLflow, and as a table artifact of the flow run."""
-    report = publish(experiment, run_id, command_of(conf, overrides))
-    board = read_leaderboard(experiment, run_id)
+    report, board = publish(experiment, run_id, command_of(conf, overrides))
     first, sentences = headline(in_order(board.rows), board.unit)
     create_table_artifact(
         as_records(board.rows, board.unit), key="leaderboard", description=f"**{first}** {' '.join(sentences)}"

@@ -63,7 +63,8 @@ def unchanged(experiment: Experiment, conf: str, overrides: Sequence[str]) -> Re
     if configured_server() or (scores := finished(experiment)) is None:
         return None
     promote.fn(experiment, scores.run_id)
-    return Report(scores.run_id, str(publish(experiment, scores.run_id, command_of(conf, overrides))))
+    report, _ = publish(experiment, scores.run_id, command_of(conf, overrides))
+    return Report(scores.run_id, str(report))
 
 
 def finished(experiment: Experiment) -> Scores | None:

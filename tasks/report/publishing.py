@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tasks.config.experiment import Experiment
-from tasks.report.board import read_leaderboard
+from tasks.report.board import Leaderboard, read_leaderboard
 from tasks.report.headline import headline
 from tasks.report.html import write_figures, write_report
 from tasks.report.tables import as_markdown, in_order
@@ -20,17 +20,17 @@ NAMES = {key: f"mae_{key}" for key in ("difference", "difference_low", "differen
 NOT_MEASURED = ("step", "n_train", "fit_seconds", "size_mb")  # numbers of a row that are no figures of the test
 
 
-def publish(experiment: Experiment, run_id: str, command: str | None = None) -> Path:
+def publish(experiment: Experiment, run_id: str, command: str | None = None) -> tuple[Path, Leaderboard]:
     """Show the leaderboard in MLflow, marked as the registry is: the report and its pictures beside the predictions,
     the table as the description of the run, and the figures of every model on a run of its own, ready to be compared.
 
-    `command` is what makes the same leaderboard again. Returns where the report lies.
+    `command` is what makes the same leaderboard again. Returns where the report lies, and what it shows.
     """
     with alone(experiment, run_id):
         return _publish(experiment, run_id, command)
 
 
-def _publish(experiment: Experiment, run_id: str, command: str | None) -> Path:
+def _publish(experiment: Experiment, run_id: str, command: str | None) -> tuple[Path, Leaderboard]:
     run, board = open_run(experiment, run_id), read_leaderboard(experiment, run_id, command)
     with tempfile.TemporaryDirectory() as folder:
         write_report(Path(folder) / REPORT, board)
@@ -54,4 +54,4 @@ def _publish(experiment: Experiment, run_id: str, command: str | None) -> Path:
         )
         run.log_use(run.model_run(entry), f"{dataset['name']}-test", dataset["digest"], [entry.model_id])
     run.log_use(run.id, f"{dataset['name']}-test", dataset["digest"])
-    return run.artifact(REPORT, fresh=True)
+    return run.artifact(REPORT, fresh=True), board
