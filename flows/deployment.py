@@ -199,7 +199,9 @@ async def _work(client: SyncPrefectClient, pool: str, name: str, queues: list[st
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    print("Running what comes due, one run at a time. A run that is interrupted goes on at the next start.", flush=True)
+    print(
+        "Running scheduled runs, one at a time. An interrupted run continues when the worker starts again.", flush=True
+    )
     with suppress(asyncio.CancelledError):
         worker = ProcessWorker(pool, queues, name, create_pool_if_not_found=False, limit=1)
         await worker.start(printer=lambda _: None)

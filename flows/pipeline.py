@@ -80,7 +80,7 @@ def recall_scores(experiment: Experiment, mode: Mode = "recall") -> Scores:
     """The evaluation of this conf, data and code, if there is one; to be read, it need not have its models any more.
 
     Raises:
-        UserError: a stage has left nothing for it.
+        UserError: a stage is not finished for it.
     """
     dataset = curate(experiment, mode)
     return evaluate(experiment, dataset, fit_candidates(experiment, dataset, mode), mode)
@@ -90,7 +90,7 @@ def check_language_model(experiment: Experiment) -> None:
     """Refuse a base model or a misspelt setting now, which should not wait for its stage.
 
     Raises:
-        UserError: there is one.
+        UserError: the base model or a setting is invalid.
     """
     if experiment.finetune.enabled:
         check_finetuning(experiment)

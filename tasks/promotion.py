@@ -186,8 +186,8 @@ class Duel:
         resamples = min(max(self.experiment.evaluate.resamples, needed), MOST_RESAMPLES)
         if 2 / (1 + resamples) >= alpha:
             return self._undecided(
-                f"look {number} would be held to level {alpha:.2g}, which no test can reach. Set promote.name to "
-                "another name, with test items that were not looked at before"
+                f"after {number - 1} comparisons the significance level is {alpha:.2g}; no test can reach it. Set "
+                "promote.name to a new name and use new test items"
             )
         truth = np.array([item.price for item in items])
         losses = [absolute_error(truth, answers)[both] for answers in prices]

@@ -81,8 +81,8 @@ def print_leaderboard(experiment: Experiment, report: Report) -> None:
     if not any(row.champion for row in standings.rows):
         print(f"The champion of {experiment.registered_model} is from an earlier run. None of these models beat it.")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
-    own = f"your own products: {program} init FILE; " if standings.generated else ""
-    print(f"Next: {own}all models in MLflow and all runs in Prefect: {program} ui; the report:")
+    own = f"For your own products: `{program} init FILE`. " if standings.generated else ""
+    print(f"{own}`{program} ui` shows all models (MLflow) and all runs (Prefect). The report:")
     print(report.path)
 
 

@@ -17,7 +17,7 @@ from tasks.models.external import contents
 from tasks.tracking.reading import latest_evaluation
 from tasks.tracking.runs import ASKED, StageRun
 
-# What makes no difference to any figure of a leaderboard, or only says where and when to compute it.
+# Settings that do not change any figure: paths, device, scheduling.
 DATA: Any = {"path": True, "test_path": True, "runner": True}
 CALLS: Any = {"human": True, "recorded": True, "api": {"__all__": {"concurrency", "timeout", "retries"}}}
 TUNING: Any = dict.fromkeys(("device", "busy", "oversize", "checkpoints_in"), True) | {"answer": {"batch_tokens"}}

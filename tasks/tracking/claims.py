@@ -200,8 +200,8 @@ def await_owner(client: MlflowClient, run_id: str) -> Run | None:
         if not said:
             machine, process, _ = owner.split()
             say(
-                f"Process {process} on {machine.partition('/')[0]} is doing this already, or was stopped: waiting for "
-                f"it to end, or for {DEAD:.0f} seconds without a sign of life."
+                f"Process {process} on {machine.partition('/')[0]} is already doing this, or was stopped. Waiting "
+                f"until it ends, or sends no heartbeat for {DEAD:.0f} seconds."
             )
             said = True
         time.sleep(POLL)

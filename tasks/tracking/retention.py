@@ -38,7 +38,7 @@ class Plan:
     versions: list[ModelVersion] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     cached: list[Path] = field(default_factory=list)
-    unused_since: float = 0  # seconds: what lies in the cache goes if it was not used from then on
+    unused_since: float = 0  # seconds: cached folders not used since this time are deleted
     bytes: int = 0
     kept: dict[str, int] = field(default_factory=dict)
 

@@ -72,7 +72,7 @@ def stage(
             other = None if mode == "again" else _other_means(client, where, name, inputs)
             if mode in ("recall", "read"):
                 raise UserError(
-                    f"The {name} stage has left nothing for this conf, data and code"
+                    f"There is no finished {name} stage for this configuration, data and code"
                     f"{f'; the same was done by {other}' if other else ''}. Run `{command}` first, with the same -c "
                     "and key=value."
                 )

@@ -190,7 +190,7 @@ def test_a_worker_in_each_checkout_does_what_the_page_asks_for(team: Team, check
     try:
         for checkout, worker in zip(checkouts, workers, strict=True):
             assert worker.stdout is not None
-            assert any(line.startswith("Running what comes due") for line in worker.stdout), checkout.said()
+            assert any(line.startswith("Running scheduled runs") for line in worker.stdout), checkout.said()
         with temporary_settings({PREFECT_API_URL: team.prefect}), get_client(sync_client=True) as client:
             deployment = client.read_deployment_by_name("pricewright/smoke-team")
             asked = [client.create_flow_run_from_deployment(deployment.id) for _ in checkouts]
@@ -303,7 +303,7 @@ def test_a_training_goes_on_on_another_machine(team: Team, checkouts: list[Check
     first = lost.start("finetune", *MOVED, STAND_STILL_AFTER=f"keep_in_store@{lost.folder}")  # until it is killed
     (run_id,) = until(lambda: trainings(experiment).keys() - before.keys(), first, lost.folder / "errors.log")
     second = other.start("finetune", *MOVED)
-    until(lambda: "is doing this already" in other.said(), second, other.folder / "errors.log")
+    until(lambda: "is already doing this" in other.said(), second, other.folder / "errors.log")
     place = f"{connect(experiment).get_run(run_id).info.artifact_uri}/{FOLDER}"
     until(lambda: any(file.endswith(COMPLETE) for file in listing(place)), first, lost.folder / "errors.log")
     os.killpg(first.pid, signal.SIGKILL)

@@ -99,7 +99,7 @@ def test_of_two_checkouts_one_works_and_the_other_waits(checkout: Callable) -> N
     assert first.wait(120)
     worker, line = said[0]
     other = next(process for process in both if process is not worker)
-    assert "is doing this already" in other.stderr.readline() and len(said) == 1
+    assert "is already doing this" in other.stderr.readline() and len(said) == 1
     go(worker)
     assert worker.stdout.readline() == "left\n"
     for listener in listeners:
