@@ -9,29 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.models.predictor import Predictions
-from tasks.scoring.comparisons import SIGNIFICANCE, compare
+from tasks.scoring.comparisons import SIGNIFICANCE, Standing, compare
 from tasks.scoring.wording import amount, escaped, figure, interval, span
 from tasks.tracking.runs import Candidate
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A candidate of a training on the validation curve; a mean of checkpoints has no step.
-
-    `difference` is to the chosen one, in dollars, with its 95% interval; `p_value` is that of the model confidence set.
-    """
+class Checkpoint(Standing):
+    """A candidate of a training on the validation curve, whose leader is the chosen one; a mean of checkpoints has no
+    step."""
 
     step: int | None
     label: str
     model_id: str
     n: int
     mae: float | None
-    mae_low: float | None = None
-    mae_high: float | None = None
-    difference: float | None = None
-    difference_low: float | None = None
-    difference_high: float | None = None
-    p_value: float | None = None
     chosen: bool = False
     train_loss: float | None = None
 

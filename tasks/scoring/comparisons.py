@@ -24,22 +24,31 @@ FLOOR = "floor"  # the kind of the best possible guess, which is no model
 CHUNK_CELLS = 2_000_000  # resamples x items held at once: 16 MB as floats, whatever the size of the problem
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What one model's answers are worth on a set of items; None where there is nothing to say, never NaN.
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How certain a mean absolute error is, and how far behind the leader's; None where there is nothing to say.
 
-    `n` items were answered; `metrics` has every entry of METRICS. `difference` is the mean error less the leader's, in
-    dollars, on the items both answered, with its 95% bootstrap interval. `p_value` is that of `confidence_set`.
+    `mae_low` to `mae_high` is the error's 95% bootstrap interval. `difference` is the mean error less the leader's, in
+    dollars, on the items both answered, with its own interval. `p_value` is that of `confidence_set`.
     """
 
-    n: int
-    metrics: Mapping[str, float | None]
     mae_low: float | None = None
     mae_high: float | None = None
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
     p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Figures(Standing):
+    """What one model's answers are worth on a set of items; None where there is nothing to say, never NaN.
+
+    `n` items were answered; `metrics` has every entry of METRICS.
+    """
+
+    n: int
+    metrics: Mapping[str, float | None]
     rank: int | None = None
 
     @property

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tasks.data.items import Item
 from tasks.models.predictor import Predictions
-from tasks.scoring.comparisons import FLOOR, Figures
+from tasks.scoring.comparisons import FLOOR, Figures, Standing
 from tasks.tracking.runs import SERVABLE, Candidate, StageRun
 from tasks.tracking.store import listing, model_address
 
@@ -25,7 +25,7 @@ MARKS = ("champion", "challenger", "best_checkpoint")  # aliases of the register
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Standing):
     """One model on the leaderboard. What has no value is None; a row without `mae` did not run, and `reason` says why.
 
     Errors are in dollars, `fit_seconds` in seconds, `predict_ms` in milliseconds an item, `size_mb` in megabytes.
@@ -44,12 +44,6 @@ class Row:
     n: int | None = None
     n_train: int | None = None
     mae: float | None = None
-    mae_low: float | None = None
-    mae_high: float | None = None
-    difference: float | None = None
-    difference_low: float | None = None
-    difference_high: float | None = None
-    p_value: float | None = None
     fit_seconds: float | None = None
     predict_ms: float | None = None
     size_mb: float | None = None
