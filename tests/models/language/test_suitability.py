@@ -122,7 +122,7 @@ def test_a_model_without_a_kernel_of_torch_s_attention_takes_the_eager_one(
     """That is said, and items priced together, of other lengths, are priced as alone."""
     path = base(tmp_path / "model", gptj)
     check(path)
-    assert "it is trained and asked with eager attention" in capsys.readouterr().err
+    assert "training and prediction use eager attention" in capsys.readouterr().err
     words = [f"finetune.base={path}", "finetune.quantization=null", "finetune.dtype=float32", "finetune.answer.prune=0"]
     model = LanguageModel.of(ModelSpec.of(load("conf/smoke.yaml", [*words, "finetune.device=cpu"]).finetune))
     assert model.model.config._attn_implementation == "eager"
