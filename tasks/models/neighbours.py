@@ -37,12 +37,10 @@ class NeighbourIndex:
         Without `queries`, those of the n rows themselves, of which none is its own neighbour, nor is any of its group
         [n]; if too few others are left, some of the group come last, as similar as nothing.
         """
-        if queries is None and groups is not None:
-            return self._outside(groups, count)
+        if groups is None:
+            groups = np.arange(self.rows.shape[0])
         if isinstance(self.rows, np.ndarray) or self.rows.shape[0] <= self.exact:
-            index = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(self.rows)
-            distances, places = index.kneighbors(queries)
-            return 1 - distances, places
+            return self._among_all(queries, count, groups)
         asked = self.rows if queries is None else queries
         rows = normalize(self.rows)
         rare = np.bincount(self.rows.indices, minlength=self.rows.shape[1]) <= self.common
@@ -51,14 +49,21 @@ class NeighbourIndex:
         for start in range(0, asked.shape[0], CHUNK):
             some = normalize(asked[start : start + CHUNK])
             own = start + np.arange(some.shape[0]) if queries is None else None
-            found.append(self._ranked(rows, columns, some, some[:, rare], own, count))
+            found.append(self._ranked(rows, columns, some, some[:, rare], own, count, groups))
         similarities, places = zip(*found, strict=True)
         return np.concatenate(similarities), np.concatenate(places)
 
-    def _outside(self, groups: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest of all rows outside their groups: so many more are looked up as the largest group has."""
-        more = min(count + int(np.bincount(groups).max()) - 1, MOST_ALIKE, len(groups) - 1)
-        similarities, places = self.nearest(None, max(count, more))
+    def _among_all(
+        self, queries: csr_matrix | np.ndarray | None, count: int, groups: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # So many more are looked up as the largest group has: all of them may be nearer than any other row.
+        most = int(np.bincount(groups).max()) - 1 if queries is None else 0
+        looked_up = max(count, min(count + most, MOST_ALIKE, len(groups) - 1))
+        index = NearestNeighbors(n_neighbors=looked_up, metric="cosine", algorithm="brute").fit(self.rows)
+        distances, places = index.kneighbors(queries)
+        similarities = 1 - distances
+        if not most:
+            return similarities, places
         own = groups[places] == groups[:, None]
         order = np.argsort(own, axis=1, kind="stable")[:, :count]
         similarities, places, own = (np.take_along_axis(one, order, axis=1) for one in (similarities, places, own))
@@ -72,20 +77,25 @@ class NeighbourIndex:
         rare: csr_matrix,
         own: np.ndarray | None,
         count: int,
+        groups: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         shared = (rare @ columns).tocsr()
         similarities, places = np.empty((asked.shape[0], count)), np.empty((asked.shape[0], count), dtype=np.int64)
         for row in range(asked.shape[0]):
             span = slice(shared.indptr[row], shared.indptr[row + 1])
             met, score = shared.indices[span], shared.data[span]
-            if own is not None:
-                met, score = met[met != own[row]], score[met != own[row]]
+            group = -1 if own is None else groups[own[row]]
+            other = groups[met] != group
+            met, score = met[other], score[other]
             if len(met) > CANDIDATES:
                 met = met[np.argpartition(-score, CANDIDATES)[:CANDIDATES]]
             if len(met) < count:  # it has hardly a rare term: all rows are candidates
-                met = np.arange(rows.shape[0]) if own is None else np.delete(np.arange(rows.shape[0]), own[row])
+                met = np.flatnonzero(groups != group)
+            if own is not None and len(met) < count:  # nearly all are of its group
+                met = np.delete(np.arange(rows.shape[0]), own[row])
             met = np.sort(met)
             exact = (rows[met] @ asked[row].T).toarray()[:, 0]
+            exact[groups[met] == group] = 0
             best = np.argsort(-exact, kind="stable")[:count]
             similarities[row], places[row] = exact[best], met[best]
         return similarities, places

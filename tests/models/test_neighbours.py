@@ -29,6 +29,17 @@ def test_no_row_is_its_own_neighbour_and_others_find_it(rows: csr_matrix, exact:
     assert (itself[:, 0] == np.arange(50)).all() and np.allclose(found, 1)
 
 
+@pytest.mark.parametrize("exact", [1_000, 0])
+@pytest.mark.parametrize("many", [3, 150])
+def test_rows_of_its_group_are_no_neighbours(rows: csr_matrix, exact: int, many: int) -> None:
+    """By both ways, also where a group has more rows than are candidates; who has none but its group finds nothing."""
+    groups = np.arange(600) // many
+    similarity, places = NeighbourIndex(rows, exact=exact, common=100).nearest(None, 5, groups)
+    assert (groups[places] != groups[:, None]).all() and (similarity[:, 0] > 0).all()
+    similarity, places = NeighbourIndex(rows[:4], exact=exact, common=100).nearest(None, 3, np.zeros(4, dtype=int))
+    assert (similarity == 0).all() and places.shape == (4, 3)
+
+
 def test_leaving_out_common_terms_finds_nearly_all(rows: csr_matrix) -> None:
     """The similarities of what it finds are those of all terms; few of the true neighbours are missed."""
     true_similarity, true = NeighbourIndex(rows).nearest(None, 8)
