@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow.compute as pc
 import torch
@@ -168,10 +168,17 @@ def _lengths(examples: ArrowDataset) -> list[int]:
 
 
 class Watch(TrainerCallback):
-    """Shows progress and logs the loss."""
+    """Shows progress and logs the loss; within it, for a training that fails has no end of which upstream tells."""
 
     def __init__(self, run: StageRun) -> None:
         self.run, self.progress = run, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.progress is not None:
+            self.progress.__exit__(*raised)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress = Progress("fine-tuning", state.max_steps, "steps", done=state.global_step)
@@ -185,9 +192,6 @@ class Watch(TrainerCallback):
         if "loss" in logs:
             metrics = {"train_loss": logs["loss"], "learning_rate": logs.get("learning_rate")}
             self.run.log_metrics(metrics, step=state.global_step)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.__exit__(None)
 
 
 class Postpone(TrainerCallback):
@@ -269,11 +273,14 @@ def train(run: StageRun | None, plan: TrainingPlan) -> None:
         resume = last_whole_checkpoint(Path(plan.arguments.output_dir))
     if resume is not None:
         trainer.add_callback(_KeepOnResume(keep))
-    if run:
-        trainer.add_callback(Watch(run))  # after what may end the training before its first step
-        if plan.conf.checkpoints_in == "store":
-            trainer.copy = partial(keep_in_store, run)
-    with interruption.postponed(), contextlib.suppress(_EnoughError), attending(trainer.model, plan.settings.attention):
+    with contextlib.ExitStack() as around:
+        if run:
+            trainer.add_callback(around.enter_context(Watch(run)))  # after what may end it before its first step
+            if plan.conf.checkpoints_in == "store":
+                trainer.copy = partial(keep_in_store, run)
+        around.enter_context(interruption.postponed())
+        around.enter_context(contextlib.suppress(_EnoughError))
+        around.enter_context(attending(trainer.model, plan.settings.attention))
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if candidates is None:
         return

@@ -26,6 +26,7 @@ from tasks.errors import UserError
 from tasks.models.language.base_model import TINY, load_tokenizer
 from tasks.models.language.prompts import render
 from tasks.paths import PROJECT
+from tasks.progress import Progress
 from tasks.tracking.runs import STEP, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
@@ -288,7 +289,8 @@ def test_labels_that_are_not_the_price_are_refused() -> None:
 def test_a_loss_that_is_no_number_stops_the_training_at_its_step(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message names the step and the items of the batch, and nothing of that step is kept."""
+    """The message names the step and the items of the batch, nothing of that step is kept, and no line of progress goes
+    on."""
     from tasks.training.trainer import PriceTrainer
 
     plain, seen = PriceTrainer.compute_loss, []
@@ -315,6 +317,7 @@ def test_a_loss_that_is_no_number_stops_the_training_at_its_step(
         next(tuple(row[: len(ids)]) for ids in prompts if row[: len(ids)] == ids) for row in seen[2]
     }
     assert saved(work_of(experiment)) == [1, 2]
+    assert "fine-tuning" not in {line.what for known in Progress._open if (line := known()) is not None}
 
 
 @pytest.mark.parametrize(
