@@ -29,8 +29,7 @@ from tasks.models.language.encoder import Encoder
 from tasks.models.language.estimators import median
 from tasks.models.language.model import LanguageModel, ModelSpec, untuned
 from tasks.models.language.opinions import Opinions
-from tasks.models.language.price_distribution import batches, evaluating
-from tasks.models.language.price_head import PriceHead, last_states
+from tasks.models.language.price_head import PriceHead
 from tasks.models.terms import words
 
 OPINIONS = ("network", "boosting")
@@ -50,17 +49,8 @@ def embedded(items: Sequence[Item]) -> np.ndarray:
 
 def states_of_base(conf: Finetune, items: Sequence[Item]) -> np.ndarray:
     """The base model's last state after each prompt."""
-    language, found = LanguageModel.of(ModelSpec.of(untuned(conf))), {}
-    prompts = language.prompts(items)
-    with evaluating(language.model), torch.inference_mode():
-        for rows in batches(np.array([len(ids) for ids in prompts]), 0, 4096, 1):
-            batch = language.tokenizer.pad(
-                {"input_ids": [prompts[row] for row in rows]}, padding_side="right", return_tensors="pt"
-            )
-            mask = batch["attention_mask"]
-            states = last_states(language.model, batch["input_ids"], mask, mask.sum(dim=1) - 1)
-            found |= dict(zip(rows, states.float().numpy(), strict=True))
-    return np.stack([found[row] for row in range(len(prompts))])
+    language = LanguageModel.of(ModelSpec.of(untuned(conf)))
+    return language.states(language.prompts(items)).cpu().numpy()
 
 
 def answers(states: tuple[np.ndarray, np.ndarray], told: tuple[np.ndarray, np.ndarray], prices: np.ndarray,

@@ -302,8 +302,9 @@ def make_trainer(
     set_seed(plan.experiment.seed)
     by_head = plan.conf.answer.by == "head"
     told = language.spec.told(plan.items, plan.conf.prompt) if by_head else None
-    lesson = HeadLesson.of(plan, language, told) if told is not None else None
-    examples = {"prompt": language.texts(plan.items, told), "completion": answers, ROW: range(len(answers))}
+    texts = language.texts(plan.items, told)
+    lesson = HeadLesson.of(plan, language, told, texts) if told is not None else None
+    examples = {"prompt": texts, "completion": answers, ROW: range(len(answers))}
     trainer = PriceTrainer(
         model=language.model,
         args=plan.arguments,

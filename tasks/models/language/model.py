@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +26,7 @@ from tasks.models.predictor import Distribution, Predictions
 from tasks.progress import Progress
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.models.language.opinions import Opinions
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 GREEDY = "greedy"
 COMPARABLES, OPINIONS = "comparables.skops", "opinions"
+READ = 1000  # distributions that a head computes at once
 MIN_FIT = 16  # fewer items than this say nothing about a temperature
 
 
@@ -251,6 +253,25 @@ class LanguageModel:
         """The token ids of each item's prompt."""
         return self.tokenizer(self.texts(items, told))["input_ids"] if items else []
 
+    def states(self, prompts: Sequence[list[int]], advance: Callable[[int], None] = lambda _: None) -> torch.Tensor:
+        """The hidden states [n, hidden] from which the first token after each of the prompts [n] is written; `advance`
+        is told how many more are done."""
+        import torch
+
+        from tasks.models.language.price_head import last_states
+
+        lengths, weight = np.array([len(ids) for ids in prompts], dtype=int), self.model.get_input_embeddings().weight
+        found = torch.zeros((len(prompts), weight.shape[1]), device=weight.device)
+        with evaluating(self.model), torch.inference_mode():
+            for rows in batches(lengths, 0, self.spec.answer.batch_tokens, 1):
+                batch = self.tokenizer.pad(
+                    {"input_ids": [prompts[row] for row in rows]}, padding_side="right", return_tensors="pt"
+                ).to(weight.device)
+                last = batch["attention_mask"].sum(dim=1) - 1
+                found[rows] = last_states(self.model, batch["input_ids"], batch["attention_mask"], last).float()
+                advance(len(rows))
+        return found
+
     def generate(self, items: Sequence[Item], what: str | None = None) -> list[str]:
         """The most probable continuation of each prompt, token by token, as long as the longest price is."""
         import torch
@@ -352,22 +373,15 @@ class LanguageModel:
     def _read_head(self, items: Sequence[Item], progress: Progress) -> np.ndarray:
         import torch
 
-        from tasks.models.language.price_head import last_states
-
         assert self.head is not None, "a spec that answers by a head belongs to a model that was loaded with one"
         known = self.spec.told(items, self.spec.prompt)
-        prompts, told = self.prompts(items, known), torch.from_numpy(self.numbers(known, len(items))).float()
-        lengths = np.array([len(ids) for ids in prompts], dtype=int)
-        device, found = self.model.get_input_embeddings().weight.device, np.zeros((len(items), len(self.prices)))
-        with evaluating(self.model), torch.inference_mode():
-            for rows in batches(lengths, 0, self.spec.answer.batch_tokens, 1):
-                batch = self.tokenizer.pad(
-                    {"input_ids": [prompts[row] for row in rows]}, padding_side="right", return_tensors="pt"
-                ).to(device)
-                last = batch["attention_mask"].sum(dim=1) - 1
-                states = last_states(self.model, batch["input_ids"], batch["attention_mask"], last)
-                found[rows] = self.head.read(states, told[rows].to(device), self.prices)
-                progress.advance(len(rows))
+        states = self.states(self.prompts(items, known), progress.advance)
+        told = torch.from_numpy(self.numbers(known, len(items))).float().to(states.device)
+        found = np.zeros((len(items), len(self.prices)))
+        with torch.inference_mode():
+            for start in range(0, len(items), READ):
+                rows = slice(start, start + READ)
+                found[rows] = self.head.read(states[rows], told[rows], self.prices)
         return found
 
     def _what(self) -> str:

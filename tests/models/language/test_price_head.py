@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from tasks.config.experiment import Prompt
 from tasks.models.language.estimators import median, quantile
-from tasks.models.language.price_head import PriceHead, mean_head
+from tasks.models.language.price_head import FILE, PriceHead, mean_head
 
 PROMPT, GRID = Prompt(), np.arange(1000.0)
 TRUTH = np.geomspace(2, 800, 200)
@@ -47,10 +48,13 @@ def test_its_distribution_is_whole_and_of_the_prices_that_the_text_can_answer() 
 
 
 def test_it_learns_what_the_state_adds_to_what_it_is_told() -> None:
-    """Prices that are twice as high as told where the state says so: the answers follow, and so does the loss."""
+    """Prices that are twice as high as told where the state says so: the answers follow, and so does the loss. What all
+    states have in common, and it is most of them, is no hindrance."""
     torch.manual_seed(0)
-    states, head = torch.randn(200, 16), begun()
-    prices = torch.tensor(TRUTH, dtype=torch.float32) * torch.where(states[:, 3] > 0, 2.0, 1.0)
+    common, head = 10 * torch.randn(16), begun()
+    states = common + torch.randn(200, 16)
+    head.standardize(common + torch.randn(100, 16))
+    prices = torch.tensor(TRUTH, dtype=torch.float32) * torch.where((states - common)[:, 3] > 0, 2.0, 1.0)
     told, optimizer = torch.tensor(TOLD, dtype=torch.float32), torch.optim.Adam(head.parameters(), lr=0.03)
     first = head.loss(states, told, prices).mean().item()
     for _ in range(150):
@@ -62,8 +66,19 @@ def test_it_learns_what_the_state_adds_to_what_it_is_told() -> None:
     answers = median(read(head, TOLD, states.numpy()), GRID)
     inner = (TRUTH > 5) & (TRUTH < 400)
     ratios = np.log(answers / TRUTH)[inner]
-    twice = states[:, 3].numpy()[inner] > 0
+    twice = (states - common)[:, 3].numpy()[inner] > 0
     assert abs(np.median(ratios[twice]) - np.log(2)) < 0.15 and abs(np.median(ratios[~twice])) < 0.15
+
+
+def test_states_that_are_all_alike_say_nothing() -> None:
+    """A head that has seen no difference between prompts begins as any, and its loss is a number."""
+    head, states = begun(), torch.full((200, 16), 3.0)
+    states[:, 0] = 50.0
+    head.standardize(states)
+    np.testing.assert_array_equal(read(head, TOLD, states.numpy()), read(begun(), TOLD))
+    loss = head.loss(states, *(torch.tensor(part, dtype=torch.float32) for part in (TOLD, TRUTH))).mean()
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(one.grad).all() for one in head.parameters())
 
 
 def test_a_loss_is_a_number_whatever_the_price_is() -> None:
@@ -77,6 +92,7 @@ def test_saved_and_averaged_heads_answer_as_they_should(tmp_path: Path) -> None:
     """A saved one as before; the mean of one with itself as that one."""
     torch.manual_seed(1)
     head = begun()
+    head.standardize(torch.randn(50, 16))
     with torch.no_grad():
         for parameter in head.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -87,3 +103,14 @@ def test_saved_and_averaged_heads_answer_as_they_should(tmp_path: Path) -> None:
     mean_head([tmp_path / "one", tmp_path / "two"], tmp_path / "mean")
     np.testing.assert_array_equal(read(PriceHead.load(tmp_path / "one"), TOLD), read(head, TOLD))
     np.testing.assert_allclose(read(PriceHead.load(tmp_path / "mean"), TOLD), read(head, TOLD), atol=1e-6)
+
+
+def test_a_head_of_a_version_that_took_states_as_they_are_answers_as_it_did(tmp_path: Path) -> None:
+    """Its file says nothing of their mean and deviation."""
+    torch.manual_seed(2)
+    head = begun()
+    torch.nn.init.normal_(head.state.weight)
+    head.save(tmp_path)
+    tensors = load_file(tmp_path / FILE)
+    save_file({name: tensor for name, tensor in tensors.items() if name not in ("center", "scale")}, tmp_path / FILE)
+    np.testing.assert_array_equal(read(PriceHead.load(tmp_path), TOLD), read(head, TOLD))
