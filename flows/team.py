@@ -143,13 +143,11 @@ class Team:
         self._start("store", words, lambda: answers(self.environment["AWS_ENDPOINT_URL"], but=403))
 
     def start_mlflow(self) -> None:
-        """The MLflow server, which hands artifacts through, large ones in parts that go to the store directly."""
+        """The MLflow server, which hands artifacts through."""
         words = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(self.ports["mlflow"])]
         words += ["--workers", "2", "--artifacts-destination", f"s3://{BUCKET}/mlflow"]
         settings = {
             "MLFLOW_BACKEND_STORE_URI": self.database("mlflow"),  # not among the words, which everybody sees
-            "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",
-            "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import certifi
@@ -15,13 +15,21 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flows.cli.main import environment
+from tasks import digests
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.data.items import Item
+from tasks.paths import cache_folder
 from tests.smoke import SMOKE, Finished, command, own_conf
 
-# Before anything imports Prefect: it reads its settings once. Nothing of the user's is read or written.
+# Before anything imports Prefect: it reads its settings once. Nothing of the user's is written.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the cache of the process that starts them
+    cache = Path(tempfile.mkdtemp(prefix="cache-"))
+    for model in cache_folder().glob("*/complete.json"):  # converted once, in half a minute
+        (cache / model.parent.name).symlink_to(model.parent)
+    os.environ["PRICEWRIGHT_CACHE"] = str(cache)
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Workers of the suite share the cores: more threads would only wait for each other, a fifth of all processor time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -73,6 +81,13 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
         return [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifacts={folder}/artifacts"]
 
     return overrides
+
+
+@pytest.fixture
+def changing_code() -> Iterator[Callable[[], None]]:
+    """Says that code has changed, whose digests a process remembers; none of these is remembered afterwards."""
+    yield digests.code_digest.cache_clear
+    digests.code_digest.cache_clear()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from tasks.finetuning import untold
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changing_code: Callable[[], None]) -> Path:  # noqa: ARG001
     """A project of two modules: a stage and what it imports."""
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "stage.py").write_text("from tasks import shared\n\ndef work():\n    return shared.x\n")
@@ -55,7 +56,6 @@ def test_code_counts_but_comments_docstrings_and_layout_do_not(project: Path) ->
     assert changed != before
     stage.write_text("from tasks import shared\n\ndef work():\n    return shared.x + 1\n")
     assert now() not in (before, changed)
-    code_digest.cache_clear()
 
 
 def test_a_stage_depends_on_the_code_it_runs_and_not_on_other_rungs() -> None:

@@ -13,7 +13,7 @@ from tasks.errors import UserError
 from tasks.locks import LockedError, is_free, locked
 from tasks.models.language import hardware
 from tasks.paths import PROJECT
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 HOLDER = """
 import sys
@@ -43,19 +43,20 @@ def test_a_lock_has_one_holder_and_is_free_when_that_is_killed(tmp_path: Path, c
             raise AssertionError("two have it")
         with locked(tmp_path / "another.lock", wait=False):
             pass
-        got = threading.Event()
+        got, heard = threading.Event(), []
 
         def wait() -> None:
             with locked(file, notice="Waiting for a GPU."):
                 got.set()
 
-        waiting = threading.Thread(target=wait)
+        waiting = threading.Thread(target=wait, daemon=True)
         waiting.start()
-        assert not got.wait(0.3)
+        until(lambda: heard.append(capsys.readouterr().err) or "Waiting" in "".join(heard))
+        assert not got.is_set()
         holder.kill()
         assert got.wait(PATIENCE)
         waiting.join()
-    assert f"Waiting for a GPU. (process {holder.pid})" in capsys.readouterr().err
+    assert f"Waiting for a GPU. (process {holder.pid})" in "".join(heard)
     assert is_free(file)
 
 

@@ -26,6 +26,8 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(progress, "_renew", lambda *_: None)
     monkeypatch.setattr(progress, "outlook", Outlook())
+    for others in ("watchers", "_open"):  # of what else was done in this process
+        monkeypatch.setattr(Progress, others, [])
     return now
 
 

@@ -38,6 +38,8 @@ def connect(experiment: Experiment) -> MlflowClient:
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # no model of ours needs it
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for scripts
+    for way in ("DOWNLOAD", "UPLOAD"):  # by itself MLflow sends us to the store of its server, which we may not reach
+        os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)

@@ -34,8 +34,9 @@ def test_prefect_shows_the_leaderboard(finished: Finished) -> None:
     assert len(json.loads(artifact["data"])) == len(rows)
 
 
-def test_what_takes_long_has_a_progress_artifact() -> None:
+def test_what_takes_long_has_a_progress_artifact(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a flow that is watched, a piece of work is shown with its share done, up to all of it."""
+    monkeypatch.setattr(Progress, "watchers", [])  # those of this flow alone
     from prefect import flow
 
     from flows.artifacts import watch_progress
@@ -60,6 +61,7 @@ def test_a_dashboard_that_is_gone_is_not_asked_at_every_step(monkeypatch: pytest
 
     monkeypatch.setattr(artifacts, "EVERY", 0)
     monkeypatch.setattr(artifacts, "_silent_until", 0.0)
+    monkeypatch.setattr(artifacts, "PATIENCE", 10_000)  # times what asking costs, in which it is not asked
     with socket.create_server(("127.0.0.1", 0)) as server:
         asked = []
 
@@ -68,7 +70,7 @@ def test_a_dashboard_that_is_gone_is_not_asked_at_every_step(monkeypatch: pytest
                 while True:
                     connection, _ = server.accept()
                     asked.append(connection)
-                    time.sleep(0.2)  # what asking costs
+                    time.sleep(0.01)  # what asking costs
                     connection.close()
 
         threading.Thread(target=refuse, daemon=True).start()

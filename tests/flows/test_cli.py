@@ -90,16 +90,18 @@ def test_a_full_disk_is_said_however_deep_it_hides(
     assert main(["curate", "-c", SMOKE, *at(tmp_path)]) == 0
 
 
-def test_doctor_says_what_is_there(capsys: pytest.CaptureFixture) -> None:
+def test_doctor_says_what_is_there(
+    capsys: pytest.CaptureFixture, at: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
     """Machine, device, base model and tracking, one line each."""
-    assert main(["doctor", "-c", SMOKE]) == 0
+    assert main(["doctor", "-c", SMOKE, *at(tmp_path)]) == 0
     output = capsys.readouterr().out
     for word in ("machine", "device", "tiny-random", "tracking", "reached"):
         assert word in output
 
 
 def test_doctor_does_not_work_out_twice_what_training_takes(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, at: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
     """It takes torch, transformers and seconds; another conf is worked out anew."""
     from tasks.training.memory import TrainingCost
@@ -108,7 +110,7 @@ def test_doctor_does_not_work_out_twice_what_training_takes(
         raise AssertionError("it was worked out")
 
     def said(*overrides: str) -> str:
-        assert main(["doctor", "-c", SMOKE, *overrides]) == 0
+        assert main(["doctor", "-c", SMOKE, *at(tmp_path), *overrides]) == 0
         lines = capsys.readouterr().out.splitlines()
         return next(line for line in lines if line.startswith("training  ") and "steps" in line)
 

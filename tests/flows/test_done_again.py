@@ -13,6 +13,7 @@ import pytest
 from tasks import digests
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
+from tasks.models.predictor import Predictor
 from tasks.paths import PROJECT
 from tests.smoke import SMOKE, Finished, command
 
@@ -93,17 +94,20 @@ def test_a_change_of_conf_undoes_what_depends_on_it_and_nothing_else(
     ],
 )
 def test_a_change_of_code_undoes_what_runs_it_and_nothing_else(
-    finished: Finished, module: str, still_done: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished,
+    module: str,
+    still_done: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changing_code: Callable[[], None],
 ) -> None:
     """Each stage depends on the modules it runs, and on the stages before it."""
     shutil.copytree(PROJECT / "tasks", tmp_path / "tasks")
     with (tmp_path / "tasks" / f"{module}.py").open("a") as code:
         code.write("\nNEW = 1\n")
-    digests.code_digest.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(digests, "PROJECT", tmp_path)
-        assert still(finished.experiment) == still_done
-    digests.code_digest.cache_clear()
+    changing_code()
+    monkeypatch.setattr(digests, "PROJECT", tmp_path)
+    assert still(finished.experiment) == still_done
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +175,20 @@ def test_a_renamed_file_is_called_by_its_new_name_everywhere(from_file: tuple[Pa
     assert (origin := Origin.read(champion.tags)) is not None and origin.dataset == "goods"
 
 
-def test_an_untuned_model_is_not_asked_again_for_other_statistics(finished: Finished) -> None:
+def test_an_untuned_model_is_not_asked_again_for_other_statistics(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A new evaluation of the same models takes the predictions they made: no model is loaded for it."""
+
+    def loaded(folder: Path) -> Predictor:
+        raise AssertionError(f"{folder} was loaded")
 
     def models(*words: str) -> dict[str, str]:
         rows = json.loads(finished.command("leaderboard", "--json", *words)[1])
         return {row["model"]: row["model_id"] for row in rows if row["status"] == "ran" and row["kind"] != "floor"}
 
     before = models()
-    assert finished.command("evaluate", "evaluate.resamples=300")[0] == 0
+    monkeypatch.setattr("tasks.evaluation.load_predictor", loaded)
+    status, said = finished.command("evaluate", "evaluate.resamples=300")
+    assert status == 0, said
     assert models("evaluate.resamples=300") == before

@@ -86,12 +86,15 @@ def server(conf: str) -> Iterator[str]:
     limits = ["--max-body", "5000", "--max-texts", "3", "--max-characters", "100"]
     words = [sys.executable, "-m", "flows.cli", "serve", "-c", conf, "--port", str(port), *limits]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    address = process.stdout.readline().split()[-1]
-    assert address == f"http://127.0.0.1:{port}/invocations"
-    until(lambda: answers(address.replace("invocations", "ping")), process)
-    yield address
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE) == 0
+    try:
+        address = process.stdout.readline().strip().rpartition(" ")[-1]
+        assert address == f"http://127.0.0.1:{port}/invocations"
+        until(lambda: answers(address.replace("invocations", "ping")), process)
+        yield address
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
 
 
 def ask(address: str, body: bytes | Iterator[bytes], content_type: str | None = "application/json") -> tuple[int, str]:

@@ -97,9 +97,9 @@ class Checkout:
     """A copy of the project in a folder and with a user's cache of its own, as on another machine."""
 
     def __init__(self, folder: Path, team: Team) -> None:
-        self.folder, self.team = folder, team
+        self.folder, self.team, self.started = folder, team, 0
         for name in ("flows", "tasks", "conf"):
-            shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(PROJECT / name, folder / name)  # with what is compiled of it
         shutil.copy(PROJECT / "prefect.yaml", folder)
         own = {"PYTHONPATH": str(folder), "PRICEWRIGHT_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
         # Whose heartbeat is late on a busy machine is not dead; whose process is gone is, at once.
@@ -114,19 +114,25 @@ class Checkout:
 
     def python(self, module: str, *words: str, **environment: str) -> subprocess.Popen:
         """A module of Python in this checkout."""
+        self.started += 1
         return subprocess.Popen(
             [sys.executable, "-m", module, *words],
             cwd=self.folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
-            stderr=(self.folder / "errors.log").open("w"),
+            stderr=self.log.open("w"),
             text=True,
             start_new_session=True,
         )
 
+    @property
+    def log(self) -> Path:
+        """Where the command that was started last says what it says on standard error."""
+        return self.folder / f"errors-{self.started}.log"
+
     def said(self) -> str:
         """What the last command said on standard error."""
-        return (self.folder / "errors.log").read_text()
+        return self.log.read_text()
 
     def output(self, process: subprocess.Popen) -> str:
         """The standard output of a command that ends well."""
@@ -199,7 +205,7 @@ def test_a_worker_in_each_checkout_does_what_the_page_asks_for(team: Team, check
                 runs = [client.read_flow_run(run.id) for run in asked]
                 return runs if all(run.state is not None and run.state.is_final() for run in runs) else None
 
-            one, other = until(ended, workers[0], checkouts[0].folder / "errors.log")
+            one, other = until(ended, workers[0], checkouts[0].log)
         assert [run.state.name for run in (one, other)] == ["Completed"] * 2
         # Each worker does one at a time, so they were done by two.
         assert one.start_time < other.end_time and other.start_time < one.end_time
@@ -301,11 +307,11 @@ def test_a_training_goes_on_on_another_machine(team: Team, checkouts: list[Check
     here(team, "curate", *MOVED)
     before = trainings(experiment)
     first = lost.start("finetune", *MOVED, STAND_STILL_AFTER=f"keep_in_store@{lost.folder}")  # until it is killed
-    (run_id,) = until(lambda: trainings(experiment).keys() - before.keys(), first, lost.folder / "errors.log")
+    (run_id,) = until(lambda: trainings(experiment).keys() - before.keys(), first, lost.log)
     second = other.start("finetune", *MOVED)
-    until(lambda: "is already doing this" in other.said(), second, other.folder / "errors.log")
+    until(lambda: "is already doing this" in other.said(), second, other.log)
     place = f"{connect(experiment).get_run(run_id).info.artifact_uri}/{FOLDER}"
-    until(lambda: any(file.endswith(COMPLETE) for file in listing(place)), first, lost.folder / "errors.log")
+    until(lambda: any(file.endswith(COMPLETE) for file in listing(place)), first, lost.log)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     assert trainings(experiment)[run_id] == "RUNNING"

@@ -236,11 +236,13 @@ def test_what_no_retry_can_mend_stops_at_once(endpoint: Endpoint, status: int, b
 
 
 def test_an_endpoint_that_is_down_is_given_up(endpoint: Endpoint) -> None:
-    """Ten failures in a row are enough; nothing was charged, since nothing was sent."""
+    """Ten failures in a row are enough, beside those under way; nothing was charged where nothing was sent."""
+    items = [Item(str(number), f"Pan {number}", "") for number in range(100)]
+    endpoint.behave = lambda handler, _asked, _attempt: handler.connection.close()
+    assert ask(endpoint, items=items, retries=0).status == "failed" and len(endpoint.requests) < 30
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-    items = [Item(str(number), f"Pan {number}", "") for number in range(100)]
     inquiry = Inquiry(model(endpoint, base_url=url, retries=0, input_price=1, output_price=1), items)
     budget = Budget(1.0)
     row = inquiry.ask(budget)
@@ -312,12 +314,12 @@ def test_calls_that_wait_for_money_wait_for_each_other_to_settle() -> None:
     """A call starts as soon as another turned out cheaper than it might have been, and never if none can."""
     budget = Budget(1.0)
     budget.hold(0.8)
-    waiting = threading.Thread(target=budget.hold, args=(0.8,))
+    waiting = threading.Thread(target=budget.hold, args=(0.8,), daemon=True)
     waiting.start()
     waiting.join(0.2)
     assert waiting.is_alive()
     budget.settle(0.8, 0.1)
-    waiting.join(10)
+    waiting.join(PATIENCE)
     assert not waiting.is_alive()
     with pytest.raises(BudgetError):
         budget.extend(0.2)

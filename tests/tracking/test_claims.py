@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from mlflow.entities import Run
 
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
@@ -23,6 +23,7 @@ from tasks.tracking.claims import CLAIM, HEARTBEAT, NOBODY, OWNER, Claim, alive,
 from tasks.tracking.runs import DIGEST, STAGE
 from tasks.tracking.stages import alone, stage
 from tasks.tracking.store import connect, experiment_id
+from tests.waiting import PATIENCE
 
 WORKER = """
 import sys
@@ -50,12 +51,12 @@ def checkout(tmp_path: Path, overrides: list[str]) -> Callable[..., subprocess.P
     """Starts a process of a checkout of its own, with locks of its own, on the store that all of them share."""
     started = []
 
-    def start(name: str, dead: float = 60) -> subprocess.Popen:
+    def start(name: str, dead: float = PATIENCE) -> subprocess.Popen:
         folder = tmp_path / name
         if not folder.exists():
             folder.mkdir()
             for part in ("tasks", "conf"):
-                shutil.copytree(PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(PROJECT / part, folder / part)  # with what is compiled of it
         process = subprocess.Popen(
             [sys.executable, "-c", WORKER, str(dead), *overrides],
             cwd=folder,
@@ -96,14 +97,14 @@ def test_of_two_checkouts_one_works_and_the_other_waits(checkout: Callable) -> N
     listeners = [threading.Thread(target=listen, args=(process,), daemon=True) for process in both]
     for listener in listeners:
         listener.start()
-    assert first.wait(120)
+    assert first.wait(PATIENCE)
     worker, line = said[0]
     other = next(process for process in both if process is not worker)
     assert "is already doing this" in other.stderr.readline() and len(said) == 1
     go(worker)
     assert worker.stdout.readline() == "left\n"
     for listener in listeners:
-        listener.join(120)
+        listener.join(PATIENCE)
     assert line.startswith("working ") and said[1] == (other, line.replace("working", "done"))
 
 
@@ -113,7 +114,7 @@ def test_what_another_checkout_left_when_it_was_killed_is_taken_over(checkout: C
     go(killed)
     line = killed.stdout.readline()
     killed.kill()
-    killed.wait(30)
+    killed.wait(PATIENCE)
     go(heir)
     assert heir.stdout.readline() == line
 
@@ -130,7 +131,7 @@ def test_a_process_that_stands_still_loses_its_run_and_leaves_when_it_wakes(chec
     go(heir)
     assert heir.stdout.readline() == line
     asleep.send_signal(signal.SIGCONT)
-    _, said = asleep.communicate(timeout=60)
+    _, said = asleep.communicate(timeout=PATIENCE)
     assert asleep.returncode != 0 and "Another process has taken over the run" in said
     go(heir)
     assert heir.stdout.readline() == "left\n"
@@ -138,21 +139,19 @@ def test_a_process_that_stands_still_loses_its_run_and_leaves_when_it_wakes(chec
 
 def test_a_heartbeat_is_watched_and_no_time_is_read(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of another machine is alive while its heartbeat changes, and dead once it does not for long enough."""
-    monkeypatch.setattr(claims, "POLL", 0.02)
-    monkeypatch.setattr(claims, "DEAD", 1.0)
-    client, where = connect(experiment), experiment_id(experiment)
+    client, where, now = connect(experiment), experiment_id(experiment), [0.0]
     tags = {STAGE: "curate", DIGEST: "d1", OWNER: ELSEWHERE, HEARTBEAT: "7"}
     run_id = client.create_run(where, tags=tags).info.run_id
-    answer: list[Run | None] = []
-    watcher = threading.Thread(target=lambda: answer.append(await_owner(client, run_id)))
-    watcher.start()
-    end = time.monotonic() + 3  # three times as long as it takes to count as dead
-    while time.monotonic() < end:
-        client.set_tag(run_id, HEARTBEAT, str(time.monotonic()))
-        time.sleep(0.1)
-    assert not answer
-    watcher.join(60)
-    assert [run and run.info.run_id for run in answer] == [run_id]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if now[0] < 3 * claims.DEAD:  # three times as long as it takes to count as dead
+            client.set_tag(run_id, HEARTBEAT, str(now[0]))
+
+    monkeypatch.setattr(claims, "POLL", claims.DEAD / 10)
+    monkeypatch.setattr(claims, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    found = await_owner(client, run_id)
+    assert found is not None and found.info.run_id == run_id and now[0] > 3.5 * claims.DEAD
     client.set_terminated(run_id, "FINISHED")
     assert await_owner(client, run_id) is None
 

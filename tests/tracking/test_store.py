@@ -26,7 +26,15 @@ from tasks.scoring.predictions import recall, score
 from tasks.scoring.rows import row_of
 from tasks.tracking.runs import STAGE, Mode
 from tasks.tracking.stages import stage
-from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect, experiment_id, fetch, listing
+from tasks.tracking.store import (
+    LAYOUT,
+    LAYOUT_TAG,
+    _say_that_it_is_tried_again,
+    connect,
+    experiment_id,
+    fetch,
+    listing,
+)
 from tests.endpoint import KEY, completion, send, serving
 from tests.waiting import answers, free_port, stop, until
 
@@ -110,6 +118,23 @@ def test_another_machine_reads_what_the_server_has(
     assert "still the challenger" in command("promote", "-c", SMOKE, *overrides)
     folder = command("export", str(tmp_path / "taken"), "-c", SMOKE, *overrides).splitlines()[-1]
     assert "mean absolute error" in (Path(folder) / "README.md").read_text()
+
+
+def test_only_the_server_has_to_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the store behind it, to which a server that has one would send its clients."""
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    ways = ("upload", "download")
+    for way in ways:
+        monkeypatch.delenv(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way.upper()}", raising=False)
+    able = {f"multipart_{way}s_enabled": True for way in ways}
+    monkeypatch.setattr(MlflowArtifactsRepository, "_fetch_server_capabilities", lambda _: able)
+    repository = MlflowArtifactsRepository("mlflow-artifacts:/1", "http://127.0.0.1:1")
+    asked = [getattr(repository, f"_is_multipart_{way}_enabled") for way in ways]
+    assert [ask() for ask in asked] == [True, True]
+    with contextlib.suppress(UserError):
+        connect(load(SMOKE, ["tracking.uri=http://127.0.0.1:1"]))
+    assert [ask() for ask in asked] == [False, False]
 
 
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_original_is_made_again(overrides: list[str]) -> None:
@@ -256,6 +281,7 @@ def test_a_server_that_is_not_there_is_one_message(
     """With what to do, and without the password; so is a variable that is not set."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 2)  # by itself it tries for two minutes
+    _say_that_it_is_tried_again.cache_clear()  # a process says it once
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
     assert main(["leaderboard", "-c", SMOKE, f"tracking.uri={uri}"]) == 2

@@ -186,7 +186,11 @@ def test_the_weights_depend_on_what_makes_them(override: str, same: bool) -> Non
     ids=["alone", "patient", "told of comparables", "told opinions"],
 )
 def test_the_weights_depend_on_the_code_that_makes_them(
-    overrides: list[str], kept: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str],
+    kept: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changing_code: Callable[[], None],
 ) -> None:
     """A metric or a baseline never does; what answers does where patience listens to it, what finds comparables where
     a prompt holds them."""
@@ -199,8 +203,7 @@ def test_the_weights_depend_on_the_code_that_makes_them(
         file = tmp_path / "tasks" / f"{module}.py"
         whole = file.read_text()
         file.write_text(f"{whole}\nNEW = 1\n")
-        digests.code_digest.cache_clear()
+        changing_code()
         same |= {module} if weights_digest(experiment, DATASET) == before else set()
         file.write_text(whole)
-    digests.code_digest.cache_clear()
     assert same == kept

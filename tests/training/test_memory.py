@@ -80,15 +80,17 @@ def test_only_what_says_so_is_out_of_memory() -> None:
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_the_doctor_says_what_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_says_what_training_takes(
+    monkeypatch: pytest.MonkeyPatch, at: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
     """Memory and time of the conf, what is free, and what to change where that is too little."""
-    conf = load("conf/smoke.yaml", ["finetune.sft.optim=paged_adamw_32bit"])
+    conf = load("conf/smoke.yaml", [*at(tmp_path), "finetune.sft.optim=paged_adamw_32bit"])
     said = examine(conf)
     assert "training  32 items in 4 steps: about " in said and " are free." in said and "TOO LITTLE" not in said
     assert "training  paged_adamw_32bit needs CUDA" in said
     monkeypatch.setattr("flows.cli.doctor.free_memory", lambda _: 1)
     assert "TOO LITTLE: change finetune.answer.batch_tokens" in examine(conf)
-    unknown = load("conf/smoke.yaml", ["finetune.base=nobody/nothing"])
+    unknown = load("conf/smoke.yaml", [*at(tmp_path), "finetune.base=nobody/nothing"])
     assert "training  unknown until nobody/nothing is fetched" in examine(unknown)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -317,6 +318,7 @@ def test_a_loss_that_is_no_number_stops_the_training_at_its_step(
         next(tuple(row[: len(ids)]) for ids in prompts if row[: len(ids)] == ids) for row in seen[2]
     }
     assert saved(work_of(experiment)) == [1, 2]
+    shutil.rmtree(work_of(experiment))
     assert "fine-tuning" not in {line.what for known in Progress._open if (line := known()) is not None}
 
 

@@ -22,17 +22,6 @@ DIGITS, NUMBERS = (
 )  # one token for every digit (SmolLM2, Qwen), or for every number up to 999 (Llama 3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads that wait for one another cost more than these small matrices do, above all on a busy machine."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @functools.cache
 def tokenizer_of(number: str, merged: str = "", largest: int = 999):
     """A tokenizer of single characters and of `merged`, whose numbers are split as the expression `number` says."""
