@@ -19,6 +19,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Data, Experiment
+from tasks.config.section import shown
 from tasks.data.cleaning import EMPTIED, NO_PRICE, STILL_STATED, Tally, clean_items, clean_shard, fields_of, write_items
 from tasks.data.files.delimited import REJECTED
 from tasks.data.files.shards import Shard, pack, unpack
@@ -85,7 +86,7 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
 @task(name="curate", cache_policy=NO_CACHE)
 def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run: StageRun) -> None:
     """Read, clean, split, and keep the splits with their card."""
-    run.log_params({"seed": seed, "data": data.model_dump(mode="json")})
+    run.log_params({"seed": seed, "data": shown(data.model_dump(mode="json"))})
     with tempfile.TemporaryDirectory(prefix="pricewright-") as temporary:
         work = Path(temporary)
         data, tally = clean(source, data, seed, tokenizer, work)

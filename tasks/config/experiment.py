@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tasks.config.schedule import Schedule
-from tasks.config.section import FROM_ENVIRONMENT, Count, Options, Section, Share
+from tasks.config.section import FROM_ENVIRONMENT, Count, Options, Place, Section, Share
 
 AMAZON = (
     *("Automotive", "Electronics", "Office_Products", "Tools_and_Home_Improvement", "Cell_Phones_and_Accessories"),
@@ -26,8 +26,8 @@ class Data(Section):
     source: str = Field("sample", description="a name in tasks.data.sources.SOURCES")
     name: str | None = Field(None, description="how the dataset is called in MLflow; the source's name by default")
     rows: Count = Field(3000, description="size of the generated catalogue (source: sample)")
-    path: str | None = Field(None, description="a file, folder or glob (source: files)")
-    test_path: str | None = Field(None, description="a fixed test set: cleaned, but never dropped, merged or moved")
+    path: Place | None = Field(None, description="a file, folder or glob (source: files)")
+    test_path: Place | None = Field(None, description="a fixed test set: cleaned, but never dropped, merged or moved")
     repo: str | None = Field(None, description="a dataset of the Hugging Face hub (source: hub)")
     files: str = Field("*", description="which of its files, as a glob of their paths (source: hub)")
     revision: str | None = Field(
@@ -269,8 +269,8 @@ class Evaluate(Section):
     blend_items: int = Field(128, ge=0, description="validation items that the blend of all models is fitted on")
     resamples: Annotated[int, Field(ge=100)] = Field(10_000, description="bootstrap resamples")
     machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
-    human: str | None = Field(None, description="a sheet of `pricewright human`, filled in")
-    recorded: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+    human: Place | None = Field(None, description="a sheet of `pricewright human`, filled in")
+    recorded: Annotated[list[Place], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)] = Field(
         default_factory=list, description="CSV files of other people's guesses: id, model, guess"
     )
     api: list[Api] = Field(list(FRONTIER), description="models behind an API")
@@ -299,7 +299,7 @@ class Tracking(Section):
     uri: str | None = Field(
         None, description="a tracking server or a database; $NAME in it is taken from the environment"
     )
-    artifacts: str | None = Field(None, description="a folder or the address of a store, for a new experiment")
+    artifacts: Place | None = Field(None, description="a folder or the address of a store, for a new experiment")
     experiment: str = Field("pricewright", min_length=1)
 
     @field_validator("uri")

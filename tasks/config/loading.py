@@ -216,7 +216,8 @@ def _explain(error: ValidationError, name: str) -> str:
         else:
             message = problem["msg"].removeprefix("Value error, ")
             # A section is too long to repeat, and somebody may have put the key itself where its name belongs.
-            shown = not isinstance(problem["input"], dict) and not key.endswith(("key_env", "uri", "base_url"))
+            held = isinstance(problem["input"], dict) or re.search(":.*@", str(problem["input"]))
+            shown = not held and not key.endswith(("key_env", "uri", "base_url"))
             got = f"got {problem['input']!r}. " if shown else ""
             lines.append(f"{key}: {got}{message}." if key != "(the whole)" else message)
     return f"{name} with its overrides is not a valid experiment:\n  " + "\n  ".join(lines)

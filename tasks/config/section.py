@@ -25,7 +25,26 @@ def _without_keys(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def _without_password(address: str) -> str:
+    if re.search(r"://[^:/@]*:[^@/]*@", address):
+        raise ValueError(
+            "Expected an address without a password, as a conf is logged and shown. Give the store's library "
+            "its keys in the environment"
+        )
+    return address
+
+
 Options = Annotated[dict[str, Any], AfterValidator(_without_keys)]  # they go straight to a library
+Place = Annotated[str, AfterValidator(_without_password)]  # a path or an address
+
+
+def shown(tree: Any) -> Any:
+    """A conf as it may be kept and shown: addresses of the web without their query, which may be a signature."""
+    if isinstance(tree, dict):
+        return {name: shown(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [shown(value) for value in tree]
+    return re.sub(r"(?i)^(https?://[^?]*)\?.*", r"\1", tree) if isinstance(tree, str) else tree
 
 
 class Section(BaseModel):

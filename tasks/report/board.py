@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from tasks.config.experiment import Experiment
+from tasks.config.section import shown
 from tasks.data.splits import read_split
 from tasks.digests import digest
 from tasks.errors import UserError
@@ -83,7 +84,7 @@ def _answers(run: StageRun, ids: list[str]) -> tuple[dict[str, list], dict[str, 
 
 def settings(experiment: Experiment) -> dict[str, Any]:
     """The conf with every default, but for where and when: what the figures depend on."""
-    return experiment.model_dump(mode="json", exclude={"tracking", "schedule", "gc"})
+    return shown(experiment.model_dump(mode="json", exclude={"tracking", "schedule", "gc"}))
 
 
 def provenance(experiment: Experiment) -> dict[str, str]:

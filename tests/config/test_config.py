@@ -8,6 +8,7 @@ import pytest
 
 from tasks.config.experiment import Experiment
 from tasks.config.loading import anchored, load
+from tasks.config.section import shown
 from tasks.errors import UserError
 from tasks.paths import PROJECT
 
@@ -154,3 +155,10 @@ def test_overrides_for_another_folder_have_absolute_paths(tmp_path: Path, monkey
     monkeypatch.chdir("/")
     assert load("conf/smoke.yaml", there) == here
     assert there[0] == typed[0] and there[3] == typed[3]
+
+
+def test_the_query_of_an_address_is_not_shown() -> None:
+    """It may be a signature, in a list of addresses too; what else stands in a conf is shown as it is."""
+    conf = {"data": {"path": "https://shop.example/goods.csv?X-Amz-Signature=0a1b", "rows": 3}, "recorded": ["a?b"]}
+    assert shown(conf) == {"data": {"path": "https://shop.example/goods.csv", "rows": 3}, "recorded": ["a?b"]}
+    assert shown({"recorded": ["HTTP://shop.example/a.csv?sig=1"]}) == {"recorded": ["HTTP://shop.example/a.csv"]}
