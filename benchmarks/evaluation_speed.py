@@ -32,7 +32,7 @@ from tasks.config.loading import load
 from tasks.data.catalogue import generate
 from tasks.data.items import from_row
 from tasks.models.language.estimators import median
-from tasks.models.language.model import LanguageModel, ModelSpec
+from tasks.models.language.model import LanguageModel, ModelSpec, untuned
 from tasks.models.language.price_distribution import price_distribution
 from tasks.models.language.prompts import parse
 
@@ -112,8 +112,11 @@ def main() -> None:
     truth = np.array([item.price for item in items])
     if arguments.predictor:
         language = LanguageModel.load(arguments.predictor)
+        if language.head is not None:
+            parser.error(f"{arguments.predictor} answers by a head: one forward pass, and no text to measure.")
     else:
-        language = LanguageModel.of(ModelSpec.of(load(arguments.conf, arguments.overrides).finetune, items))
+        conf = untuned(load(arguments.conf, arguments.overrides).finetune)  # which answers in text
+        language = LanguageModel.of(ModelSpec.of(conf, items))
     prompts = language.prompts(items)
     answers: dict[str, np.ndarray] = {}
     distributions: dict[float, np.ndarray] = {}

@@ -68,7 +68,7 @@ def main(overrides: list[str]) -> None:
         scored = {"base": experiment.finetune.score_items, "finetuned": 0}
         for name in scored:
             kept = {metric.key for metric in client.get_logged_model(rows[name]["model_id"]).metrics}
-            scored[name] += experiment.evaluate.blend_items if "apart_mae" in kept else 0
+            scored[name] += experiment.evaluate.blend_items if "validation_blend_mae" in kept else 0
         language = stage_seconds["finetune"] + sum(
             rows[name]["predict_ms"] * (rows[name]["n"] + extra) / 1000 for name, extra in scored.items()
         )
