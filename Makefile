@@ -1,10 +1,11 @@
 # Everything a stranger needs: `make run` and `make test`. Both can be repeated.
 PYTHON ?= python3
-LOCK ?= requirements.lock
+INSTALLED := $(shell cat .venv/ready 2>/dev/null)
+LOCK ?= $(or $(INSTALLED),requirements.lock)
 BIN := .venv/bin
 CONF ?= conf/laptop.yaml
 
-.PHONY: setup run test ui team lint bench lock audit
+.PHONY: setup run test ui team lint bench lock audit another
 .DEFAULT_GOAL := help
 
 help:
@@ -21,7 +22,11 @@ setup: .venv/ready ## the environment: .venv, the locked packages, the project, 
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true  # pip would do it too, but by one core alone
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m tasks.models.language.base_model smollm2-135m
-	@touch $@
+	@echo $(LOCK) > $@
+
+ifneq ($(LOCK),$(INSTALLED))
+.venv/ready: another
+endif
 
 run: setup ## the whole pipeline on conf/laptop.yaml (CONF=... for another), ending with the leaderboard
 	$(BIN)/pricewright run -c $(CONF)

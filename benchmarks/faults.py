@@ -253,7 +253,7 @@ def prefect_gone(copy: Copy, good: list[dict], *, back: bool = False) -> list[st
 
 
 def damaged(pattern: str, stage: str, command: str) -> Callable[[Copy, list[dict]], list[str]]:
-    """Bytes of a file changed; the stage that made it is done again, and no other of `spared`."""
+    """Bytes of a file changed; the stage that made it is done again."""
 
     def fault(copy: Copy, good: list[dict]) -> list[str]:
         copy.run("run")
@@ -263,7 +263,7 @@ def damaged(pattern: str, stage: str, command: str) -> Callable[[Copy, list[dict
         alone = f"`{command}` exits {status}" + (f": {said}" if status else "")
         after = went_on(copy, good)
         again = [name for name in STAGES[:4] if len(copy.runs(name)) > before[name]]
-        verdict = "" if stage in again or stage == "" else "NOT FOUND; "
+        verdict = "" if stage in again else "NOT FOUND; "
         return [f"{verdict}{alone}", f"{after}; done again: {', '.join(again) or 'nothing'}"]
 
     return fault

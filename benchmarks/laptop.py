@@ -3,8 +3,9 @@
     python -m benchmarks.laptop [key=value ...]
 
 Runs `pricewright run` twice in an empty store and prints a table for docs/benchmarks.md: time in all and outside the
-language model, peak memory of the process, time and stages done again of the second run, and whether the chosen
-checkpoint beats the base model and the constant median on test, and is not worse than ridge, each by one paired test.
+language model, peak memory of the process and its children, time and stages done again of the second run, and whether
+the chosen checkpoint beats the base model and the constant median on test, and is not worse than ridge, each by one
+paired test.
 """
 
 from __future__ import annotations

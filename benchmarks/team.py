@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import OVERRIDES, Copy, free_port, went_on
+from benchmarks.faults import OVERRIDES, Copy, free_port, same, went_on
 from flows.team import BUCKET, GRPC, HOST, PORTS, Team, weed_binary
 from tasks.config.loading import load
 from tasks.tracking.runs import STAGE
@@ -235,14 +235,10 @@ def in_each_stage(without: Callable[[Team], contextlib.AbstractContextManager]) 
                     time.sleep(DOWN)
                 met.append(stage)
         _, errors = process.communicate()
-        said = errors.strip().splitlines()[-1] if process.returncode else ended(copy, good)
+        said = errors.strip().splitlines()[-1] if process.returncode else same(copy, good)
         return [f"gone in {', '.join(met)}; exit {process.returncode}: {said}", went_on(copy, good)]
 
     return fault
-
-
-def ended(copy: TeamCopy, good: list[dict]) -> str:
-    return "the same figures" if copy.board() == good else "OTHER FIGURES"
 
 
 def refused(*words: str, **environment: str) -> Fault:

@@ -96,6 +96,22 @@ def experiment(tmp_path: Path, at: Callable[[Path], list[str]]) -> Experiment:
     return load(SMOKE, at(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def without_prefect() -> Iterator[None]:
+    """The stages' tasks as the functions they are: a task's run asks a server of Prefect, which takes longer than most
+    of them and is of no interest to tests of what the stages do. Shards are handed out by Prefect all the same."""
+    from prefect import Task
+
+    from tasks import baselines, curation, evaluation, finetuning, promotion
+
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in (curation, baselines, finetuning, evaluation, promotion):
+            for name, value in list(vars(stage).items()):
+                if isinstance(value, Task) and not name.startswith("clean"):
+                    patch.setattr(stage, name, value.fn)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, at: Callable[[Path], list[str]]) -> Finished:
     """A pipeline that was run once for all the tests of a worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,7 @@ def test_nothing_outgrows_its_room() -> None:
     assert large == []
 
 
+@functools.cache
 def defined(module: str) -> set[str] | None:
     """The names of a module of this project, its submodules among them; None for a module that is not ours."""
     place = PROJECT.joinpath(*module.split("."))

@@ -49,7 +49,7 @@ class Task:
     data: Path | None  # the folder of the data sets; None: the generated catalogue
     store: Path  # of MLflow
     dry: bool = False  # on the CPU, with a tiny model and few of everything
-    overrides: tuple[str, ...] = ()  # `key=value` for the phase `quality`
+    overrides: tuple[str, ...] = ()  # `key=value` for the phases `ways` and `quality`
     opinions: Path | None = None  # what classic models say of the products, asked beforehand
 
     def items(self, count: int) -> list[Item]:

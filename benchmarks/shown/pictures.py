@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.faults import free_port
 from benchmarks.shown.recording import CAST, record, write
 from benchmarks.shown.recording import page as as_page
 from tasks.config.loading import DEFAULT_CONF, load
@@ -164,13 +164,6 @@ def keep(browser: Browser, name: str) -> None:
         picture = Image.open(browser.picture(Path(folder) / "picture.png")).convert("RGB")
         picture.quantize(64, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
     print(f"{IMAGES / name}.png, {(IMAGES / f'{name}.png').stat().st_size // 1000} kB")
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 KINDS = {

@@ -10,6 +10,7 @@ benchmarks.shown.pictures makes a picture of the end of it.
 from __future__ import annotations
 
 import argparse
+import codecs
 import html
 import json
 import os
@@ -57,7 +58,7 @@ def played(words: Sequence[str], folder: Path) -> Iterator[Event]:
     streams = {"stdin": subprocess.DEVNULL, "stdout": theirs, "stderr": theirs}
     process = subprocess.Popen(command, cwd=folder, env=environment, **streams)
     os.close(theirs)
-    start = time.monotonic()
+    start, decoder = time.monotonic(), codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         try:
             written = os.read(ours, 65536)
@@ -65,7 +66,7 @@ def played(words: Sequence[str], folder: Path) -> Iterator[Event]:
             break
         if not written:
             break
-        yield time.monotonic() - start, written.decode(errors="replace")
+        yield time.monotonic() - start, decoder.decode(written)  # a letter may be cut in two
     os.close(ours)
     if process.wait():
         sys.exit(f"{shlex.join(words)} ended with {process.returncode}")

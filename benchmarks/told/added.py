@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.finetune_quality import CONF, NOTHING, difference, error_of, options
+from benchmarks.finetune_quality import CONF, NOTHING, difference, error_of, heading, options
 from benchmarks.told.stacked import chosen
 from tasks.config.experiment import Finetune
 from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.items import Item
 from tasks.data.splits import read_split, sample
+from tasks.digests import code_digest, digest
 from tasks.models import terms
 from tasks.models.language.encoder import Encoder
 from tasks.models.language.estimators import median
@@ -90,11 +91,13 @@ def main(store: Path, count: int) -> None:
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
     some = sample(train, 2 * count, experiment.seed)[count:]  # an adapter learns from those before
     both = [*some, *validation]
-    said = kept(store / f"opinions-{count}.npy", lambda: Opinions.of(OPINIONS, train, experiment.seed).ask(both))
+    key = digest([dataset.digest, conf.model_dump(mode="json"), code_digest("tasks.models.language.model"), count])
+    said = kept(store / f"opinions-{key}.npy", lambda: Opinions.of(OPINIONS, train, experiment.seed).ask(both))
     prices, truth = (np.array([item.price for item in items]) for items in (some, validation))
     told = np.log1p(said[:count]), np.log1p(said[count:])
     first = np.expm1(told[1].mean(axis=1))
-    print(f"{count:,} training items, {len(truth):,} validation items; the opinions of {' and '.join(OPINIONS)}\n")
+    heading(f"STORE {count}", "told.added")
+    print(f"{len(truth):,} validation items; the opinions of {' and '.join(OPINIONS)}\n")
     print("| states | rate | error | 95% interval | difference to the opinions' mean |\n|---|---|---|---|---|")
     print(f"| the opinions' mean | | {error_of(truth, first)} | |")
     ways = {
@@ -104,7 +107,7 @@ def main(store: Path, count: int) -> None:
         "tuned": functools.partial(states_of, lambda: chosen(alone, dataset)),
     }
     for name, way in ways.items():
-        states = kept(store / f"states-{name}-{count}.npy", functools.partial(way, both))
+        states = kept(store / f"states-{name}-{key}.npy", functools.partial(way, both))
         for rate in RATES:
             price = answers((states[:count], states[count:]), told, prices, conf, rate)
             print(f"| {name} | {rate:g} | {error_of(truth, price)} | {difference(truth, price, first)} |", flush=True)

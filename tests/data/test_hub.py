@@ -19,6 +19,8 @@ from tasks.data.sources import AMAZON
 from tasks.data.splits import SPLITS, read_split
 from tasks.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("without_prefect")
+
 ONE, TWO = "a" * 40, "b" * 40
 
 

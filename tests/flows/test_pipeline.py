@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,25 +145,6 @@ def test_the_figures_can_be_recomputed_from_the_predictions_kept(finished: Finis
         mine = frame[frame["model"] == row["model"]]
         assert len(mine) == row["n"]
         np.testing.assert_allclose(np.abs(mine["truth"] - mine["price"]).mean(), row["mae"])
-
-
-def test_the_champion_prices_a_text_in_a_new_process(finished: Finished) -> None:
-    """Loaded by its alias with nothing but MLflow, from another folder, it gives the price the command line gives."""
-    code = (
-        "import mlflow, json; champion = mlflow.pyfunc.load_model('models:/pricewright-sample@champion');"
-        "print(json.dumps(champion.predict(['Steel kettle, pack of 2']).to_dict('records')))"
-    )
-    uri = finished.overrides[0].partition("=")[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, "MLFLOW_TRACKING_URI": uri},
-        cwd=finished.folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (row,) = json.loads(done.stdout.splitlines()[-1])
-    assert 0 < row["low"] <= row["price"] <= row["high"]
 
 
 def test_stages_that_are_switched_off_leave_rows_with_the_reason(finished: Finished) -> None:

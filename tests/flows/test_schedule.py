@@ -40,7 +40,7 @@ class Site:
         self.port, self.still = free_port(), folder / "still"
         (folder / "sitecustomize.py").write_text(STANDING_STILL, encoding="utf-8")
         self.address = f"http://127.0.0.1:{self.port}/api"
-        soon = {"SCHEDULER_LOOP_SECONDS": "1", "SCHEDULER_RECENT_DEPLOYMENTS_INTERVAL": "1"}
+        soon = {"SCHEDULER_LOOP_SECONDS": "1", "SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1"}
         self.environment = {
             **os.environ,
             "PREFECT_HOME": str(folder / "prefect"),
@@ -129,7 +129,7 @@ def scheduled(site: Site) -> Scheduled:
     from prefect.client.schemas.schedules import IntervalSchedule
 
     deployment = site.client.read_deployment_by_name("pricewright/smoke")
-    often = IntervalSchedule(interval=timedelta(seconds=4))
+    often = IntervalSchedule(interval=timedelta(seconds=2))
     (added,) = site.client.create_deployment_schedules(deployment.id, [(often, True)])
 
     def due(state: str) -> list[Any]:

@@ -16,6 +16,8 @@ from tasks.scoring.record import Record, open_run
 from tasks.scoring.rows import row_of
 from tasks.tracking.stages import stage
 
+pytestmark = pytest.mark.usefixtures("without_prefect")
+
 
 def test_the_last_measurement_counts_and_that_on_these_items_before_any_other(experiment: Experiment) -> None:
     """A model that several datasets share, or that was asked again, keeps every figure that was logged."""

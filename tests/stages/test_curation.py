@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,8 @@ from tasks.data.catalogue import generate
 from tasks.data.files import shards
 from tasks.data.splits import SPLITS, Dataset, read_split
 from tasks.errors import UserError
-from tasks.paths import PROJECT
+
+pytestmark = pytest.mark.usefixtures("without_prefect")
 
 
 def rows(count: int) -> list[dict]:
@@ -275,7 +276,9 @@ def test_many_rejected_rows_are_said(curated: Callable, capsys: pytest.CaptureFi
     assert "6% of the rows were rejected" in message and "8 no price" in message and "card.html" in message
 
 
-def test_what_a_user_must_know_reaches_the_terminal(tmp_path: Path, at: Callable) -> None:
+def test_what_a_user_must_know_reaches_the_terminal(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without --debug, on standard error, in a console that knows ASCII alone, and with the decimal mark as documented:
     many rejected rows, ids of several texts, near duplicates in the training items, and an exact price in a text."""
     raw = [{**row, "price": f"{row['price']:.2f}".replace(".", ",")} for row in texts(120)]
@@ -285,21 +288,17 @@ def test_what_a_user_must_know_reaches_the_terminal(tmp_path: Path, at: Callable
     file = tmp_path / "shop.jsonl"
     file.write_text("\n".join(map(json.dumps, raw)), encoding="utf-8")
     options = ["data.source=files", f"data.path={file}", "data.decimal=,", "data.price_max=9999"]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "curate", "-c", "conf/smoke.yaml", *at(tmp_path), *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        cwd=PROJECT,
-    )
-    assert done.returncode == 0, done.stderr
+    console = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(console, "ascii", write_through=True))
+    assert main(["curate", "-c", "conf/smoke.yaml", *at(tmp_path), *options]) == 0
+    whole = console.getvalue().decode("ascii")
     for said in (
         "14% of the rows were rejected.",
         "123 items share their id with another text (such as 00",
         "training items are near duplicates of validation or test items",
         "1 items still hold their exact price",
     ):
-        assert said in done.stderr, done.stderr
+        assert said in whole, whole
 
 
 def test_what_leaves_is_guarded() -> None:

@@ -22,7 +22,7 @@ from tasks.data.items import Item
 from tasks.data.splits import Part
 from tasks.errors import ModelGoneError, UserError
 from tasks.evaluation import evaluate
-from tasks.promotion import MIN_UNSEEN, Champion, Duel, promote, spent_alpha
+from tasks.promotion import MIN_UNSEEN, Champion, Duel, spent_alpha
 from tasks.report.board import read_leaderboard
 from tasks.report.headline import headline
 from tasks.report.standings import read_standings
@@ -34,6 +34,7 @@ from tasks.tracking.registry import CHAMPION, version_of
 from tasks.tracking.runs import MODEL_ID, Candidate, candidate
 from tasks.tracking.store import connect, local_path
 
+pytestmark = pytest.mark.usefixtures("without_prefect")
 QUICK = ["finetune.enabled=false", "evaluate.api=[]", "evaluate.resamples=200", "data.source=files", "data.near=null"]
 
 
@@ -48,7 +49,7 @@ def night(tmp_path: Path, at: Callable) -> Callable[..., tuple[Experiment, Champ
         experiment = load("conf/smoke.yaml", words)
         dataset = curate(experiment)
         scores = evaluate(experiment, dataset, fit_baselines(experiment, dataset))
-        return experiment, promote(experiment, scores.run_id)
+        return experiment, promotion.promote(experiment, scores.run_id)
 
     return run
 

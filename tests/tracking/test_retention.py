@@ -27,6 +27,8 @@ from tasks.tracking.runs import MADE_FROM, MODEL, STAGE, Candidate
 from tasks.tracking.stages import stage
 from tasks.tracking.store import connect, experiment_id, local_path
 
+pytestmark = pytest.mark.usefixtures("without_prefect")
+
 SMOKE = "conf/smoke.yaml"
 SMALL = ["data.rows=240", "evaluate.api=[]", "evaluate.resamples=200", "finetune.checkpoints=2"]
 SMALL += ["finetune.train_items=16", "finetune.score_items=8", "finetune.quantization=null"]

@@ -28,6 +28,8 @@ from tasks.tracking.runs import CHOSEN, Candidate, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.candidates import Candidates, mean_adapter
 
+pytestmark = pytest.mark.usefixtures("without_prefect")
+
 # Eight checkpoints whose answers differ: the mean of a tiny model's distribution moves, its median hardly.
 VARIED = ["finetune.sft.num_train_epochs=4", "finetune.checkpoints=8", "finetune.answer.estimate=mean"]
 VARIED += ["finetune.sft.learning_rate=0.05", "baselines.models=[constant]"]

@@ -25,6 +25,8 @@ from tasks.tracking.runs import TRAINED_IN, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.candidates import Candidates
 
+pytestmark = pytest.mark.usefixtures("without_prefect")
+
 SMOKE = "conf/smoke.yaml"
 STEPS = [1, 2, 3, 4]
 

@@ -21,6 +21,8 @@ from tasks.models.language.prompts import check_prices
 from tasks.training import memory
 from tasks.training.memory import TrainingCost, check_context, estimate, out_of_memory, steps_and_epochs
 
+pytestmark = pytest.mark.usefixtures("without_prefect")
+
 GPU = Hardware("cuda", bf16=True)
 
 

@@ -33,6 +33,8 @@ from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.checkpoints import Interruption, finish_checkpoint, last_whole_checkpoint
 from tests.waiting import PATIENCE
 
+pytestmark = pytest.mark.usefixtures("without_prefect")
+
 # Twelve steps, four checkpoints, and dropout, so that the random state matters.
 LONGER = ["finetune.sft.num_train_epochs=3", "finetune.lora.lora_dropout=0.2", "finetune.train_items=32"]
 STEPS = [3, 6, 9, 12]
