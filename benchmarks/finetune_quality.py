@@ -61,7 +61,7 @@ CONF = "conf/files.yaml"
 BLEND = "blend of the classic models"
 TOLD, LEVEL = "the opinions' mean", "the opinions' mean, at the level of the fine-tuned model"
 CLASSIC = ("tfidf_ridge", "network")
-NOTHING = ["finetune.prompt.opinions=[]"]
+NOTHING = ["finetune.prompt.opinions=[]", "finetune.answer.rate=1e-3"]  # a head that is told less has more to learn
 EIGHT = [*NOTHING, "finetune.prompt.comparables=8"]
 TITLES = [*EIGHT, "finetune.prompt.titles=8"]
 ALL = [
@@ -83,7 +83,7 @@ ABLATIONS = {
     "4 similar by both, with titles": [*TITLES, "finetune.prompt.nearest=both", "finetune.prompt.comparables=4"],
     "16 similar by both, with titles": [*TITLES, "finetune.prompt.nearest=both", "finetune.prompt.comparables=16"],
     "told all of it, by both": [*ALL, "finetune.prompt.nearest=both"],
-    "a head with a rate of 1e-2": ["finetune.answer.rate=1e-2"],
+    "a head with a rate of 1e-3": ["finetune.answer.rate=1e-3"],
     "in text, told nothing": ["finetune.answer.by=text", *NOTHING],
     "in text, told 8 similar by both, with titles": [
         "finetune.answer.by=text",

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from benchmarks.finetune_quality import NOTHING
 from benchmarks.on_gpu.quality import fitting, ready, trained, without_prefect
 from benchmarks.on_gpu.results import Task
 
-NOTHING = "finetune.prompt.opinions=[]"
 WAYS = {
     "a head that is told opinions": [],
-    "a head that is told nothing": [NOTHING],
+    "a head that is told nothing": NOTHING,
     "told opinions, a rate of 3e-4": ["finetune.sft.learning_rate=3e-4"],
     "told opinions, rank 64": ["finetune.lora.r=64", "finetune.lora.lora_alpha=128"],
-    "in text, told nothing": [NOTHING, "finetune.answer.by=text"],
+    "in text, told nothing": [*NOTHING, "finetune.answer.by=text"],
 }
 
 
