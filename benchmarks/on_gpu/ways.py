@@ -24,8 +24,7 @@ WAYS = {
 def measure(task: Task) -> None:
     """Fine-tune in every way, while another process fits the classic models."""
     without_prefect()
-    ready(task)
-    with fitting(task):
+    with fitting(task, *ready(task)):
         for name, changes in list(WAYS.items())[: 2 if task.dry else None]:
             changed = replace(task, overrides=(*task.overrides, *changes))
             experiment, dataset = ready(changed)
