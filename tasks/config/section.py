@@ -26,7 +26,7 @@ def _without_keys(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_password(address: str) -> str:
-    if re.search(r"://[^:/@]*:[^@/]*@", address):
+    if re.search(r"://[^:/@]*:[^@/]*@|(?i:https?)://[^/?#@]*@", address):  # a token may stand in the user's place
         raise ValueError(
             "Expected an address without a password, as a conf is logged and shown. Give the store's library "
             "its keys in the environment"

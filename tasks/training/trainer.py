@@ -168,7 +168,7 @@ def _lengths(examples: ArrowDataset) -> list[int]:
 
 
 class Watch(TrainerCallback):
-    """Shows progress and logs the loss; within it, for a training that fails has no end of which upstream tells."""
+    """Shows progress and logs the loss. The training stands within it: of one that fails upstream tells no end."""
 
     def __init__(self, run: StageRun) -> None:
         self.run, self.progress = run, None

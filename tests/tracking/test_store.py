@@ -132,8 +132,7 @@ def test_only_the_server_has_to_be_reached(monkeypatch: pytest.MonkeyPatch) -> N
     repository = MlflowArtifactsRepository("mlflow-artifacts:/1", "http://127.0.0.1:1")
     asked = [getattr(repository, f"_is_multipart_{way}_enabled") for way in ways]
     assert [ask() for ask in asked] == [True, True]
-    with contextlib.suppress(UserError):
-        connect(load(SMOKE, ["tracking.uri=http://127.0.0.1:1"]))
+    connect(load(SMOKE, ["tracking.uri=http://127.0.0.1:1"]))
     assert [ask() for ask in asked] == [False, False]
 
 
@@ -263,6 +262,7 @@ def test_the_pages_of_a_server_are_its_own(overrides: list[str], server: str) ->
         f"data={{source: files, path: 'https://user:{PASSWORD}@host/products.csv'}}",
         f"evaluate.recorded=https://user:{PASSWORD}@host/theirs.csv",
         f"tracking.artifacts=s3://user:{PASSWORD}@bucket",
+        f"evaluate.human=https://{PASSWORD}@host/sheet.csv",
         f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, key_env: {PASSWORD}}}]",
         f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, parameters: {{extra: {{api-key: {PASSWORD}}}}}}}]",
         f"finetune.sft.hub_token={PASSWORD}",
