@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tasks.config.experiment import Prompt
+from tasks.errors import UserError
 
 FILE = "price_head.safetensors"
 SMOOTHING = 0.75  # of a bin's width: the deviation of a soft label, as HL-Gauss recommends
@@ -114,11 +115,20 @@ class PriceHead(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; a head of a version that did not standardize the states has them as they are."""
+        """Read what `save` wrote; a head of a version that did not standardize the states has them as they are.
+
+        Raises:
+            UserError: it was written by a version whose heads have more in them.
+        """
         from safetensors.torch import load_file
 
         tensors = load_file(folder / FILE)
         head = cls(tensors["state.weight"].shape[1], len(tensors["numbers"]), tensors["edges"].numpy())
+        if unknown := sorted(tensors.keys() - head.state_dict().keys()):
+            raise UserError(
+                f"The price head in {folder} was saved by another version of Pricewright: this one does not know its "
+                f"{', '.join(unknown)}. Load it with that version, or fine-tune again with this one."
+            )
         head.load_state_dict({**head.state_dict(), **tensors})
         return head
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.config.experiment import Prompt
+from tasks.errors import UserError
 from tasks.models.language.estimators import median, quantile
 from tasks.models.language.price_head import FILE, PriceHead, mean_head
 
@@ -114,3 +116,11 @@ def test_a_head_of_a_version_that_took_states_as_they_are_answers_as_it_did(tmp_
     tensors = load_file(tmp_path / FILE)
     save_file({name: tensor for name, tensor in tensors.items() if name not in ("center", "scale")}, tmp_path / FILE)
     np.testing.assert_array_equal(read(PriceHead.load(tmp_path), TOLD), read(head, TOLD))
+
+
+def test_a_head_with_more_in_it_than_this_version_knows_is_said(tmp_path: Path) -> None:
+    """And not answered by without it."""
+    begun().save(tmp_path)
+    save_file({**load_file(tmp_path / FILE), "second": torch.zeros(3)}, tmp_path / FILE)
+    with pytest.raises(UserError, match="does not know its second"):
+        PriceHead.load(tmp_path)
