@@ -42,7 +42,13 @@ PLAIN, DEFAULTS, FLOOR = "TRL, equal settings", "TRL's defaults", "products"
 WAYS = (OURS, RANDOM, BFLOAT16, PLAIN, DEFAULTS, FLOOR)
 ALONE = ("finetune.answer.by=text", "finetune.prompt.opinions=[]", "finetune.prompt.comparables=0")
 WARM = 2  # steps of each that do not count: the first ones allocate
-PRODUCTS = "aten::mm", "aten::addmm", "aten::bmm"
+PRODUCTS = "aten::mm", "aten::addmm"
+GROUPS = {
+    "scaled_dot_product": "attention",
+    "aten::bmm": "attention",  # of each head; all other products are of a whole batch
+    "aten::_softmax": "attention",
+    "dequantize": "NF4 dequantisation",
+}
 
 
 def read_items(path: str | None, count: int) -> list[Item]:
@@ -130,6 +136,8 @@ def work(way: str, experiment: Experiment, items: list[Item], steps: int) -> Non
     import torch
     from transformers import TrainerCallback
 
+    from tasks.training.trainer import attending
+
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(way, experiment, items, steps, Path(folder))
         collate, fed = trainer.data_collator, collections.deque()
@@ -162,7 +170,17 @@ def work(way: str, experiment: Experiment, items: list[Item], steps: int) -> Non
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         say(ready=True)
-        trainer.train()
+        with attending(trainer.model, attention_of(way, experiment.finetune)):
+            trainer.train()
+
+
+def attention_of(way: str, conf: Finetune) -> str:
+    """The kernel of attention that a way trains with."""
+    from tasks.models.language.hardware import Hardware, settings
+
+    if way not in (OURS, RANDOM, BFLOAT16):
+        return "sdpa"
+    return settings(Hardware.here(conf.device), None, {}, "bfloat16" if way == BFLOAT16 else conf.dtype).attention
 
 
 def await_turn() -> None:
@@ -328,6 +346,12 @@ def profile(experiment: Experiment, items: list[Item], steps: int) -> None:
     from torch.profiler import profile as profiled
 
     from benchmarks.on_gpu.timing import profile as kernels
+    from tasks.training.trainer import attending
+
+    def step(inputs: Any) -> None:
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.model, inputs)
+        loss.backward()
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(OURS, experiment, items, steps + WARM, Path(folder))
@@ -337,17 +361,17 @@ def profile(experiment: Experiment, items: list[Item], steps: int) -> None:
             return
         batches = iter(trainer.get_train_dataloader())
         trainer.model.train()
-        for _ in range(WARM):
-            trainer.compute_loss(trainer.model, next(batches)).backward()
-        with profiled(activities=[ProfilerActivity.CPU], record_shapes=True) as record:
-            for _ in range(steps):
-                trainer.compute_loss(trainer.model, next(batches)).backward()
+        with attending(trainer.model, attention_of(OURS, experiment.finetune)):
+            for _ in range(WARM):
+                step(next(batches))
+            with profiled(activities=[ProfilerActivity.CPU], record_shapes=True) as record:
+                for _ in range(steps):
+                    step(next(batches))
     rank = experiment.finetune.lora.get("r", 8)
     shares: collections.Counter[str] = collections.Counter()
     for event in record.key_averages(group_by_input_shape=True):
         sides = {side for shape in event.input_shapes[:2] for side in shape}
-        named = {"scaled_dot_product": "attention", "dequantize": "NF4 dequantisation"}
-        group = next((value for key, value in named.items() if key in event.key), "everything else")
+        group = next((value for key, value in GROUPS.items() if key in event.key), "everything else")
         if event.key in PRODUCTS:
             group = "products with adapters" if rank in sides else "products with frozen weights"
         shares[group] += event.self_cpu_time_total

@@ -102,6 +102,8 @@ def estimate(conf: Finetune, config: PreTrainedConfig, settings: Settings, longe
     kept = layers * (8 * hidden + 4 * inner) + sum(
         rank + (module.in_features if dropout else 0) for module, rank in ranks.values()
     )
+    if settings.attention == "eager":  # each head's weights over the prompt, in float32 and as they are multiplied
+        kept += layers * text.num_attention_heads * longest * (4 / compute + 1)
     checkpointing = bool(sft.get("activation_checkpointing", sft.get("gradient_checkpointing", True)))
     if settings.device == "cpu":
         kept *= 1 if checkpointing else HEAP

@@ -332,11 +332,11 @@ def make_trainer(
 
 @contextlib.contextmanager
 def attending(model: PeftModel, attention: str) -> Iterator[None]:
-    """Another kernel of attention inside, if the model has it: those that train fastest take no tree mask, with which
-    prices are scored."""
+    """Another kernel of attention inside, if the model has it: what trains fastest may not take the tree mask, with
+    which prices are scored, or not score fastest."""
     inner = model.get_base_model()
     before = inner.config._attn_implementation
-    if not (inner._supports_sdpa if attention == "sdpa" else inner._supports_flash_attn):
+    if not {"sdpa": inner._supports_sdpa, "flash_attention_2": inner._supports_flash_attn, "eager": True}[attention]:
         attention = before
     if attention != before:
         inner.set_attn_implementation(attention)

@@ -18,7 +18,7 @@ GPU = Hardware("cuda", bf16=True, flash_attention=True, liger=True)
     ("hardware", "dtype", "attention", "quantized", "sft"),
     [
         (CPU, "float32", "sdpa", True, {"bf16": False, "use_cpu": True, "dataloader_pin_memory": False}),
-        (RECENT, "bfloat16", "sdpa", True, {"bf16": True, "use_cpu": True}),
+        (RECENT, "bfloat16", "eager", True, {"bf16": True, "use_cpu": True}),
         (MPS, "float32", "sdpa", False, {"bf16": False, "use_cpu": False, "dataloader_pin_memory": False}),
         (OLD, "float32", "sdpa", True, {"bf16": False, "use_cpu": False, "optim": "paged_adamw_32bit"}),
         (GPU, "bfloat16", "flash_attention_2", True, {"bf16": True, "use_liger_kernel": True}),
