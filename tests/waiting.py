@@ -16,19 +16,22 @@ from typing import TypeVar
 PATIENCE = 1800  # seconds
 # Seconds between two looks, three times those that a look takes: one that asks a server takes processor time from it.
 BETWEEN, AT_MOST, TIMES = 0.05, 0.25, 3
-# As `sitecustomize.py` of another process: it stands still after a function of tasks.training.checkpoints has done its
-# work, for as long as there is a file. So what is to come in the middle of a training does, however fast it is.
+# As `sitecustomize.py` of another process: it stands still after a function has done its work, for as long as there is
+# a file; STAND_STILL_AFTER says `module:function@file`, several with spaces between them. So what is to come in the
+# middle of a stage does, however fast the stage is.
 STANDING_STILL = """
-import os, time
-name, _, place = os.environ.get("STAND_STILL_AFTER", "").partition("@")
-if os.path.exists(place):
-    from tasks.training import checkpoints
-    whole = getattr(checkpoints, name)
-    def then_still(*arguments):
-        whole(*arguments)
-        while os.path.exists(place):
-            time.sleep(0.05)
-    setattr(checkpoints, name, then_still)
+import functools, importlib, os, time
+def still_after(whole, place, *arguments, **named):
+    answer = whole(*arguments, **named)
+    while os.path.exists(place):
+        time.sleep(0.05)
+    return answer
+for word in os.environ.get("STAND_STILL_AFTER", "").split():
+    function, _, place = word.partition("@")
+    if os.path.exists(place):
+        module, _, name = function.partition(":")
+        module = importlib.import_module(module)
+        setattr(module, name, functools.partial(still_after, getattr(module, name), place))
 """
 Seen = TypeVar("Seen")
 

@@ -37,7 +37,7 @@ class Site:
     def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder = folder
         self.overrides = [*overrides, "baselines.models=[constant,tfidf_ridge]", f"schedule.cron={CRON}"]
-        self.port, self.still = free_port(), folder / "still"
+        self.port, self.training, self.curating = free_port(), folder / "training", folder / "curating"
         (folder / "sitecustomize.py").write_text(STANDING_STILL, encoding="utf-8")
         self.address = f"http://127.0.0.1:{self.port}/api"
         soon = {"SCHEDULER_LOOP_SECONDS": "1", "SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1"}
@@ -45,7 +45,8 @@ class Site:
             **os.environ,
             "PREFECT_HOME": str(folder / "prefect"),
             "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}",
-            "STAND_STILL_AFTER": f"finish_checkpoint@{self.still}",
+            "STAND_STILL_AFTER": f"tasks.training.checkpoints:finish_checkpoint@{self.training} "
+            f"tasks.curation:deduplicate_and_split@{self.curating}",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",  # how soon a cancelled run is told
             **{f"PREFECT_SERVER_SERVICES_{name}": value for name, value in soon.items()},
@@ -208,14 +209,14 @@ def test_a_cancelled_training_leaves_a_whole_checkpoint_that_the_next_run_goes_o
     from tasks.training.trainer import last_whole_checkpoint
 
     worker, before = site.processes["worker"], site.stages()
-    site.still.touch()
+    site.training.touch()
     run = site.run("finetune", *LONGER)
     work = PROJECT / "mlruns" / "work"
     (started,) = until(lambda: [s for s in site.stages() if s not in before], worker)
     until(lambda: list((work / started[2]).glob("checkpoint-*/complete.json")), worker)
     site.client.set_flow_run_state(run.id, Cancelling())
     until(lambda: "finished and saved first" in (site.folder / "worker.log").read_text(), worker)
-    site.still.unlink()
+    site.training.unlink()
     # Its process says first that it was made to end, then the worker why.
     until(lambda: site.client.read_flow_run(run.id).state.is_cancelled(), worker)
     assert not alive(site.client.read_flow_run(run.id))
@@ -230,10 +231,12 @@ def test_a_worker_that_is_stopped_leaves_its_run_to_the_next(site: Site, capsys:
     """Ctrl-C ends the run's process and schedules the run again; a second worker beside the first is refused."""
     assert main(["deploy", "-c", SMOKE, "--prefect-port", str(site.port)]) == 2
     assert "--no-worker" in capsys.readouterr().err
+    site.curating.touch()
     run = site.run("curate", "data.rows=299", "promote.name=later")
     started = until(lambda: (r := site.client.read_flow_run(run.id)).state.is_running() and r, site.processes["worker"])
     site.processes["worker"].send_signal(signal.SIGINT)
     assert site.processes["worker"].wait(PATIENCE) == 0
+    site.curating.unlink()
     assert not alive(started)
     assert site.client.read_flow_run(run.id).state.is_scheduled()
     assert site.start_worker() and site.ended(run).is_completed()

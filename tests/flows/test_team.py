@@ -42,6 +42,7 @@ SPARED = ("model_id", "predict_ms", "fit_seconds", "size_mb")  # not the same in
 MOVED = ["finetune.sft.num_train_epochs=2", "finetune.checkpoints=4", "finetune.sft.logging_steps=1"]
 MOVED += ["tracking.experiment=moved"]
 FIRST = 2
+KEEPING = "tasks.training.checkpoints:keep_in_store"
 # Whose environment says so cuts files into shards of some kilobytes, so that there are several.
 SMALL_SHARDS = """
 if os.environ.get("SMALL_SHARDS"):
@@ -306,7 +307,7 @@ def test_a_training_goes_on_on_another_machine(team: Team, checkouts: list[Check
     (lost, other), experiment = checkouts, checkouts[0].experiment(*MOVED)
     here(team, "curate", *MOVED)
     before = trainings(experiment)
-    first = lost.start("finetune", *MOVED, STAND_STILL_AFTER=f"keep_in_store@{lost.folder}")  # until it is killed
+    first = lost.start("finetune", *MOVED, STAND_STILL_AFTER=f"{KEEPING}@{lost.folder}")  # until it is killed
     (run_id,) = until(lambda: trainings(experiment).keys() - before.keys(), first, lost.log)
     second = other.start("finetune", *MOVED)
     until(lambda: "is already doing this" in other.said(), second, other.log)
