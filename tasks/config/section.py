@@ -44,7 +44,7 @@ def shown(tree: Any) -> Any:
         return {name: shown(value) for name, value in tree.items()}
     if isinstance(tree, list):
         return [shown(value) for value in tree]
-    return re.sub(r"(?i)^(https?://[^?]*)\?.*", r"\1", tree) if isinstance(tree, str) else tree
+    return re.sub(r"(?i)^((?:\w+::)*https?://[^?]*)\?.*", r"\1", tree) if isinstance(tree, str) else tree
 
 
 class Section(BaseModel):

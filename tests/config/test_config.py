@@ -76,6 +76,15 @@ def test_a_cron_is_taken_as_it_is_typed(cron: str) -> None:
     assert load("conf/smoke.yaml", [f"schedule.cron={cron}"]).schedule.cron == CronSchedule(cron=cron).cron == cron
 
 
+def test_options_that_need_no_quotes_for_a_shell_need_none_for_us() -> None:
+    """A comma is a comma, and another letter is refused with what was expected."""
+    assert load("conf/files.yaml", ["data.decimal=,"]).data.decimal == ","
+    assert load("conf/files.yaml", ["data.decimal=."]).data.decimal == "."
+    assert load("conf/files.yaml", ["data.path=~/goods.csv"]).data.path == str(Path("~/goods.csv").expanduser())
+    with pytest.raises(UserError, match=r"data\.decimal"):
+        load("conf/files.yaml", ["data.decimal=;"])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -162,3 +171,5 @@ def test_the_query_of_an_address_is_not_shown() -> None:
     conf = {"data": {"path": "https://shop.example/goods.csv?X-Amz-Signature=0a1b", "rows": 3}, "recorded": ["a?b"]}
     assert shown(conf) == {"data": {"path": "https://shop.example/goods.csv", "rows": 3}, "recorded": ["a?b"]}
     assert shown({"recorded": ["HTTP://shop.example/a.csv?sig=1"]}) == {"recorded": ["HTTP://shop.example/a.csv"]}
+    chained = "simplecache::https://shop.example/a.csv"
+    assert shown({"path": f"{chained}?sig=1"}) == {"path": chained}
