@@ -88,7 +88,7 @@ def settings(
 ) -> Settings:
     """The conf's `finetune.quantization`, `.sft` and `.dtype` for a machine; what the conf says stands where it can.
 
-    What has bfloat16 in hardware computes in it: a GPU, or a CPU with AVX512-BF16 or AMX, which trains 1.45 times as
+    What has bfloat16 in hardware computes in it: a GPU, or a CPU with AVX512-BF16 or AMX, which trains 1.65 times as
     fast so (docs/benchmarks.md). Apple's MPS and any other CPU, which would be up to 15 times slower, take float32.
 
     Raises:
