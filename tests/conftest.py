@@ -102,6 +102,7 @@ def without_prefect() -> Iterator[None]:
     of them and is of no interest to tests of what the stages do. Shards are handed out by Prefect all the same."""
     from prefect import Task
 
+    import flows.pipeline  # noqa: F401 (first imported while they are functions, it would keep these for other tests)
     from tasks import baselines, curation, evaluation, finetuning, promotion
 
     with pytest.MonkeyPatch.context() as patch:
