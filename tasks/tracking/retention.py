@@ -111,9 +111,9 @@ class Ledger:
         self.runs = [run for run in ours if run.info.lifecycle_stage == "active" or listing(run.info.artifact_uri)]
         versions = pages(lambda token: self.client.search_model_versions(page_token=token))
         self.versions = [version for version in versions if MODEL_ID in version.tags]
-        self.stages = {
-            run.info.run_id: run for run in self.runs if STAGE in run.data.tags and run.info.lifecycle_stage == "active"
-        }
+        # Somebody may have deleted a run in MLflow that a champion was made by: what is needed stays all the same.
+        self.known = {run.info.run_id: run for run in runs if STAGE in run.data.tags}
+        self.stages = {key: run for key, run in self.known.items() if run.info.lifecycle_stage == "active"}
         self.made_by = {model.model_id: model.source_run_id for model in self.models}
 
     def kept(self) -> dict[str, set[str]]:
@@ -143,7 +143,7 @@ class Ledger:
         for version in self.versions:
             if (version.name, str(version.version)) in held:
                 roots |= {version.tags.get("evaluation"), self.made_by.get(version.tags[MODEL_ID])}
-        return roots & self.stages.keys()
+        return roots - {None}
 
     def _best(self) -> set[str]:
         """Of each dataset, the evaluations whose best model has the least error."""
@@ -160,10 +160,12 @@ class Ledger:
         found, pending = set(), list(roots)
         while pending:
             key = pending.pop()
-            if key in found or key not in self.stages:
+            if key in found:
                 continue
             found.add(key)
-            run = self.stages[key]
+            if key not in self.known:  # deleted for good, by MLflow's own gc: its models stay
+                continue
+            run = self.known[key]
             board = self._board(run)
             models = {row["model_id"] for row in (*board.get("rows", []), *board.get("curve", []))}
             if run.info.status == "RUNNING":
@@ -180,13 +182,13 @@ class Ledger:
     def _splits(self, content: str | None, path: str) -> Iterator[str]:
         """The runs that hold splits of this content: the one that was read, and the newest of each conf and code."""
         newest: dict[str, str] = {}
-        for key, run in sorted(self.stages.items(), key=lambda item: item[1].info.start_time):
+        for key, run in sorted(self.known.items(), key=lambda item: item[1].info.start_time):
             if run.data.tags[STAGE] != "curate" or run.info.status != "FINISHED":
                 continue
             place = local_path(run.info.artifact_uri) or run.info.artifact_uri
             if path.startswith(f"{place}/"):
                 yield key
-            if any(use.dataset.digest == content for use in run.inputs.dataset_inputs):
+            if key in self.stages and any(use.dataset.digest == content for use in run.inputs.dataset_inputs):
                 newest[run.data.tags[DIGEST]] = key
         yield from newest.values()
 

@@ -124,6 +124,20 @@ def test_what_an_evaluation_reads_stays_while_it_runs(
     assert {run.id, older.id} < set().union(*kept.values()) == stages_of(experiment).keys()
 
 
+def test_what_an_alias_needs_stays_although_its_runs_were_deleted_in_mlflow(conf: list[str], tmp_path: Path) -> None:
+    """The evaluation, and the run that made the model, which stays of use; runs that nothing needs go."""
+    price = command("predict", "-c", written(conf, tmp_path), "Steel kettle", "--json")
+    experiment = load(SMOKE, [*conf[2:], "gc.keep_best=0"])
+    client = connect(experiment)
+    for run in stages(conf):
+        client.delete_run(run)
+    found = retention.plan(experiment)
+    held = {str(number) for number in client.get_registered_model(experiment.registered_model).aliases.values()}
+    assert found.runs and held and not held & {str(version.version) for version in found.versions}
+    assert command("gc", *conf, "gc.keep_best=0", "--delete")[0] == 0
+    assert command("predict", "-c", written(conf, tmp_path), "Steel kettle", "--json") == price and price[0] == 0
+
+
 def test_what_others_logged_in_the_experiment_is_theirs(conf: list[str]) -> None:
     """A nested run and a model of somebody else are neither planned nor deleted, whatever the conf says."""
     experiment = load(SMOKE, [*conf[2:], "gc.keep_days=0", "gc.keep_best=0"])
