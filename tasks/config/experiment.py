@@ -24,7 +24,7 @@ class Data(Section):
     """Where the products come from, which are kept, and how they are split."""
 
     source: str = Field("sample", description="a name in tasks.data.sources.SOURCES")
-    name: str | None = Field(None, description="how the dataset is called in MLflow; the source's name by default")
+    name: str | None = Field(None, description="how the dataset is called in MLflow; by default as its file or repo")
     rows: Count = Field(3000, description="size of the generated catalogue (source: sample)")
     path: Place | None = Field(None, description="a file, folder or glob (source: files)")
     test_path: Place | None = Field(None, description="a fixed test set: cleaned, but never dropped, merged or moved")
@@ -69,11 +69,14 @@ class Data(Section):
 
     @property
     def dataset_name(self) -> str:
-        """What the dataset is called: the conf's name for it, that of its file, or that of its source."""
-        path = self.path if self.source == "files" and self.path else ""
+        """What the dataset is called: the conf's name for it, that of its file (of the folder for a glob such as *.csv)
+        or of its repository on the hub, or that of its source."""
+        repo = (self.repo or "").replace(".", "-")  # no suffix begins at its dots
+        path = {"files": self.path or "", "hub": repo}.get(self.source, "")
         path = path.partition("?")[0] if "://" in path else path  # the query of an address may hold a signature
-        file = re.sub(r"\..*", "", Path(path).name)
-        return self.name or re.sub(r"[^\w-]+", "-", file).strip("-") or self.source
+        names = (re.sub(r"\..*", "", part) for part in reversed(Path(path).parts))
+        words = (re.sub(r"[^\w-]+", "-", name).strip("-") for name in names)
+        return self.name or next(filter(None, words), self.source)
 
     @property
     def unit(self) -> str:
@@ -342,4 +345,5 @@ class Experiment(Section):
     @property
     def registered_model(self) -> str:
         """The registered model whose champion this experiment may replace: each dataset has its own."""
-        return self.promote.name or f"pricewright-{re.sub('[^A-Za-z0-9_-]+', '-', self.data.dataset_name)}"
+        dataset = re.sub(r"[^\w-]+", "-", self.data.dataset_name)
+        return self.promote.name or f"pricewright-{dataset}"

@@ -143,12 +143,27 @@ def test_a_file_without_a_conf_that_reads_it_is_not_left_out_in_silence() -> Non
         ("/shop/goods.csv.gz", "goods"),
         ("https://shop.example/goods.csv?X-Amz-Credential=K/eu/s3&X-Amz-Signature=0a1b", "goods"),
         ("https://shop.example/export?sig=0a1b", "export"),
-        ("s3://shop/*.parquet", "files"),
+        ("s3://shop/*.parquet", "shop"),
+        ("/shop/товары 2026/**/*.csv", "товары-2026"),
     ],
 )
 def test_a_dataset_is_called_as_its_file_is(path: str, name: str) -> None:
     """The query of an address, which may hold a signature, is no part of the name."""
     assert load("conf/files.yaml", [f"data.path={path}"]).data.dataset_name == name
+
+
+def test_each_dataset_has_a_registered_model_of_its_own() -> None:
+    """Whatever its letters; a dataset of the hub is called as its repository, and the generated one as its source."""
+
+    def champions(*overrides: str) -> str:
+        return load("conf/files.yaml", overrides).registered_model
+
+    assert champions("data.path=/shop/товары.csv") == "pricewright-товары"
+    assert champions("data.path=/shop/мебель.csv") == "pricewright-мебель"
+    assert champions("data.name=../../a b") == "pricewright--a-b"
+    assert champions("data.source=hub", "data.repo=shop/goods-1.5") == "pricewright-goods-1-5"
+    assert champions("data.source=amazon", "data.repo=shop/copy") == "pricewright-amazon"
+    assert Experiment().registered_model == "pricewright-sample"
 
 
 def test_overrides_for_another_folder_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
