@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from tasks.config.experiment import Experiment
+from tasks.config.section import shown
 from tasks.errors import UserError
 from tasks.paths import PROJECT
 
@@ -166,8 +167,17 @@ def _placed(value: Any, folder: Path) -> Any:
 
 def command_of(conf: str | Path, overrides: Sequence[str] | None) -> str:
     """What makes the same leaderboard again; where it is tracked makes no difference, and is nobody else's business."""
-    pairs = [pair for pair in overrides or [] if not pair.startswith("tracking.")]
+    pairs = [_to_be_shown(pair) for pair in overrides or [] if not pair.startswith("tracking.")]
     return shlex.join(["pricewright", "run", "-c", str(conf), *pairs])
+
+
+def _to_be_shown(override: str) -> str:
+    key, _, value = override.partition("=")
+    if "://" not in value:
+        return override
+    held = read_yaml(value)
+    safe = shown(held)
+    return override if safe == held else f"{key}={safe if isinstance(safe, str) else json.dumps(safe)}"
 
 
 def is_override(word: str) -> bool:

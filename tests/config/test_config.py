@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from tasks.config.experiment import Experiment
-from tasks.config.loading import anchored, load
+from tasks.config.loading import anchored, command_of, load
 from tasks.config.section import shown
 from tasks.errors import UserError
 from tasks.paths import PROJECT
@@ -188,3 +189,15 @@ def test_the_query_of_an_address_is_not_shown() -> None:
     assert shown({"recorded": ["HTTP://shop.example/a.csv?sig=1"]}) == {"recorded": ["HTTP://shop.example/a.csv"]}
     chained = "simplecache::https://shop.example/a.csv"
     assert shown({"path": f"{chained}?sig=1"}) == {"path": chained}
+
+
+def test_the_command_of_a_report_holds_no_query_of_an_address() -> None:
+    """Neither of one that stands alone, whatever its query holds, nor of one in a list; the rest stays as typed."""
+    signed = "https://shop.example/goods.csv?expires=1,2&X-Amz-Signature=0a1b"
+    typed = [f"data.path={signed}", f'evaluate.recorded=["{signed}", a.csv]', "data.columns.title=a?b", "seed=7"]
+    typed += ["schedule.cron=* * * * *", "data.runner=tcp://host:8786", "tracking.uri=https://host"]
+    assert shlex.split(command_of("own.yaml", typed))[4:] == [
+        "data.path=https://shop.example/goods.csv",
+        'evaluate.recorded=["https://shop.example/goods.csv", "a.csv"]',
+        *typed[2:6],
+    ]
