@@ -321,11 +321,13 @@ def deduplicate_and_split(splitter: Splitter, data: Data, *, fixed: bool, tally:
 
     A split is capped before others are compared with it, so that nothing is dropped for a row that is not used.
     """
+    if fixed:
+        splitter.drop_fixed_test(tally)
     splitter.merge_duplicates(tally)
     splitter.cap_slots(data, tally)
     splitter.assign(0.0 if fixed else data.test_share, data.validation_share)
     if fixed:
-        splitter.add_fixed_test(tally)
+        splitter.add_fixed_test()
     else:
         splitter.cap("test", data.test_items, tally)
     caps: list[tuple[Split, int | None]] = [("validation", data.validation_items), ("train", data.train_items)]

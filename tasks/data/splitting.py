@@ -46,7 +46,7 @@ class Splitter:
             f"CREATE TABLE items AS SELECT {self.narrow}, NULL::VARCHAR AS split "
             f"FROM read_parquet('{folder}/items/*.parquet')"
         )
-        self.folder = folder
+        self.folder, self.fixed = folder, f"read_parquet('{folder}/fixed/*.parquet')"
 
     def __enter__(self) -> Self:
         return self
@@ -84,6 +84,11 @@ class Splitter:
         ranked = f"SELECT row, row_number() OVER (PARTITION BY {by} ORDER BY {order}) AS nth FROM items WHERE {among}"
         self.drop(f"row IN (SELECT row FROM ({ranked}) WHERE nth > {first})", reason, tally)
 
+    def drop_fixed_test(self, tally: Tally) -> None:
+        """Leave out what stands in `<folder>/fixed/`, by its text or its id: before items get ids of their own."""
+        same = f"same IN (SELECT same FROM {self.fixed}) OR id IN (SELECT id FROM {self.fixed})"
+        self.drop(same, "stands in the fixed test set", tally)
+
     def merge_duplicates(self, tally: Tally) -> None:
         """One item for each text; other texts under one id are other items, which get ids of their own."""
         self.drop_after(1, "id, digest, row", "duplicate of another row", tally, by="same")
@@ -113,12 +118,9 @@ class Splitter:
             f"WHEN split_draw < {test_share + validation_share} THEN 'validation' ELSE 'train' END"
         )
 
-    def add_fixed_test(self, tally: Tally) -> None:
-        """Put the items of `<folder>/fixed/` into the test split as they are, and drop what else stands in it."""
-        fixed = f"read_parquet('{self.folder}/fixed/*.parquet')"
-        same = f"same IN (SELECT same FROM {fixed}) OR id IN (SELECT id FROM {fixed})"
-        self.drop(same, "stands in the fixed test set", tally)
-        self.run(f"INSERT INTO items SELECT {self.narrow}, 'test' FROM {fixed}")
+    def add_fixed_test(self) -> None:
+        """Put the items of `<folder>/fixed/` into the test split as they are."""
+        self.run(f"INSERT INTO items SELECT {self.narrow}, 'test' FROM {self.fixed}")
 
     def cap(self, split: Split, most: int | None, tally: Tally) -> None:
         """At most so many items in a split, the first by hash, so that a larger cap keeps what a smaller one kept."""

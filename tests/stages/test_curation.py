@@ -85,6 +85,19 @@ def test_a_fixed_test_set_is_kept_whole_and_nothing_of_it_is_trained_on(curated:
     assert not test & {item.id for split in ("train", "validation") for item in read_split(dataset, split)}
 
 
+def test_rows_that_share_an_id_with_a_fixed_test_item_are_not_trained_on(curated: Callable, tmp_path: Path) -> None:
+    """One or several, of whatever texts; rows that share another id are kept, each with an id of its own."""
+    raw = rows(120)
+    file = tmp_path / "fixed.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in raw[:2]), encoding="utf-8")
+    names = [row["id"] for row in (raw[0], raw[0], raw[1], raw[2])]
+    shared = [{**row, "id": name} for row, name in zip(raw[10:14], names, strict=True)]
+    splits = held(curated([*shared, *raw[2:10], *raw[20:]], f"data.test_path={file}", "data.near=null"))
+    assert {name for name, split in splits.items() if split == "test"} == {row["id"] for row in raw[:2]}
+    assert {name.partition("#")[0] for name in splits} == {row["id"] for row in (*raw[:10], *raw[20:])}
+    assert len(splits) == 111
+
+
 def test_a_fixed_test_row_that_cleaning_empties_is_named_with_the_remedy(curated: Callable, tmp_path: Path) -> None:
     """A title of part numbers alone; kept, they are a test item like others."""
     raw = rows(120)
