@@ -332,7 +332,7 @@ class Retention(Section):
 class Experiment(Section):
     """Everything that one run of the pipeline depends on, besides data and code."""
 
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=2**32, description="NumPy takes no larger one")
     data: Data = Data()
     baselines: Baselines = Baselines()
     finetune: Finetune = Finetune()

@@ -38,6 +38,7 @@ def test_overrides_go_over_the_yaml_and_the_yaml_over_the_defaults() -> None:
         ("finetune.prompt.questin=a", "finetune.prompt.questin: there is no such key. Did you mean question?"),
         ("data.rows=many", "data.rows: got 'many'"),
         ("data.rows=0", "data.rows: got 0"),
+        ("seed=20261127223000", "seed: got 20261127223000. Input should be less than 4294967296"),
         ("data.test_share=1.5", "data.test_share: got 1.5"),
         ("data.price_min=.inf", "data.price_min"),
         ("data.price_min=2000", "must be below price_max"),
