@@ -113,8 +113,8 @@ def experiment_id(experiment: Experiment) -> str:
     at once break it.
 
     Raises:
-        UserError: the experiment keeps its artifacts somewhere else than the conf says, or its runs are laid out
-            otherwise.
+        UserError: the experiment was deleted, keeps its artifacts somewhere else than the conf says, or its runs are
+            laid out otherwise.
     """
     with locked(LOCKS / "store.lock"):
         return _experiment_id(experiment, connect(experiment))
@@ -126,6 +126,12 @@ def _experiment_id(experiment: Experiment, client: MlflowClient) -> str:
     known = client.get_experiment_by_name(experiment.tracking.experiment)
     artifacts = experiment.tracking.artifacts
     if known is not None:
+        if known.lifecycle_stage == "deleted":
+            raise UserError(
+                f"The MLflow experiment {known.name} was deleted. Get it back by `mlflow experiments restore "
+                f"--experiment-id {known.experiment_id}` with MLFLOW_TRACKING_URI set to its store, or set "
+                "tracking.experiment to another name."
+            )
         if artifacts is not None and (local_path(artifacts) or artifacts.rstrip("/")) != (
             local_path(known.artifact_location) or known.artifact_location.rstrip("/")
         ):

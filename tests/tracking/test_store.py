@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from flows.cli.main import main
+from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.data.items import Item
 from tasks.data.splits import Dataset
@@ -294,6 +295,16 @@ def test_a_server_that_is_not_there_is_one_message(
     said = capsys.readouterr().err
     assert PASSWORD not in said and ("cannot be reached" in said or "not installed" in said)
     assert ("It is tried again" in said) == (uri.startswith("postgresql") and "not installed" not in said)
+
+
+def test_an_experiment_that_was_deleted_is_one_message(experiment: Experiment) -> None:
+    """With how to get it back, which helps; another name helps too."""
+    client, where = connect(experiment), experiment_id(experiment)
+    client.delete_experiment(where)
+    with pytest.raises(UserError, match=rf"was deleted.*restore --experiment-id {where}`.*tracking\.experiment"):
+        experiment_id(experiment)
+    client.restore_experiment(where)
+    assert experiment_id(experiment) == where
 
 
 def test_a_store_of_another_layout_is_left_whole_and_refused_in_a_sentence(
