@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
 SAME = "The same command goes on where this one stopped."
 # Patterns of messages, and what to do about them. The first one that matches the error, or its cause, gives the advice.
@@ -89,8 +90,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def hidden(text: str) -> str:
-    """A text without the keys of the environment, which somebody else's message may repeat."""
+    """A text without the keys of the environment, which somebody else's message may repeat, also in an address."""
     for name, value in os.environ.items():
         if re.search("KEY|TOKEN|SECRET|PASSWORD", name) and len(value) >= 8:
-            text = text.replace(value, "***")
+            text = text.replace(value, "***").replace(quote(value, safe=""), "***")
     return text

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tasks.config.schedule import Schedule
-from tasks.config.section import FROM_ENVIRONMENT, Count, Options, Place, Section, Share
+from tasks.config.section import FROM_ENVIRONMENT, PASSWORD, Count, Options, Place, Section, Share
 
 AMAZON = (
     *("Automotive", "Electronics", "Office_Products", "Tools_and_Home_Improvement", "Cell_Phones_and_Accessories"),
@@ -308,7 +308,7 @@ class Tracking(Section):
     @field_validator("uri")
     @classmethod
     def _an_address_without_password(cls, value: str | None) -> str | None:
-        passwords = re.findall(r"://[^:/@]*:([^@]*)@|[?&](?:password|token)=([^&]*)", value or "")
+        passwords = re.findall(PASSWORD, value or "")
         if any(not re.fullmatch(FROM_ENVIRONMENT, before or after) for before, after in passwords):
             raise ValueError(
                 "A password belongs into the environment: write $NAME in its place, where NAME is a variable"

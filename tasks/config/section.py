@@ -14,6 +14,7 @@ Count = Annotated[int, Field(ge=1)]
 # Keys are for the environment: a conf is logged, shown and sent on.
 KEY = re.compile(r"(hub_token|api_?key|secret|password|authorization)$", re.IGNORECASE)
 FROM_ENVIRONMENT = r"\$(\w+|\{\w+\})"
+PASSWORD = r"://[^:/@]*:([^@]*)@|[?&](?:password|token)=([^&]*)"  # in an address, with the user beside it
 
 
 def _without_keys(tree: dict[str, Any]) -> dict[str, Any]:

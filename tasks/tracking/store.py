@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlparse, urlsplit
 
 from tasks.config.experiment import Experiment
+from tasks.config.section import PASSWORD
 from tasks.errors import UserError
 from tasks.locks import locked
 from tasks.paths import PROJECT, cache_folder, local_path
@@ -78,8 +80,8 @@ def tracking_uri(experiment: Experiment) -> str:
 
 
 def address(experiment: Experiment) -> str:
-    """The tracking URI to connect to. The user and password of a server go to where MLflow looks for them, so that no
-    message of its holds them.
+    """The tracking URI to connect to, with passwords as they are in the environment, whatever characters they hold. The
+    user and password of a server go to where MLflow looks for them, so that no message of its holds them.
 
     Raises:
         UserError: a variable that the URI names is not set.
@@ -88,6 +90,8 @@ def address(experiment: Experiment) -> str:
     if uri.startswith("sqlite:"):
         return uri
     try:
+        quoted = {name: quote(value, safe="") for name, value in os.environ.items()}
+        uri = re.sub(PASSWORD, lambda place: Template(place[0]).substitute(quoted), uri)
         uri = Template(uri).substitute(os.environ)
     except (KeyError, ValueError) as error:
         raise UserError(f"tracking.uri: {error.args[0]} is not set in the environment.") from None

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from flows.cli.main import main
+from flows.cli.remedies import hidden
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.data.items import Item
@@ -31,6 +32,7 @@ from tasks.tracking.store import (
     LAYOUT,
     LAYOUT_TAG,
     _say_that_it_is_tried_again,
+    address,
     connect,
     experiment_id,
     fetch,
@@ -295,6 +297,25 @@ def test_a_server_that_is_not_there_is_one_message(
     said = capsys.readouterr().err
     assert PASSWORD not in said and ("cannot be reached" in said or "not installed" in said)
     assert ("It is tried again" in said) == (uri.startswith("postgresql") and "not installed" not in said)
+
+
+def test_a_password_may_hold_any_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in the environment as it is, and neither ends the address nor becomes a part of the host."""
+    from sqlalchemy.engine import make_url
+
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    secret = "pa@ss/w:o?r#d %41$&+"
+    monkeypatch.setenv("STORE_PASSWORD", secret)
+    monkeypatch.setenv("STORE_HOST", "db.example:5432")
+    url = make_url(address(load(SMOKE, ["tracking.uri=postgresql://me:$STORE_PASSWORD@$STORE_HOST/mlflow"])))
+    assert (url.password, url.host, url.port, url.database) == (secret, "db.example", 5432, "mlflow")
+    url = make_url(address(load(SMOKE, ["tracking.uri=mysql://db.example/mlflow?user=me&password=${STORE_PASSWORD}"])))
+    assert (url.query["password"], url.host, url.database) == (secret, "db.example", "mlflow")
+    assert address(load(SMOKE, ["tracking.uri=https://me:$STORE_PASSWORD@mlflow.example"])) == "https://mlflow.example"
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == secret
+    said = hidden(f"could not connect to {address(load(SMOKE, ['tracking.uri=mysql://me:$STORE_PASSWORD@host/db']))}")
+    assert said == "could not connect to mysql://me:***@host/db"
 
 
 def test_an_experiment_that_was_deleted_is_one_message(experiment: Experiment) -> None:
