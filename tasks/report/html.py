@@ -1,6 +1,6 @@
 """The leaderboard as one HTML file that works offline, and its pictures as files of their own.
 
-`figures.py` does the arithmetic of the pictures, `standings.py` words the conclusion, `templates/` draws. Titles, texts
+`figures.py` does the arithmetic of the pictures, `headline.py` words the conclusion, `templates/` draws. Titles, texts
 and model names are data: the templates escape them all, and a content security policy lets no script run but the page's
 own.
 """

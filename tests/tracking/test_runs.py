@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -157,7 +159,15 @@ def test_a_read_only_store_is_one_message(tmp_path: Path, monkeypatch: pytest.Mo
     """mlruns that cannot be written is said before any work."""
     from tasks.tracking import store
 
-    (tmp_path / "mlruns").write_text("a file where a folder should be")
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
     monkeypatch.setattr(store, "PROJECT", tmp_path)
+    with monkeypatch.context() as patch:  # what root, too, meets on a disk that is mounted to be read
+        patch.setattr(store.tempfile, "TemporaryFile", refuse)
+        with pytest.raises(UserError, match=r"mlruns cannot be written: Read-only file system\. Make room"):
+            connect(Experiment())
+    (tmp_path / "mlruns").rmdir()
+    (tmp_path / "mlruns").write_text("a file where a folder should be")
     with pytest.raises(UserError, match="cannot be written"):
         connect(Experiment())
