@@ -140,7 +140,13 @@ def _path(data: Data) -> str:
 def _pin_hub(data: Data) -> Data:
     if not data.repo:
         raise UserError("data.repo is not set. Give data.repo=OWNER/NAME, a dataset of the Hugging Face hub.")
-    return data.model_copy(update={"revision": hub.snapshot(data.repo, data.revision).commit})
+    return data.model_copy(update={"revision": _commit(data.repo, data.revision)})
+
+
+def _commit(repo: str, revision: str | None) -> str:
+    """The commit that a revision is now. A commit needs no look at the network: what is fetched already can be curated
+    offline, and what is curated read."""
+    return revision if revision and hub.COMMIT.fullmatch(revision) else hub.snapshot(repo, revision).commit
 
 
 def _hub_files(found: hub.Snapshot, pattern: str) -> list[str]:
@@ -159,11 +165,8 @@ def _cut_hub(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:
 
 
 def _pin_amazon(data: Data) -> Data:
-    """A commit needs no look at the network: what is fetched already can be curated offline."""
-    repo, commit = data.repo or AMAZON, data.revision or AMAZON_COMMIT
-    if not hub.COMMIT.fullmatch(commit):
-        commit = hub.snapshot(repo, commit).commit
-    return data.model_copy(update={"repo": repo, "revision": commit})
+    repo = data.repo or AMAZON
+    return data.model_copy(update={"repo": repo, "revision": _commit(repo, data.revision or AMAZON_COMMIT)})
 
 
 def _cut_amazon(data: Data, _seed: int, folder: Path) -> Iterator[Shard]:

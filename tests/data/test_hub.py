@@ -249,7 +249,10 @@ def test_a_branch_that_moved_is_curated_again(server: Hub, tmp_path: Path, at: C
     server.files[TWO] = {**server.files[ONE], FILE: products(200, 60)}
     server.head = TWO
     assert curate(load("conf/smoke.yaml", words)).digest != first.digest
-    assert curate(load("conf/smoke.yaml", [*words, f"data.revision={ONE}"])).digest == first.digest
+    pinned = load("conf/smoke.yaml", [*words, f"data.revision={ONE}"])
+    assert curate(pinned).digest == first.digest
+    asked = server.asked.total()
+    assert curate(pinned, "recall").digest == first.digest and server.asked.total() == asked
 
 
 def test_the_hub_needs_a_name(tmp_path: Path, at: Callable) -> None:
