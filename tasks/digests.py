@@ -148,7 +148,18 @@ def code(module: str, without: frozenset[str] = frozenset()) -> dict[str, str]:
 def _counted(source: str) -> tuple[str, list[str]]:
     """The syntax tree of a source without docstrings, and what it imports; several stages ask for most sources."""
     tree = _parse(source)
-    return ast.dump(_without_docstrings(tree)), _imports(tree)
+    return _written(_without_docstrings(tree)), _imports(tree)
+
+
+def _written(part: Any) -> str:
+    """A part of a syntax tree as a text that is the same by any version of Python: newer ones give the nodes more
+    fields, which are empty where a source has nothing of the kind, and their own dump leaves empty fields out."""
+    if isinstance(part, list):
+        return f"[{', '.join(map(_written, part))}]"
+    if not isinstance(part, ast.AST):
+        return repr(part)
+    fields = {name: value for name, value in ast.iter_fields(part) if value is not None and value != []}
+    return f"{type(part).__name__}({', '.join(f'{name}={_written(value)}' for name, value in fields.items())})"
 
 
 def _is_among(module: str, rooms: Iterable[str]) -> bool:
