@@ -34,23 +34,23 @@ class Comparables:
 
     prices: np.ndarray
     known: np.ndarray
-    signatures: np.ndarray  # [n, SLOTS] of uint32: by these near duplicates are known
+    groups: np.ndarray  # [n]: near duplicates are of one group
     terms: Tfidf | None = None
     rows: csr_matrix | None = None
     encoder: tuple[str, str] | None = None  # its name, and what it was
     vectors: np.ndarray | None = None
     titles: np.ndarray | None = None  # [n], where a prompt holds them
-    near: float | None = minhash.NEAR  # how alike two near duplicates are; None where none are kept out of other splits
 
     @classmethod
     def fit(cls, items: Sequence[Item], prompt: Prompt, near: float | None = minhash.NEAR) -> Self:
-        """Keep of the items, which have prices, what a prompt tells of them.
+        """Keep of the items, which have prices, what a prompt tells of them. `near` says how alike near duplicates are;
+        None where none are kept out of the other splits.
 
         Raises:
             UserError: their texts have no words, or there is no such encoder.
         """
         texts = words(items)
-        kept: dict[str, Any] = {"near": near}
+        kept: dict[str, Any] = {}
         if prompt.nearest != "meaning":
             kept["terms"], kept["rows"] = _fitted(texts)
         if asked_for(prompt):
@@ -59,7 +59,7 @@ class Comparables:
         if prompt.titles:
             kept["titles"] = np.array([item.title[: ENOUGH * prompt.titles] for item in items])
         prices, known = np.array([item.price for item in items]), np.array([item_digest(item) for item in items])
-        return cls(prices, known, minhash.signatures(texts), **kept)
+        return cls(prices, known, minhash.groups(texts, near), **kept)
 
     def look_up(self, items: Sequence[Item], count: int) -> np.ndarray:
         """The places of the `count` most similar items, or of all where there are fewer, the most similar first:
@@ -108,9 +108,7 @@ class Comparables:
         """Which of the neighbours [k] of the kept item at `place` come last: its near duplicates (1) and itself (2)."""
         if place < 0:
             return np.zeros(len(found), dtype=int)
-        likeness = minhash.likeness(self.signatures[place][None], self.signatures[found])
-        near = likeness >= (np.inf if self.near is None else self.near)
-        return np.where(found == place, 2, near.astype(int))
+        return np.where(found == place, 2, self.groups[found] == self.groups[place])
 
     def save(self, file: Path) -> None:
         """Write them."""
@@ -118,12 +116,17 @@ class Comparables:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote. Those of an earlier version know no groups: they answer new items as they did, and a
+        training item, on which nobody trains any more, is told of its near duplicates, too.
 
         Raises:
             ValueError: the file asks for types that no comparables have.
         """
-        return cls(**read(file))
+        kept = read(file)
+        if "groups" not in kept:
+            kept = {name: value for name, value in kept.items() if name not in ("signatures", "near")}
+            kept["groups"] = np.arange(len(kept["known"]))
+        return cls(**kept)
 
 
 def fused(ways: Sequence[np.ndarray]) -> np.ndarray:

@@ -10,7 +10,9 @@ import pytest
 from tasks.config.experiment import Prompt
 from tasks.config.loading import load
 from tasks.data.items import Item
+from tasks.data.minhash import jaccard
 from tasks.errors import UserError
+from tasks.models.estimator_files import dump
 from tasks.models.language.model import LanguageModel, ModelSpec
 from tasks.models.language.retrieval import Comparables
 
@@ -55,6 +57,31 @@ def test_near_duplicates_of_a_training_item_are_not_among_its_comparables() -> N
     # How alike they are says the conf: by none of these no sister is kept out of the other splits either.
     for near, first in ((0.7, 90.0), (1.0, 11.0), (None, 11.0)):
         assert look_up(Comparables.fit([*flock, *others], WORDS, near), [flock[0]], 1) == [[first]]
+
+
+def test_near_duplicates_are_known_by_their_texts() -> None:
+    """Two texts of likeness 0.74, whose signatures are estimates and tell less of one pair in six."""
+    words = [[f"w{pair}x{n}" for n in range(46)] for pair in range(40)]
+    pairs = [(text[:40], [*text[:34], *text[40:]]) for text in words]
+    assert all(0.7 < jaccard(" ".join(one), " ".join(other)) < 0.75 for one, other in pairs)
+    items = [
+        Item(f"{place}{side}", "Kettle", " ".join(text), price=1.0 + place)
+        for place, pair in enumerate(pairs)
+        for side, text in enumerate(pair)
+    ]
+    told = look_up(Comparables.fit(items, WORDS), items, 1)[:, 0]
+    assert not [item.id for item, price in zip(items, told, strict=True) if item.price == price]
+
+
+def test_what_an_earlier_version_saved_answers_new_items_as_it_did(tmp_path: Path) -> None:
+    """It kept signatures in the place of groups; a training item is not told its own price by it either."""
+    kept, file = Comparables.fit(KETTLES, WORDS), tmp_path / "comparables.skops"
+    before = {name: value for name, value in vars(kept).items() if name != "groups"}
+    dump({**before, "signatures": np.zeros((len(KETTLES), 120), np.uint32), "near": 0.7}, file)
+    new = [Item("x", "Steel kettle", "for water"), Item("y", "Teak chair", "")]
+    again = Comparables.load(file)
+    np.testing.assert_array_equal(again.look_up(new, 3), kept.look_up(new, 3))
+    np.testing.assert_array_equal(look_up(again, KETTLES[:2], 1), [[40.0], [30.0]])
 
 
 def test_a_large_family_of_variants_is_looked_beyond() -> None:
