@@ -13,7 +13,7 @@ EXACT = 20_000  # rows: with more, looking up all of them among themselves takes
 COMMON = 400  # rows: a term that more of them hold names no candidates where there are more rows than EXACT
 CANDIDATES = 100  # of which the most similar ones are found exactly
 CHUNK = 1_000  # rows looked up at once
-MOST_ALIKE = 500  # rows looked up for each, so that enough are left without those of its group
+MOST_ALIKE = 500  # rows looked up at once for each, so that enough are left without those of its group
 
 
 @dataclass(eq=False)
@@ -39,11 +39,15 @@ class NeighbourIndex:
         """
         if groups is None:
             groups = np.arange(self.rows.shape[0])
-        if isinstance(self.rows, np.ndarray) or self.rows.shape[0] <= self.exact:
-            return self._among_all(queries, count, groups)
+        # So many more are looked up as the largest group has: all of them may be nearer than any other row.
+        most = int(np.bincount(groups).max()) - 1 if queries is None else 0
+        looked_up = max(count, min(count + most, len(groups) - 1))
+        few = self.rows.shape[0] <= self.exact
+        if isinstance(self.rows, np.ndarray) or (few and (not most or looked_up <= MOST_ALIKE)):
+            return self._among_all(queries, count, looked_up, groups)
         asked = self.rows if queries is None else queries
         rows = normalize(self.rows)
-        rare = np.bincount(self.rows.indices, minlength=self.rows.shape[1]) <= self.common
+        rare = np.bincount(self.rows.indices, minlength=self.rows.shape[1]) <= (len(groups) if few else self.common)
         columns = rows[:, rare].T.tocsr()
         found = []
         for start in range(0, asked.shape[0], CHUNK):
@@ -54,15 +58,12 @@ class NeighbourIndex:
         return np.concatenate(similarities), np.concatenate(places)
 
     def _among_all(
-        self, queries: csr_matrix | np.ndarray | None, count: int, groups: np.ndarray
+        self, queries: csr_matrix | np.ndarray | None, count: int, looked_up: int, groups: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        # So many more are looked up as the largest group has: all of them may be nearer than any other row.
-        most = int(np.bincount(groups).max()) - 1 if queries is None else 0
-        looked_up = max(count, min(count + most, MOST_ALIKE, len(groups) - 1))
         index = NearestNeighbors(n_neighbors=looked_up, metric="cosine", algorithm="brute").fit(self.rows)
         distances, places = index.kneighbors(queries)
         similarities = 1 - distances
-        if not most:
+        if queries is not None:
             return similarities, places
         own = groups[places] == groups[:, None]
         order = np.argsort(own, axis=1, kind="stable")[:, :count]

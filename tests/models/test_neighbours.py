@@ -40,6 +40,19 @@ def test_rows_of_its_group_are_no_neighbours(rows: csr_matrix, exact: int, many:
     assert (similarity == 0).all() and places.shape == (4, 3)
 
 
+@pytest.mark.parametrize("exact", [1_000, 0])
+def test_rows_of_a_very_large_group_find_others(rows: csr_matrix, exact: int) -> None:
+    """Of more rows than are looked up for each, which are all nearer to each other than to any other row; what is found
+    is the most similar of the others."""
+    alike = csr_matrix(np.hstack([rows.toarray(), 50.0 * (np.arange(600) < 550)[:, None]]))
+    groups = np.where(np.arange(600) < 550, 0, np.arange(600))
+    similarity, places = NeighbourIndex(alike, exact=exact, common=1_000).nearest(None, 5, groups)
+    expected, among = NeighbourIndex(alike[550:]).nearest(alike[:550], 5)
+    assert (places[:550] == 550 + among).all() and (similarity[:550] > 0).all()
+    np.testing.assert_allclose(similarity[:550], expected)
+    assert (places[550:] != np.arange(550, 600)[:, None]).all()
+
+
 def test_leaving_out_common_terms_finds_nearly_all(rows: csr_matrix) -> None:
     """The similarities of what it finds are those of all terms; few of the true neighbours are missed."""
     true_similarity, true = NeighbourIndex(rows).nearest(None, 8)
