@@ -23,6 +23,9 @@ OTHERS = ("paged_", "lion_", "ademamix", "rmsprop_bnb")
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/dxg", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd")
 
 
+CONTAINER = Path("/sys/fs/cgroup")  # what Linux says of the memory of this process's group
+
+
 @dataclass(frozen=True)
 class Hardware:
     """A device to train on, and which of the libraries that make it faster are there."""
@@ -203,10 +206,11 @@ def free_memory(device: str) -> int:
     import psutil
 
     free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # "max": no limit
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, limit - used)
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        # Files that were read count as used, and are given up for whoever asks for memory.
+        cached = re.search(r"^inactive_file (\d+)$", (CONTAINER / "memory.stat").read_text(), re.MULTILINE)
+        free = min(free, limit - used + (int(cached[1]) if cached else 0))
     return free
 
 

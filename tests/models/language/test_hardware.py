@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from tasks.config.loading import load
 from tasks.errors import UserError
-from tasks.models.language.hardware import Hardware, pick_device, settings, use_own_gpu
+from tasks.models.language.hardware import GIB, Hardware, free_memory, pick_device, settings, use_own_gpu
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 CPU, MPS, OLD = Hardware("cpu"), Hardware("mps"), Hardware("cuda")
@@ -93,6 +96,24 @@ def test_this_machine_is_what_torch_says_it_is(monkeypatch: pytest.MonkeyPatch) 
         pick_device("mps" if here.device == "cuda" else "cuda")
     monkeypatch.setattr(hardware, "DRIVERS", ("/",))  # a driver is there: torch is asked
     assert Hardware.here() == here
+
+
+def test_files_that_a_container_read_leave_its_memory_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of 4 GiB 400 MiB are in use; 3 GiB more hold what was read of files, which gives way. Without a limit, and on
+    other systems, the machine's memory counts."""
+    import psutil
+
+    from tasks.models.language import hardware
+
+    monkeypatch.setattr(hardware, "CONTAINER", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+    assert free_memory("cpu") == 64 * GIB
+    (tmp_path / "memory.max").write_text(f"{4 * GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{3 * GIB + 400 * 2**20}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {400 * 2**20}\nfile {3 * GIB}\ninactive_file {3 * GIB}\nslab 7\n")
+    assert free_memory("cpu") == 4 * GIB - 400 * 2**20
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory("cpu") == 64 * GIB
 
 
 def test_a_process_takes_the_gpu_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
