@@ -65,20 +65,24 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
     the 4-bit ones would change its answers more (peft#2321). It is then scored again on so many test items.
 
     Raises:
-        UserError: the folder holds something, nobody has the alias, or there is no adapter.
+        UserError: the folder holds something or cannot be replaced, nobody has the alias, or there is no adapter.
     """
     if items < 1:
         raise UserError(f"-n {items}: a merged model is scored on 1 test item or more.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty. Give a new folder, so that nothing is overwritten.")
+    place = folder.resolve()
+    if place.is_mount() or place == Path.cwd():
+        kind = "a mounted folder" if place.is_mount() else "the current folder"
+        raise UserError(f"{folder} is {kind}, and the finished model is moved into its place. Give a new folder.")
     found = _find(experiment, alias)
     has_adapter = (found.source / "adapter").is_dir()
     if adapter and not has_adapter:
         raise UserError(f"The {alias}, {found.model.name}, has no adapter. Leave --adapter out.")
     is_language = json.loads((found.source / "predictor.json").read_text(encoding="utf-8"))["predictor"] == "language"
     form = "adapter" if adapter else "merged" if is_language else "saved"
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    part = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.part")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         again = ""
         if form == "merged":
@@ -90,7 +94,7 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
         else:
             shutil.copytree(found.source, part)
         _write_card(found, part, form, again)
-        part.rename(folder)
+        part.rename(place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     origin = Origin.read(found.version.tags) or found.model.name

@@ -160,3 +160,19 @@ def test_export_never_overwrites_and_leaves_nothing_half_done(
     monkeypatch.setattr(export, "_write_card", lambda *_: 1 / 0)
     assert command("export", str(tmp_path / "half"), "-c", conf)[0] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
+    conf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The current one and a mounted one, although they are empty; an empty folder behind a link can be."""
+    for name in ("here", "mounted", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mounted")
+    for place, expected in ((".", "is the current folder"), (str(tmp_path / "mounted"), "is a mounted folder")):
+        status, said = command("export", place, "-c", conf)
+        assert status == 2 and expected in said and "Give a new folder" in said and not list(Path(place).iterdir())
+    assert command("export", str(tmp_path / "link"), "-c", conf)[0] == 0
+    assert (tmp_path / "there" / "README.md").is_file()
