@@ -172,13 +172,15 @@ def predict(arguments: argparse.Namespace) -> None:
             items, *(a.tolist() for a in (answer.price, answer.low, answer.high)), strict=True
         )
     ]
-    if origin := Origin.read(version.tags):
+    origin = Origin.read(version.tags)
+    if origin:
         say(f"{version.name} version {version.version}: {origin}")
     if arguments.json:
         plain = [{key: None if value != value else value for key, value in row.items()} for row in rows]  # NaN: no JSON
         print(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False))
         return
-    unit = (rules or experiment.data).unit
+    # The rules are those of the run that fitted the model, which may have been before data.currency was changed.
+    unit = (origin or rules or experiment.data).unit
     for row in rows:
         price, low, high = (with_unit(shown(row[name]), unit) for name in ("price", "low", "high"))
         print(f"{price}  (80%: {low} to {high})  {row['title']}")

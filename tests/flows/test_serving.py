@@ -71,6 +71,14 @@ def test_a_price_says_where_it_comes_from(conf: str, capsys: pytest.CaptureFixtu
     assert told in version.description and told in client.get_registered_model(name).description
 
 
+def test_a_price_is_in_the_currency_of_the_run_that_made_the_champion(conf: str) -> None:
+    """Although its model was fitted by a run before, on the same items with another currency."""
+    words = ["-c", conf, "promote.name=euros", "data.currency=[€]"]
+    assert command("run", *words)[0] == 0
+    status, said = command("predict", *words, "Steel kettle")
+    assert status == 0 and said.startswith("€") and "$" not in said
+
+
 def test_without_a_champion_it_is_said_how_to_make_one(tmp_path: Path, at: Callable) -> None:
     """For each command that needs one."""
     conf = own_conf(tmp_path, at(tmp_path))
