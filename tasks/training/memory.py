@@ -199,7 +199,7 @@ class TrainingCost:
     items: int
     steps: int
     tokens: int  # in all steps together
-    rate: float  # operations a second
+    rate: float  # operations a second, of all processes together
 
     @classmethod
     def of(cls, conf: Finetune, settings: Settings, items: Sequence[Item]) -> Self:
@@ -217,7 +217,7 @@ class TrainingCost:
         steps, epochs = steps_and_epochs(settings.sft, len(items), conf.processes)
         tokens = int(sum(lengths) * epochs)
         needed = estimate(conf, config, settings, max(lengths, default=1))
-        return cls(needed, len(items), steps, tokens, multiplication_rate(settings.device, settings.dtype))
+        return cls(needed, len(items), steps, tokens, _rate(conf, settings))
 
     @classmethod
     def foreseen(cls, conf: Finetune, settings: Settings) -> Self:
@@ -232,8 +232,7 @@ class TrainingCost:
         items = conf.train_items or 1000
         steps, epochs = steps_and_epochs(settings.sft, items, conf.processes)
         needed = estimate(conf, config, settings, longest)
-        rate = multiplication_rate(settings.device, settings.dtype)
-        return cls(needed, items, steps, int(items * longest * epochs), rate)
+        return cls(needed, items, steps, int(items * longest * epochs), _rate(conf, settings))
 
     @property
     def seconds(self) -> float:
@@ -284,6 +283,11 @@ def steps_and_epochs(sft: Mapping[str, Any], n_items: int, processes: int = 1) -
     each = max(1, math.ceil(n_items / batch))
     epochs, most = float(sft.get("num_train_epochs", 3)), int(sft.get("max_steps", -1))
     return (most, most / each) if most > 0 else (math.ceil(each * epochs), epochs)
+
+
+def _rate(conf: Finetune, settings: Settings) -> float:
+    """Operations a second of all processes: each has a GPU of its own, and on a CPU they share it."""
+    return multiplication_rate(settings.device, settings.dtype) * (conf.processes if settings.device != "cpu" else 1)
 
 
 def multiplication_rate(device: str, dtype: str, hidden: int = 1024) -> float:

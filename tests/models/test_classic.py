@@ -51,9 +51,8 @@ def test_a_rung_survives_saving_and_answers_within_the_prices_it_saw(
     assert answer.price.shape == (len(test),)
     assert answer.price.dtype == answer.low.dtype == answer.high.dtype == float  # one table holds those of all models
     assert (answer.price > 0).all() and (answer.low <= answer.high).all() and (answer.low >= 0).all()
-    if name != "random":
-        prices = [item.price for item in train]
-        assert answer.price.min() >= min(prices) and answer.price.max() <= max(prices)
+    prices = [item.price for item in train]
+    assert answer.price.min() >= min(prices) and answer.price.max() <= max(prices)
 
 
 def test_the_interval_of_a_rung_holds_about_four_truths_in_five(

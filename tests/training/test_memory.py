@@ -164,4 +164,22 @@ def test_the_size_of_items_counts_every_token(items: list[Item]) -> None:
     assert (size.items, size.steps) == (100, 26)
     half = TrainingCost.of(conf, settings(Hardware("cpu"), conf.quantization, conf.sft), items[:50])
     assert 1.8 < size.tokens / half.tokens < 2.2
-    assert size.seconds == pytest.approx(size.tokens * size.estimate.operations / size.rate) and size.seconds > 0
+
+
+def test_the_time_is_a_lower_bound_for_all_processes_together(
+    items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two GPUs take half of the time of one; two processes on a CPU share it."""
+    monkeypatch.setattr(memory, "multiplication_rate", lambda *_: 1e9)
+
+    def seconds(hardware: Hardware, processes: int) -> float:
+        conf = load("conf/smoke.yaml", [f"finetune.processes={processes}", "finetune.quantization=null"]).finetune
+        plan = settings(hardware, conf.quantization, conf.sft)
+        alone = conf.model_copy(update={"processes": 1})
+        several, one = (TrainingCost.foreseen(each, plan).seconds for each in (conf, alone))
+        assert one / several == pytest.approx(processes if hardware is GPU else 1)
+        return TrainingCost.of(conf, plan, items).seconds
+
+    assert seconds(GPU, 1) == pytest.approx(1.73, rel=0.01)
+    assert seconds(GPU, 2) == pytest.approx(0.865, rel=0.01)
+    assert seconds(Hardware("cpu"), 2) == seconds(Hardware("cpu"), 1) == pytest.approx(1.73, rel=0.01)
