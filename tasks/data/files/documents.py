@@ -27,7 +27,7 @@ def json_lines(lines: Iterable[bytes], origin: str, first: int = 1) -> Iterator[
     for number, line in enumerate(lines, first):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
-        if line.isspace():
+        if not line.strip():  # of text in other encodings the ends are cut off already, and a mark may stand alone
             continue
         try:
             row = orjson.loads(line)

@@ -1,0 +1,29 @@
+"""JSON as programs write it, whose corners strict readers refuse: its rows are read, or it is refused in a sentence."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.data.files import shards
+
+
+def rows(folder: Path, content: bytes, name: str = "goods.json") -> list[dict[str, Any]]:
+    """The rows of a file of this content, as a shard hands them on."""
+    (folder / name).write_bytes(content)
+    return [row for shard in shards.cut(folder / name, folder / "raw") for row in shards.read(shard)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_blank_lines_are_no_rows_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    """Between rows and at the end, as editors leave them."""
+    text = '{"title": "Küche"}\r\n\r\n{"title": "Möbel"}\r\n\r\n\r\n'
+    assert rows(tmp_path, text.encode(encoding), "goods.jsonl") == [{"title": "Küche"}, {"title": "Möbel"}]
+
+
+def test_a_file_of_a_mark_alone_holds_no_rows(tmp_path: Path) -> None:
+    """A byte order mark is no line."""
+    assert rows(tmp_path, codecs.BOM_UTF8, "goods.jsonl") == []
