@@ -27,3 +27,15 @@ def test_blank_lines_are_no_rows_in_any_encoding(tmp_path: Path, encoding: str) 
 def test_a_file_of_a_mark_alone_holds_no_rows(tmp_path: Path) -> None:
     """A byte order mark is no line."""
     assert rows(tmp_path, codecs.BOM_UTF8, "goods.jsonl") == []
+
+
+@pytest.mark.parametrize("name", ["goods.jsonl", "goods.json"])
+def test_half_a_surrogate_is_a_question_mark(tmp_path: Path, name: str) -> None:
+    """Where somebody cut a text within an emoji; the row stays, in lines and in a document."""
+    rest = '{"title": "Lamp", "price": 6}'
+    content = f'{{"title": "Ket\\ud83dtle \\ud83d\\ude00", "price": 5}}\n{rest}'
+    content = content if name.endswith("l") else f"[{content.replace(chr(10), ',')}]"
+    assert rows(tmp_path, content.encode(), name) == [
+        {"title": "Ket?tle \U0001f600", "price": 5},
+        {"title": "Lamp", "price": 6},
+    ]

@@ -42,13 +42,17 @@ def _lenient(line: bytes, origin: str, number: int) -> Any:
     """What strict JSON refuses and a catalogue may hold: NaN, control characters, other encodings, half surrogates."""
     text = decode(line).replace("\0", " ")
     try:
-        row = json.loads(text, strict=False)
-        row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
+        row = _mended(json.loads(text, strict=False))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin}, line {number}, is not JSON: {error}") from error
     if isinstance(row, dict) and text.encode() != line and not is_utf8(line):
         row[NOTED] = "line that is not UTF-8, read as cp1252"
     return row
+
+
+def _mended(value: Any) -> Any:
+    """The same with a question mark for each half surrogate, which an escape can write and UTF-8 cannot."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _twice(line: bytes) -> str | None:
@@ -104,6 +108,7 @@ def _several(text: str, origin: str) -> list[Any]:
             value, at = decoder.raw_decode(text, at)
             found.append(value)
             at = _after_blanks(text, at)
+        found = _mended(found)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin} is not JSON: {error}") from error
     return found[0] if len(found) == 1 else found
