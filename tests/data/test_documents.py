@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.data.files import shards
+from tasks.data.files import documents, shards
+from tasks.errors import UserError
 
 
 def rows(folder: Path, content: bytes, name: str = "goods.json") -> list[dict[str, Any]]:
@@ -39,3 +42,30 @@ def test_half_a_surrogate_is_a_question_mark(tmp_path: Path, name: str) -> None:
         {"title": "Ket?tle \U0001f600", "price": 5},
         {"title": "Lamp", "price": 6},
     ]
+
+
+@pytest.mark.parametrize("columns", [["title", 1], [{"name": "title", "type": "text"}, {"name": 1}]])
+@pytest.mark.parametrize("data", [[["Kettle", 5], ["Lamp", 6]], [["Kettle", 5], {"title": "Lamp", "1": 6}]])
+def test_rows_may_stand_apart_from_their_names(tmp_path: Path, columns: list[Any], data: list[Any]) -> None:
+    """As databases and pandas write them: the names as texts, numbers or objects, the rows as lists or objects."""
+    content = json.dumps({"columns": columns, "data": data}).encode()
+    assert rows(tmp_path, content) == [{"title": "Kettle", "1": 5}, {"title": "Lamp", "1": 6}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "data"),
+    [(["title"], 5), (["title"], [5]), ([["title"]], [["Kettle"]]), ([{"label": "title"}], [["Kettle"]])],
+)
+def test_names_without_rows_are_refused(tmp_path: Path, columns: list[Any], data: Any) -> None:
+    """Nothing is guessed from what holds no rows, or rows whose names cannot be told."""
+    with pytest.raises(UserError, match=r"no rows can be made out in it\. It has the keys columns, data"):
+        rows(tmp_path, json.dumps({"columns": columns, "data": data}).encode())
+
+
+def test_a_document_that_memory_does_not_hold_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a few megabytes of gzip."""
+    stream = io.BytesIO(b"[" + b'{"title": "Kettle"},' * 1000)
+    monkeypatch.setattr(documents, "MOST_BYTES", 2**10)
+    with pytest.raises(UserError, match=r"more than .* MiB\. Write it as one object a line"):
+        documents.document_of(stream, "goods.json")
+    assert stream.tell() == 2**10 + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -71,6 +71,21 @@ def _twice(line: bytes) -> str | None:
     return twice  # of the outermost object, which is closed last
 
 
+def document_of(stream: IO[bytes], origin: str) -> bytes:
+    """The content of a JSON document, of which no more is read than can be held in memory.
+
+    Raises:
+        UserError: it is longer.
+    """
+    content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            f"{origin} is one JSON document of more than {MOST_BYTES / 2**20:g} MiB. Write it as one object a line, "
+            "such as by `jq -c '.[]'`, which can be read in parts."
+        )
+    return content
+
+
 def document_rows(content: bytes, origin: str) -> Iterator[Row]:
     """The rows of a JSON document: an array of objects, objects by id, columns (as pandas writes them), or an object
     that holds one of these.
@@ -78,11 +93,6 @@ def document_rows(content: bytes, origin: str) -> Iterator[Row]:
     Raises:
         UserError: it is none of these, or not JSON.
     """
-    if len(content) > MOST_BYTES:
-        raise UserError(
-            f"{origin} is one JSON document of {len(content) / 1e9:.1f} GB. Write it as one object a line, such as by "
-            "`jq -c '.[]'`, which can be read in parts."
-        )
     text = decode(content).lstrip("\ufeff") if not is_utf8(content) else content.removeprefix(b"\xef\xbb\xbf")
     try:
         found = orjson.loads(text)
@@ -127,7 +137,7 @@ def _rows(found: Any, deep: int = 0) -> list[Any] | None:
         return None
     values = list(found.values())
     if {"columns", "data"} <= found.keys() and isinstance(found["columns"], list):
-        return [dict(zip(found["columns"], row, strict=False)) for row in found["data"]]
+        return _from_table(found["columns"], found["data"])
     names = {str(name).strip().lower() for name in found}
     if values and all(isinstance(value, dict | list) for value in values) and names & OF_A_ROW:
         return _from_columns(found)
@@ -142,6 +152,17 @@ def _rows(found: Any, deep: int = 0) -> list[Any] | None:
         return [found]
     inner = [rows for value in values if isinstance(value, dict) and deep < 2 and (rows := _rows(value, deep + 1))]
     return inner[0] if len(inner) == 1 else None
+
+
+def _from_table(columns: list[Any], data: Any) -> list[Any] | None:
+    """Rows whose names stand apart from them; None where they are none."""
+    names = [column.get("name") if isinstance(column, dict) else column for column in columns]
+    if not isinstance(data, list) or not all(isinstance(row, list | dict) for row in data):
+        return None
+    if not all(isinstance(name, str | int) for name in names):
+        return None
+    names = list(map(str, names))  # pandas numbers columns that have no names
+    return [row if isinstance(row, dict) else dict(zip(names, row, strict=False)) for row in data]
 
 
 def _from_columns(columns: dict[str, Any]) -> list[Any]:

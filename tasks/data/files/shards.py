@@ -21,7 +21,7 @@ import orjson
 
 from tasks.data.files import remote
 from tasks.data.files.delimited import LINE, REJECTED, Row, Table
-from tasks.data.files.documents import document_rows, json_lines
+from tasks.data.files.documents import document_of, document_rows, json_lines
 from tasks.data.files.encodings import UTF8, encoding_of, is_gzip, open_bytes, text_lines
 from tasks.data.files.kinds import delimiter_of, kind_of
 from tasks.data.files.remote import is_address
@@ -222,7 +222,7 @@ def rows_of(file: Path, encoding: str | None = None) -> Iterator[Row]:
                 yield from json_lines((line.encode() for line in text_lines(file, found)), str(file))
         else:
             with open_bytes(file) as stream:
-                content = stream.read()
+                content = document_of(stream, str(file))
             yield from document_rows(
                 content if found in (UTF8, "utf-8-sig") else content.decode(found).encode(), str(file)
             )
