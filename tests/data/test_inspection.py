@@ -12,6 +12,7 @@ import pytest
 from tasks.config.loading import load
 from tasks.data.inspection.findings import Findings, inspect
 from tasks.data.inspection.roles import plain
+from tasks.data.sources import read_files
 from tasks.errors import UserError
 
 GOODS = ("lamp", "bench", "kettle", "rope", "anvil", "mirror", "ladle", "saw", "tent", "stool")
@@ -110,6 +111,20 @@ def test_encoding_and_separator_are_told(tmp_path: Path) -> None:
     found = look(tmp_path, table("Réf;Désignation;Descriptif;Rubrique;Prix TTC;Stock", french), encoding="cp1252")
     assert found.form == "a table parted by semicolons, cp1252" and found.rules.encoding == "cp1252"
     assert "encoding" in found.told and "€ stands beside 60 of 60 prices" in found.told["currency"]
+
+
+def test_files_of_several_encodings_are_each_read_in_their_own(tmp_path: Path) -> None:
+    """What one is written in says nothing of the others; what all are written in is written down."""
+    words = "Стул складной из бука для сада"
+    for name, encoding in (("a", "cp1251"), ("b", "utf-8")):
+        text = table("title,price", lambda n: f"{words} {n},{n + 3}.50")
+        (tmp_path / f"{name}.csv").write_bytes(text.encode(encoding))
+    rules = inspect(str(tmp_path), load("conf/files.yaml").data, {}).rules
+    assert rules.encoding is None
+    titles = {row["title"].rpartition(" ")[0] for row in read_files(str(tmp_path), rules)}
+    assert titles == {words}
+    (tmp_path / "b.csv").write_bytes((tmp_path / "a.csv").read_bytes())
+    assert inspect(str(tmp_path), load("conf/files.yaml").data, {}).rules.encoding == "cp1251"
 
 
 def test_json_of_other_keys_is_found(tmp_path: Path) -> None:

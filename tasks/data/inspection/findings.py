@@ -94,10 +94,11 @@ def inspect(path: str, conf: Data, given: Mapping[str, Any]) -> Findings:
     for file in files:
         check_columns(file, rules)
     kind = kind_of(files[0], rules.encoding)
-    if kind != "parquet" and rules.encoding is None:
-        found = encoding_of(files[0], None)
-        if found not in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):  # these say so by themselves
-            rules = rules.model_copy(update={"encoding": found})
+    if rules.encoding is None:
+        written = {encoding_of(file, None) for file in files if kind_of(file) != "parquet"}
+        # Unicode says so by itself; of files in several encodings, each is found out again when it is read.
+        if len(written) == 1 and not written & {"utf-8", "utf-8-sig", "utf-16", "utf-32"}:
+            rules = rules.model_copy(update={"encoding": written.pop()})
             told["encoding"] = "found out from the bytes"
     cells = list(_prices(sound, rules))
     rules = _money(cells, rules, given, told)
