@@ -8,10 +8,10 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.config.schedule import Schedule
-from tasks.config.section import FROM_ENVIRONMENT, PASSWORD, Count, Options, Place, Section, Share
+from tasks.config.section import FROM_ENVIRONMENT, PASSWORD, Count, Listed, Options, Place, Section, Share
 
 AMAZON = (
     *("Automotive", "Electronics", "Office_Products", "Tools_and_Home_Improvement", "Cell_Phones_and_Accessories"),
@@ -36,7 +36,7 @@ class Data(Section):
     categories: tuple[str, ...] = Field(AMAZON, min_length=1, description="which categories (source: amazon)")
     columns: dict[Column, str | tuple[str, ...]] = Field(default_factory=dict, description="our field: their column")
 
-    currency: tuple[str, ...] = Field(
+    currency: Annotated[tuple[str, ...], Listed] = Field(
         ("$", "US$", "USD"), description="signs that may stand beside a price; the first is shown"
     )
     decimal: Literal[".", ","] | None = Field(
@@ -273,7 +273,7 @@ class Evaluate(Section):
     resamples: Annotated[int, Field(ge=100)] = Field(10_000, description="bootstrap resamples")
     machine_per_hour: float | None = Field(None, gt=0, description="dollars an hour of this machine costs")
     human: Place | None = Field(None, description="a sheet of `pricewright human`, filled in")
-    recorded: Annotated[list[Place], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)] = Field(
+    recorded: Annotated[list[Place], Listed] = Field(
         default_factory=list, description="CSV files of other people's guesses: id, model, guess"
     )
     api: list[Api] = Field(list(FRONTIER), description="models behind an API")

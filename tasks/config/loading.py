@@ -148,7 +148,8 @@ def anchored(overrides: Sequence[str]) -> list[str]:
         key, _, value = override.partition("=")
         names = tuple(key.strip().split("."))
         if names in PATH_KEYS or names in FOLDER_KEYS:
-            override = f"{key}={json.dumps(_placed_at(names, read_yaml(value), Path.cwd()))}"
+            placed = _placed_at(names, _value_of(key.strip(), value), Path.cwd())
+            override = f"{key}={json.dumps(placed, ensure_ascii=False)}"  # YAML reads no pairs of escapes
         result.append(override)
     return result
 
@@ -193,7 +194,7 @@ def _apply(tree: dict, override: str) -> None:
     if not equals or not key.strip():
         raise UserError(f"{override!r} is not an override. Expected key=value, such as data.rows=500.")
     try:
-        parsed = value if _is_text(key.strip(), value) else read_yaml(value)
+        parsed = _value_of(key.strip(), value)
     except yaml.YAMLError as error:
         raise UserError(f"The value of {override!r} is not readable as YAML: {_problem(error)}") from error
     names = key.strip().split(".")
@@ -209,9 +210,19 @@ def _apply(tree: dict, override: str) -> None:
     node[names[-1]] = parsed
 
 
-def _is_text(key: str, value: str) -> bool:
-    """Whether a value is meant as it stands although YAML would read it otherwise: a cron, a comma."""
-    return (key == "schedule.cron" and value.startswith(("*", "@"))) or (key == "data.decimal" and value in (",", "."))
+def _value_of(key: str, value: str) -> Any:
+    """What the value of an override says: YAML, but for what is meant as it stands: a cron, a comma, a path and the
+    name of a column, unless it is quoted, a list or null.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    names, word = tuple(key.split(".")), value.strip()
+    named = names in PATH_KEYS or names in FOLDER_KEYS or names[:2] == ("data", "columns")
+    if named and not word.startswith(("[", "{", "'", '"')) and word.lower() not in ("", "~", "null"):
+        return word
+    text = (key == "schedule.cron" and word.startswith(("*", "@"))) or (key == "data.decimal" and value in (",", "."))
+    return value if text else read_yaml(value)
 
 
 def _explain(error: ValidationError, name: str) -> str:

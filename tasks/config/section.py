@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -36,6 +36,7 @@ def _without_password(address: str) -> str:
 
 
 Options = Annotated[dict[str, Any], AfterValidator(_without_keys)]  # they go straight to a library
+Listed = BeforeValidator(lambda one: [one] if isinstance(one, str) else one)  # a list of one may be that one
 Place = Annotated[str, AfterValidator(_without_password)]  # a path or an address
 
 

@@ -88,6 +88,34 @@ def test_options_that_need_no_quotes_for_a_shell_need_none_for_us() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        *((word, word) for word in ("No", "2024", "shop #1", "Name: full", "*new", "@id", "true", "2026-01-01")),
+        *(("'No'", "No"), ('"a b"', "a b"), ("[No way, b]", ("No way", "b")), (" padded ", "padded")),
+    ],
+)
+def test_the_names_of_columns_and_files_are_meant_as_they_stand(value: str, meant: str | tuple[str, ...]) -> None:
+    """Also where YAML would read a number, a comment or yes and no; quotes and lists are YAML all the same."""
+    assert load("conf/files.yaml", [f"data.columns.title={value}"]).data.columns == {"title": meant}
+    if isinstance(meant, str):
+        path = str(Path.cwd() / meant)
+        assert load("conf/files.yaml", [f"data.path={value}"]).data.path == path
+        assert load("conf/files.yaml", anchored([f"data.path={value}"])).data.path == path
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "~"])
+def test_a_path_can_be_taken_back(nothing: str) -> None:
+    """What stands for nothing is no name."""
+    assert load("conf/files.yaml", [f"data.path={nothing}"]).data.path is None
+
+
+def test_one_currency_needs_no_brackets() -> None:
+    """Several are a list."""
+    assert load("conf/files.yaml", ["data.currency=€"]).data.currency == ("€",)
+    assert load("conf/files.yaml", ["data.currency=[€, EUR]"]).data.currency == ("€", "EUR")
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("data: [", r"not readable as YAML: .* \(line 1, column 8\)"),
@@ -173,7 +201,7 @@ def test_overrides_for_another_folder_have_absolute_paths(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     typed = [
         "data.source=files",
-        "data.path=my items.jsonl",
+        "data.path=my items \U0001fa91.jsonl",
         "evaluate.recorded=[a.csv, /b.csv]",
         "schedule.cron=* * * * *",
     ]
