@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def _look(conf: str, path: str, overrides: Sequence[str]) -> Findings:
     if strange:
         raise UserError(f"{strange[0]!r}: init looks at data.* alone. Give the rest to `pricewright run`.")
     rules = load(conf, [*overrides, "data.source=files", f"data.path={json.dumps(path)}"]).data
-    given = {pair.partition("=")[0].split(".")[1] for pair in overrides}
+    given = {pair.partition("=")[0].strip().split(".")[1] for pair in overrides}
     return inspect(path, rules, {name: getattr(rules, name) for name in given})
 
 
@@ -123,15 +123,30 @@ def conf_text(base: str, found: Findings) -> str:
     if rules.columns:
         lines.append("  columns:              # our field: your column")
         lines += [f"    {ours}: {_yaml(theirs)}" for ours, theirs in rules.columns.items()]
-    lines += [f"  {key}: {_yaml(getattr(rules, key))}   # {why}" for key, why in told.items()]
+    lines += [f"  {key}: {_yaml(getattr(rules, key))}   # {' '.join(why.split())}" for key, why in told.items()]
+    written = dict.fromkeys((*FOUND, *found.given))
+    for key in written:
+        value = getattr(rules, key)
+        differs = key in found.given or value != Data.model_fields[key].default
+        if differs and key not in ("source", "path", "columns", *told):
+            lines.append(f"  {key}: {_yaml(value)}")
     head, section, rest = _section(base, "data")
-    kept = [line for line in section[1:] if (key := re.match(r"  (\w+):", line)) is None or key[1] not in FOUND]
-    text = "\n".join([*lines, *kept])
+    text = "\n".join([*lines, *_without(section[1:], written)])
     if found.unit != 1:
         step = f"    unit: {found.unit:g}   # a step of the language model's answer, which has three digits\n"
         rest = re.sub(r"^(  prompt:\n)", rf"\g<1>{step}", rest, count=1, flags=re.MULTILINE)
     name = found.file.name
     return f"# Written by `pricewright init` after a look at {name}: pricewright run -c THIS FILE\n{head}{text}\n{rest}"
+
+
+def _without(lines: Sequence[str], keys: Container[str]) -> Iterator[str]:
+    """The lines of a section without some of its keys, each with what stands below it."""
+    key = ""
+    for line in lines:
+        if found := re.match(r"  (\w+):", line):
+            key = found[1]
+        if key not in keys:
+            yield line
 
 
 def _section(text: str, name: str) -> tuple[str, list[str], str]:
@@ -155,6 +170,8 @@ def _yaml(value: Any) -> str:
     if isinstance(value, str):
         bare = re.fullmatch(r"[A-Za-z/][\w/.-]*", value) and value.lower() not in RESERVED
         return value if bare else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Sequence):
         return f"[{', '.join(map(_yaml, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "null" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)

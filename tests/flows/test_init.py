@@ -64,6 +64,32 @@ def test_in_a_terminal_a_person_corrects_it(shop: Path, monkeypatch: pytest.Monk
     assert "has no column Kosten" in said and "'nonsense' is not a correction" in said
 
 
+def test_what_is_given_or_stands_in_the_base_is_in_the_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run reads the file by the same rules as the look at it did, what was corrected in the terminal included."""
+    monkeypatch.chdir(tmp_path)
+    rows = (f"Стул {n};CHF {n + 20},50" for n in range(60))
+    Path("chf.csv").write_text("\n".join(["title;price", *rows]), encoding="cp1251")
+    given = ["data.currency=[CHF]", "data.decimal=,", "data.text_min=3", "data.price_max=1234567.5", "data.near=null"]
+    given += ["data.encoding=cp1251", "data.part_numbers=scrub", "data.category_weights={Möbel: 0.2, B: 3}"]
+    status, said = command("init", "chf.csv", *given)
+    assert status == 0 and "All 60 rows are kept" in said
+    data = load("chf.yaml").data
+    assert (data.currency, data.decimal, data.text_min, data.price_max) == (("CHF",), ",", 3, 1234567.5)
+    assert (data.encoding, data.near, data.part_numbers) == ("cp1251", None, "scrub")
+    assert data.category_weights == {"Möbel": 0.2, "B": 3} and data.test_items == 500
+
+    section = ["columns:", "  title: Ware", "currency:", "  - CHF", "text_min: 3", "price_max: 5000"]
+    Path("base.yaml").write_text("\n  ".join(["data:", "source: files", *section]))
+    Path("bare.csv").write_text("\n".join(["Ware,price", *(f"Stuhl {n},{n + 20}" for n in range(60))]))
+    answers = iter(["price_min=2", ""])
+    monkeypatch.setattr(builtins, "input", lambda _: next(answers))
+    monkeypatch.setattr("flows.cli.init.asked", lambda: True)
+    assert command("init", "bare.csv", "-c", "base.yaml")[0] == 0
+    data = load("bare.yaml").data
+    assert (data.columns, data.currency) == ({"title": "Ware"}, ("CHF",))
+    assert (data.text_min, data.price_min, data.price_max) == (3, 2, 5000)
+
+
 def test_only_what_reads_the_data_can_be_given(shop: Path) -> None:
     """The rest is for the run."""
     status, said = command("init", shop.name, "finetune.enabled=false")

@@ -56,14 +56,16 @@ CURRENCIES = (
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found. `rules` are those of the conf with all of it put in; `told` says of each rule why, `items` are
-    the first ones as they would be read, `tally` what would be dropped of the `rows` that were looked at.
+    """What was found. `rules` are those of the conf with all of it put in; `told` says of each rule why, `given` are
+    those that stood, `items` are the first ones as they would be read, `tally` what would be dropped of the `rows` that
+    were looked at.
 
     `unit` is what a step of the language model's answer is worth, in what the prices are in.
     """
 
     rules: Data
     told: dict[str, str]
+    given: Mapping[str, Any]
     file: Path
     form: str
     columns: list[str]
@@ -107,6 +109,7 @@ def inspect(path: str, conf: Data, given: Mapping[str, Any]) -> Findings:
     return Findings(
         rules=rules,
         told=told,
+        given=given,
         file=files[0],
         form=_form(files[0], kind, rules),
         columns=[column.name for column in columns_of(sound)],
