@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,16 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
             except (UserError, ValueError) as error:
                 print(error)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(conf_text(find_conf(conf).read_text(encoding="utf-8"), found), encoding="utf-8")
-    load(target)
+    part = target.with_name(f"{target.name}.part")  # one that cannot be loaded would stand in the way of the next try
+    try:
+        part.write_text(conf_text(find_conf(conf).read_text(encoding="utf-8"), found), encoding="utf-8")
+        load(part)
+        part.rename(target)
+    except UserError as error:
+        why = f"What was found cannot be put into {conf}. Leave -c out, or give another one."
+        raise UserError(f"{why} {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
     return target
 
 
@@ -131,7 +140,8 @@ def conf_text(base: str, found: Findings) -> str:
         if differs and key not in ("source", "path", "columns", *told):
             lines.append(f"  {key}: {_yaml(value)}")
     head, section, rest = _section(base, "data")
-    text = "\n".join([*lines, *_without(section[1:], written)])
+    kept = textwrap.indent(textwrap.dedent("\n".join(section[1:])), "  ").splitlines()
+    text = "\n".join([*lines, *_without(kept, written)])
     if found.unit != 1:
         step = f"    unit: {found.unit:g}   # a step of the language model's answer, which has three digits\n"
         rest = re.sub(r"^(  prompt:\n)", rf"\g<1>{step}", rest, count=1, flags=re.MULTILINE)

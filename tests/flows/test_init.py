@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_what_is_given_or_stands_in_the_base_is_in_the_conf(tmp_path: Path, monk
     assert data.category_weights == {"Möbel": 0.2, "B": 3} and data.test_items == 500
 
     section = ["columns:", "  title: Ware", "currency:", "  - CHF", "text_min: 3", "price_max: 5000"]
-    Path("base.yaml").write_text("\n  ".join(["data:", "source: files", *section]))
+    Path("base.yaml").write_text("\n    ".join(["data:", "source: files", *section]))
     Path("bare.csv").write_text("\n".join(["Ware,price", *(f"Stuhl {n},{n + 20}" for n in range(60))]))
     answers = iter(["price_min=2", ""])
     monkeypatch.setattr(builtins, "input", lambda _: next(answers))
@@ -88,6 +89,26 @@ def test_what_is_given_or_stands_in_the_base_is_in_the_conf(tmp_path: Path, monk
     data = load("bare.yaml").data
     assert (data.columns, data.currency) == ({"title": "Ware"}, ("CHF",))
     assert (data.text_min, data.price_min, data.price_max) == (3, 2, 5000)
+
+
+def test_a_price_over_two_lines_breaks_no_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is scraped from a page, the sign on a line of its own; a column's name may hold a line break too."""
+    monkeypatch.chdir(tmp_path)
+    items = [{"product\nname": f"Stuhl {n} aus Esche", "price": f"€\n{n + 20},50"} for n in range(60)]
+    Path("scraped.json").write_text(json.dumps(items))
+    assert command("init", "scraped.json")[0] == 0
+    data = load("scraped.yaml").data
+    assert (data.currency, data.columns) == (("€", "EUR"), {"title": "product\nname"})
+
+
+def test_a_conf_that_cannot_be_loaded_is_not_left_in_the_way(shop: Path) -> None:
+    """Where another section of the base refers to what is replaced; the next try finds the place free."""
+    Path("base.yaml").write_text("data:\n    source: files\n    price_min: &least 3\ngc:\n    keep_days: *least\n")
+    for base, expected in (("base.yaml", 2), ("conf/files.yaml", 0)):
+        status, said = command("init", shop.name, "-c", base)
+        assert status == expected, said
+        assert status == 0 or "cannot be put into base.yaml. Leave -c out" in said
+        assert [path.name for path in shop.parent.glob("Waren*.yaml*")] == ["Waren-2026.yaml"] * (status == 0)
 
 
 def test_only_what_reads_the_data_can_be_given(shop: Path) -> None:

@@ -207,7 +207,7 @@ def _likelier(evidence: Evidence) -> str:
 
 def _sign(cell: str) -> str:
     """What stands beside the number of a price: a sign or a code of a currency."""
-    rest = re.sub(FIGURE, " ", cell, count=1).strip(f"{BLANKS}-\u2013\u2014,*\u2020\u2021")
+    rest = re.sub(FIGURE, " ", cell, count=1).strip(f"{BLANKS}\t\r\n-\u2013\u2014,*\u2020\u2021")
     return rest if 0 < len(rest) <= 4 and not any(map(str.isdigit, rest)) else ""
 
 
