@@ -163,7 +163,7 @@ def predict(arguments: argparse.Namespace) -> None:
     folder = model_folder(client, version.tags[MODEL_ID])
     rules = load_rules(folder)
     if arguments.file:
-        items += read_items(Path(arguments.file), rules or experiment.data)
+        items += read_items(arguments.file, rules or experiment.data)
     items = [dataclasses.replace(item, price=None) for item in as_trained(items, rules)]
     answer = load_predictor(folder).predict(items)
     rows = [
@@ -186,9 +186,9 @@ def predict(arguments: argparse.Namespace) -> None:
         print(f"{price}  (80%: {low} to {high})  {row['title']}")
 
 
-def read_items(file: Path, rules: Data) -> list[Item]:
-    """The items of a file to be priced, such as the one that trained: its columns are those of the rules. A price in
-    it is looked at only to find the text that states it."""
+def read_items(file: str, rules: Data) -> list[Item]:
+    """The items of a file to be priced, here or at an address, such as the one that trained: its columns are those of
+    the rules. A price in it is looked at only to find the text that states it."""
     from tasks.data.cleaning import fields_of
     from tasks.data.files.delimited import LINE, REJECTED
     from tasks.data.items import RejectedError, unpriced
@@ -196,10 +196,10 @@ def read_items(file: Path, rules: Data) -> list[Item]:
     from tasks.data.sources import check_columns, list_files, read_files, source_of
 
     rules = rules.model_copy(update={"columns": {**source_of(rules).columns, **rules.columns}})
-    for one in list_files(str(file)):
+    for one in list_files(file):
         check_columns(one, rules, priced=False)
     items = []
-    for number, row in enumerate(read_files(str(file), rules), 1):
+    for number, row in enumerate(read_files(file, rules), 1):
         try:
             if REJECTED in row:
                 raise RejectedError(f"{row[REJECTED]} in {row[LINE][:60]!r}")

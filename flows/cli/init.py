@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config.experiment import Column, Data
-from tasks.config.loading import find_conf, load
+from tasks.config.loading import FILES_CONF, find_conf, load
+from tasks.data.files.remote import is_address
 from tasks.data.inspection.findings import Findings, inspect
 from tasks.data.items import Item
 from tasks.data.prices import shown
@@ -34,8 +35,9 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
     Raises:
         UserError: the file cannot be read, nothing in it looks like a price or a text, or the conf is there already.
     """
-    path = str(Path(file).expanduser().absolute())
-    target = Path(to) if to else Path(f"{Data(source='files', path=path).dataset_name}.yaml")
+    path = file if is_address(file) else str(Path(file).expanduser().absolute())
+    name = load(FILES_CONF, [_path_key(path)]).data.dataset_name
+    target = Path(to or f"{name}.yaml")
     if target.exists():
         raise UserError(f"{target} is there already. Give another name by --to, or move it away.")
     corrections = list(overrides)
@@ -76,9 +78,13 @@ def _look(conf: str, path: str, overrides: Sequence[str]) -> Findings:
     strange = [pair for pair in overrides if not pair.startswith("data.")]
     if strange:
         raise UserError(f"{strange[0]!r}: init looks at data.* alone. Give the rest to `pricewright run`.")
-    rules = load(conf, [*overrides, "data.source=files", f"data.path={json.dumps(path)}"]).data
+    rules = load(conf, [*overrides, "data.source=files", _path_key(path)]).data
     given = {pair.partition("=")[0].strip().split(".")[1] for pair in overrides}
     return inspect(path, rules, {name: getattr(rules, name) for name in given})
+
+
+def _path_key(path: str) -> str:
+    return f"data.path={json.dumps(path, ensure_ascii=False)}"
 
 
 def _as_overrides(answer: str) -> list[str]:

@@ -8,8 +8,10 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from flows.cli.commands import read_items
 from tasks.config.loading import load
 from tests.smoke import command
 
@@ -89,6 +91,25 @@ def test_what_is_given_or_stands_in_the_base_is_in_the_conf(tmp_path: Path, monk
     data = load("bare.yaml").data
     assert (data.columns, data.currency) == ({"title": "Ware"}, ("CHF",))
     assert (data.text_min, data.price_min, data.price_max) == (3, 2, 5000)
+
+
+def test_a_file_at_an_address_is_looked_at_and_priced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the message about columns that are not known advises; the address stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "cache"))
+    address = f"memory://{tmp_path.name}/goods.csv"
+    fsspec.filesystem("memory").pipe(address, b"name,cost\nKettle of steel,5.50\nLamp of brass,6.25\n")
+    status, said = command("init", address)
+    assert status == 0 and said.splitlines()[-1] == "goods.yaml", said
+    data = load("goods.yaml").data
+    assert (data.path, data.columns) == (address, {"title": "name", "price": "cost"})
+    assert [item.title for item in read_items(address, data)] == ["Kettle of steel", "Lamp of brass"]
+
+
+def test_a_password_in_an_address_is_refused() -> None:
+    """In a sentence, as in any conf."""
+    status, said = command("init", "https://me:secret@shop.example/goods.csv")
+    assert status == 2 and "Expected an address without a password" in said and "secret" not in said
 
 
 def test_a_price_over_two_lines_breaks_no_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
