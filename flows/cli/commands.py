@@ -61,25 +61,28 @@ def run_stage(arguments: argparse.Namespace) -> None:
         case "evaluate":
             from flows.evaluation import evaluation
 
-            print_leaderboard(experiment, evaluation(conf, overrides, again=arguments.again))
+            print_leaderboard(experiment, evaluation(conf, overrides, again=arguments.again), contest=False)
         case "promote":
             from flows.promotion import promotion
 
             print(promotion(conf, overrides, dry_run=arguments.dry_run))
 
 
-def print_leaderboard(experiment: Experiment, report: Report) -> None:
-    """The table, what it says in words, what to type next, and last the path of the report."""
+def print_leaderboard(experiment: Experiment, report: Report, *, contest: bool = True) -> None:
+    """The table, what it says in words, what to type next, and last the path of the report. `contest`: whether the best
+    of these models has met the champion."""
     from tasks.report.conclusion import conclusion
     from tasks.report.standings import read_standings
+    from tasks.tracking.registry import CHAMPION, registered
 
     standings = read_standings(experiment, report.run_id)
     print_table(standings)
     print()
     for sentence in conclusion(experiment, report.run_id, standings):
         print(sentence)
-    if not any(row.champion for row in standings.rows):
-        print(f"The champion of {experiment.registered_model} is from an earlier run. None of these models beat it.")
+    if not any(row.champion for row in standings.rows) and registered(experiment, CHAMPION) is not None:
+        outcome = " None of these models beat it." if contest else ""
+        print(f"The champion of {experiment.registered_model} is from an earlier run.{outcome}")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
     own = f"For your own products: `{program} init FILE`. " if standings.generated else ""
     print(f"{own}`{program} ui` shows all models (MLflow) and all runs (Prefect). The report:")

@@ -28,16 +28,19 @@ def ledger(conf: str) -> list:
 
 
 def test_a_dry_run_says_who_would_win_and_changes_nothing(conf: str) -> None:
-    """With no incumbent, with one that was evaluated elsewhere, and with the champion itself."""
+    """With no incumbent, with one that was evaluated elsewhere, and with the champion itself. An evaluation speaks of
+    a champion only where there is one, and of no contest."""
     name = ("promote.name=dry", "finetune.enabled=false")
     assert command("baselines", "-c", conf, *name, "baselines.models=[random]")[0] == 0
-    assert command("evaluate", "-c", conf, *name, "baselines.models=[random]")[0] == 0
+    status, said = command("evaluate", "-c", conf, *name, "baselines.models=[random]")
+    assert status == 0 and "from an earlier run" not in said
     before = ledger(conf)
     status, said = command("promote", "-c", conf, *name, "baselines.models=[random]", "--dry-run")
     assert status == 0 and "no incumbent" in said and "Nothing was changed" in said
     assert ledger(conf) == before
     assert command("promote", "-c", conf, *name, "baselines.models=[random]")[0] == 0
-    assert command("evaluate", "-c", conf, *name)[0] == 0
+    status, said = command("evaluate", "-c", conf, *name)
+    assert status == 0 and "The champion of dry is from an earlier run.\n" in said
     before = ledger(conf)
     status, said = command("promote", "-c", conf, *name, "--dry-run")
     assert status == 0 and "incumbent" in said
