@@ -11,7 +11,10 @@ from urllib.parse import quote
 SAME = "The same command goes on where this one stopped."
 # Patterns of messages, and what to do about them. The first one that matches the error, or its cause, gives the advice.
 REMEDIES = (
-    ("disk is full", "The disk is full ({}). Make room. Finished work is kept, and the same command goes on."),
+    (
+        "disk is full|No space left on device|Disk quota exceeded",  # of SQLite; of libraries with errors of their own
+        "The disk is full ({}). Make room. Finished work is kept, and the same command goes on.",
+    ),
     (
         "readonly database",
         "Something cannot be written ({}). Fix its permissions, or point tracking.* at another place.",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
+from flows.cli.remedies import remedy
 
 SMOKE = "conf/smoke.yaml"
 
@@ -88,6 +89,20 @@ def test_a_full_disk_is_said_however_deep_it_hides(
         status, message = outcome(capsys, "curate", "-c", SMOKE, *at(tmp_path))
     assert status == 2 and "The disk is full" in message and "Make room" in message
     assert main(["curate", "-c", SMOKE, *at(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",  # of safetensors
+        'TransactionContext Error: Failed to commit: Could not write file "/x": No space left on device',  # of DuckDB
+        "Disk quota exceeded (os error 122)",
+        "(sqlite3.OperationalError) database or disk is full",
+    ],
+)
+def test_a_full_disk_is_known_by_what_other_libraries_say(said: str) -> None:
+    """Their errors are no OSError."""
+    assert str(remedy(Exception(said))).startswith(f"The disk is full ({said}). Make room.")
 
 
 def test_doctor_says_what_is_there(
