@@ -77,10 +77,11 @@ def folder_content(folder: Path) -> str:
             found[name] = [*seen, known[name][2] if same else file_digest(path)]
     lasting = {name: entry for name, entry in found.items() if abs(time.time() - float(entry[1]) / 1e9) > FRESH}
     if lasting != known:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memory.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(lasting), encoding="utf-8")
-        temporary.replace(memory)
+        with contextlib.suppress(OSError):  # a cache that others keep
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            temporary = memory.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(lasting), encoding="utf-8")
+            temporary.replace(memory)
     return digest({name: entry[2] for name, entry in found.items()})
 
 

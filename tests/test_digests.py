@@ -175,7 +175,12 @@ def test_a_folder_is_known_by_its_content_and_read_once(tmp_path: Path, monkeypa
     (folder / "weights").write_bytes(b"two")  # of the same size
     assert folder_content(folder) != first
     (folder / "weights").write_bytes(b"one")  # so fresh that it is not remembered
-    assert folder_content(folder.rename(tmp_path / "elsewhere")) == first
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    assert folder_content(elsewhere) == first
+    (tmp_path / "closed").touch()
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "closed"))
+    os.utime(elsewhere / "weights", (2000, 2000))
+    assert folder_content(elsewhere) == first  # what nobody may remember is read
 
 
 def test_the_versions_of_libraries_are_those_installed() -> None:

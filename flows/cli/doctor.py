@@ -137,10 +137,11 @@ def _foreseen(conf: Finetune, resolved: Settings) -> TrainingCost:
         return memory.TrainingCost(estimate, **known)
     check_base(conf)
     size = memory.TrainingCost.foreseen(conf, resolved)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    temporary = kept.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(dataclasses.asdict(size)), encoding="utf-8")
-    temporary.replace(kept)
+    with contextlib.suppress(OSError):  # a cache that others keep
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(dataclasses.asdict(size)), encoding="utf-8")
+        temporary.replace(kept)
     return size
 
 

@@ -6,7 +6,10 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
+
+from tasks.paths import PROJECT, cache_folder
 
 SAME = "The same command goes on where this one stopped."
 # Patterns of messages, and what to do about them. The first one that matches the error, or its cause, gives the advice.
@@ -79,11 +82,19 @@ def remedy(error: BaseException | None) -> str | None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return REMEDIES[0][1].format(said)
         if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES):
-            return REMEDIES[1][1].format(said)
+            return f"Something cannot be read or written ({said}). Fix its permissions{_or_elsewhere(cause)}."
         for pattern, advice in REMEDIES:
             if re.search(pattern, said):
                 return advice.format(said)
     return None
+
+
+def _or_elsewhere(error: OSError) -> str:
+    """Which setting names another place than the one that is closed, if it is one that we chose."""
+    place = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, str | bytes) else Path()
+    if place.is_relative_to(cache_folder().absolute()):
+        return ", or point PRICEWRIGHT_CACHE at another folder"
+    return ", or point tracking.* at another place" if place.is_relative_to(PROJECT / "mlruns") else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

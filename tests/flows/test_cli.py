@@ -11,6 +11,7 @@ import pytest
 
 from flows.cli.main import main
 from flows.cli.remedies import remedy
+from tasks.paths import PROJECT, cache_folder
 
 SMOKE = "conf/smoke.yaml"
 
@@ -105,10 +106,27 @@ def test_a_full_disk_is_known_by_what_other_libraries_say(said: str) -> None:
     assert str(remedy(Exception(said))).startswith(f"The disk is full ({said}). Make room.")
 
 
+@pytest.mark.parametrize(
+    ("place", "elsewhere"),
+    [
+        (Path("/home/other/products.csv"), ""),
+        (PROJECT / "mlruns" / "mlflow.db", ", or point tracking.* at another place"),
+        (cache_folder() / "estimates", ", or point PRICEWRIGHT_CACHE at another folder"),
+    ],
+)
+def test_what_is_closed_is_named_with_a_way_out_that_is_one(place: Path, elsewhere: str) -> None:
+    """A file of the user's may be closed for reading, and no setting of ours moves it."""
+    error = PermissionError(errno.EACCES, "Permission denied", str(place))
+    assert remedy(error) == f"Something cannot be read or written ({error}). Fix its permissions{elsewhere}."
+
+
 def test_doctor_says_what_is_there(
-    capsys: pytest.CaptureFixture, at: Callable[[Path], list[str]], tmp_path: Path
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, at: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
-    """Machine, device, base model and tracking, one line each."""
+    """Machine, device, base model and tracking, one line each; that it cannot remember what it found is no obstacle."""
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "estimates").touch()
     assert main(["doctor", "-c", SMOKE, *at(tmp_path)]) == 0
     output = capsys.readouterr().out
     for word in ("machine", "device", "tiny-random", "tracking", "reached"):
