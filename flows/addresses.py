@@ -1,4 +1,4 @@
-"""Where the servers of this machine listen, and whether one answers."""
+"""Where the servers of this machine listen, whether one answers, and what one said that does not."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def check_free(port: int, option: str) -> None:
         probe.settimeout(1)
         if probe.connect_ex((HOST, port)) == 0:
             raise UserError(f"Port {port} is in use. Stop what listens there, or choose another with {option}.")
+
+
+def end_of(log: Path) -> str:
+    """The last lines of what a server said, which tell why it ended."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:])
 
 
 def address_of(port: int | None = None) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from flows.addresses import HOST, check_free
+from flows.addresses import HOST, check_free, end_of
 from tasks.errors import UserError
 from tasks.paths import PROJECT
 from tasks.progress import say
@@ -192,8 +192,7 @@ class Team:
         until = time.monotonic() + PATIENCE
         while not there():
             if process.poll() is not None or time.monotonic() > until:
-                said = "\n".join(log.read_text(errors="replace").strip().splitlines()[-5:])
-                raise UserError(f"{name} did not start. The end of {log}:\n{said}")
+                raise UserError(f"{name} did not start. The end of {log}:\n{end_of(log)}")
             time.sleep(0.2)
 
     def _keys(self) -> dict[str, str]:

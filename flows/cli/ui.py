@@ -8,14 +8,29 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
-from flows.addresses import HOST, PREFECT_PORT, check_free
+from flows.addresses import HOST, PREFECT_PORT, check_free, end_of
 from tasks.config.experiment import Experiment
+from tasks.errors import UserError
+from tasks.paths import PROJECT
 from tasks.scoring.comparisons import FLOOR
 from tasks.tracking.reading import latest_evaluation
 from tasks.tracking.runs import KIND, PARENT, STATUS
 from tasks.tracking.store import address, experiment_id
+
+LOGS = PROJECT / "mlruns" / "ui"
+
+
+class Server(NamedTuple):
+    """One of the servers, and what it says."""
+
+    name: str
+    process: subprocess.Popen
+    log: Path
 
 
 def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> None:
@@ -24,7 +39,7 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
     Where tracking.uri is a server, its own pages are named and none is started for it.
 
     Raises:
-        UserError: a port is in use.
+        UserError: a port is in use, or a server ended by itself.
     """
     store = address(experiment)
     served = store.startswith(("http://", "https://"))
@@ -37,9 +52,9 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
     api = f"http://{HOST}:{prefect_port}/api"
     # The dashboard runs in the browser and asks port 4200, unless it is told another.
-    servers = [_start(prefect, PREFECT_SERVER_UI_API_URL=api)]
+    servers = [_start("Prefect", prefect_port, prefect, PREFECT_SERVER_UI_API_URL=api)]
     if not served:  # the store's address may hold a password, and every user of the machine sees command lines
-        servers.append(_start(mlflow, MLFLOW_BACKEND_STORE_URI=store))
+        servers.append(_start("MLflow", mlflow_port, mlflow, MLFLOW_BACKEND_STORE_URI=store))
     try:
         for port in ports.values():
             _await(port, servers)
@@ -52,21 +67,31 @@ def serve_ui(experiment: Experiment, mlflow_port: int, prefect_port: int) -> Non
         where = "" if prefect_port == PREFECT_PORT else f" --prefect-port {prefect_port}"
         print(f"Schedules, and runs by the dashboard: pricewright deploy{where}, in another terminal.", flush=True)
         print("Ctrl-C stops what was started.", flush=True)
-        while all(server.poll() is None for server in servers):
+        while True:
+            _check_all_run(servers)
             time.sleep(0.5)
-        raise RuntimeError("one of the servers ended by itself, so the other one was stopped")
     except KeyboardInterrupt:
         pass
     finally:
         for server in servers:
-            server.terminate()
+            server.process.terminate()
         for server in servers:
-            server.wait()
+            server.process.wait()
 
 
-def _start(command: list[str], **environment: str) -> subprocess.Popen:
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env=os.environ | environment, stdout=quiet, stderr=quiet)
+def _start(name: str, port: int, command: list[str], **environment: str) -> Server:
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / f"{name.lower()}-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)
+    return Server(name, process, log)
+
+
+def _check_all_run(servers: Sequence[Server]) -> None:
+    for name, process, log in servers:
+        if process.poll() is not None:
+            beside = " What was started beside it was stopped." if len(servers) > 1 else ""
+            raise UserError(f"The server of {name} ended by itself.{beside} The end of {log}:\n{end_of(log)}")
 
 
 def comparison(evaluation: str) -> str:
@@ -85,8 +110,9 @@ def comparison(evaluation: str) -> str:
     )
 
 
-def _await(port: int, servers: list[subprocess.Popen]) -> None:
-    while all(server.poll() is None for server in servers):
+def _await(port: int, servers: Sequence[Server]) -> None:
+    while True:
+        _check_all_run(servers)
         with socket.socket() as probe:
             probe.settimeout(1)
             if probe.connect_ex((HOST, port)) == 0:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from flows.cli import ui
 from flows.cli.main import main
 from flows.cli.remedies import remedy
 from tasks.paths import PROJECT, cache_folder
+from tests.waiting import free_port
 
 SMOKE = "conf/smoke.yaml"
 
@@ -54,6 +59,34 @@ def test_a_port_in_use_is_said(capsys: pytest.CaptureFixture) -> None:
         status, message = outcome(capsys, "ui", "-c", SMOKE, "--mlflow-port", str(port))
     assert status == 2
     assert f"Port {port} is in use" in message and "--mlflow-port" in message
+
+
+@pytest.mark.parametrize(("ends", "goes_on"), [("Prefect", "mlflow"), ("MLflow", "prefect")])
+def test_a_server_of_ui_that_ends_is_named_with_what_it_said(
+    ends: str,
+    goes_on: str,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    at: Callable,
+) -> None:
+    """And nobody is sent to the address of a server that is not there; the other one is stopped."""
+    program = tmp_path / "python"  # -m mlflow server ...
+    program.write_text(
+        f'#!/bin/sh\n[ "$2" = {goes_on} ] && echo $$ > "{tmp_path}/pid" && exec sleep 3600\n'
+        f'until [ -s "{tmp_path}/pid" ]; do sleep 0.05; done\necho "the database is damaged"; exit 3\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(ui, "sys", SimpleNamespace(executable=str(program)))
+    monkeypatch.setattr(ui, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    ports = {"MLflow": str(free_port()), "Prefect": str(free_port())}
+    options = [word for name, port in ports.items() for word in (f"--{name.lower()}-port", port)]
+    status, message = outcome(capsys, "ui", "-c", SMOKE, *at(tmp_path), *options)
+    assert status == 2 and f"The server of {ends} ended by itself." in message
+    assert f"The end of {tmp_path}/logs/{ends.lower()}-{ports[ends]}.log:\nthe database is damaged" in message
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_stage_that_fails_exits_with_1(
