@@ -14,11 +14,13 @@ HOST, PREFECT_PORT = "127.0.0.1", 4200
 
 
 def check_free(port: int, option: str) -> None:
-    """Refuse a port that another program listens on.
+    """Refuse a port that another program listens on, or that no program can.
 
     Raises:
-        UserError: it is in use.
+        UserError: it is in use, or there is no such port.
     """
+    if not 0 < port < 65_536:
+        raise UserError(f"There is no port {port}: they go from 1 to 65535. Choose another with {option}.")
     with socket.socket() as probe:
         probe.settimeout(1)
         if probe.connect_ex((HOST, port)) == 0:

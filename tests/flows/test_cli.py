@@ -61,6 +61,14 @@ def test_a_port_in_use_is_said(capsys: pytest.CaptureFixture) -> None:
     assert f"Port {port} is in use" in message and "--mlflow-port" in message
 
 
+def test_a_port_that_there_is_not_is_said(capsys: pytest.CaptureFixture) -> None:
+    """Whoever is to listen there."""
+    for words in (["ui", "--prefect-port", "-1"], ["ui", "--mlflow-port", "65536"], ["serve", "--port", "70000"]):
+        status, message = outcome(capsys, *words, "-c", SMOKE)
+        assert status == 2 and f"There is no port {words[-1]}: they go from 1 to 65535" in message
+        assert f"Choose another with {words[1]}." in message
+
+
 @pytest.mark.parametrize(("ends", "goes_on"), [("Prefect", "mlflow"), ("MLflow", "prefect")])
 def test_a_server_of_ui_that_ends_is_named_with_what_it_said(
     ends: str,
