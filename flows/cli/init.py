@@ -48,7 +48,7 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
             "There is no terminal to ask in, so this guess is taken. Other columns: data.columns.title=NAME, and so on."
         )
     else:
-        while answer := input(f"\n{QUESTION}").strip():
+        while answer := _answer():
             try:
                 more = [*corrections, *_as_overrides(answer)]
                 found, corrections = _look(conf, path, more), more
@@ -72,6 +72,13 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
 def asked() -> bool:
     """Whether there is somebody in a terminal to be asked."""
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _answer() -> str:
+    try:
+        return input(f"\n{QUESTION}").strip()
+    except EOFError:  # Ctrl-D
+        raise UserError("The question was not answered, so no conf was written. Enter takes what was found.") from None
 
 
 def _look(conf: str, path: str, overrides: Sequence[str]) -> Findings:

@@ -67,6 +67,19 @@ def test_in_a_terminal_a_person_corrects_it(shop: Path, monkeypatch: pytest.Monk
     assert "has no column Kosten" in said and "'nonsense' is not a correction" in said
 
 
+def test_a_question_that_is_not_answered_writes_nothing(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-D is no consent."""
+
+    def closed(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(builtins, "input", closed)
+    monkeypatch.setattr("flows.cli.init.asked", lambda: True)
+    status, said = command("init", shop.name)
+    assert status == 2 and "was not answered, so no conf was written" in said
+    assert [path.name for path in shop.parent.iterdir()] == [shop.name]
+
+
 def test_what_is_given_or_stands_in_the_base_is_in_the_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run reads the file by the same rules as the look at it did, what was corrected in the terminal included."""
     monkeypatch.chdir(tmp_path)
