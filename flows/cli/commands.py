@@ -186,7 +186,8 @@ def predict(arguments: argparse.Namespace) -> None:
     unit = (origin or rules or experiment.data).unit
     for row in rows:
         price, low, high = (with_unit(shown(row[name]), unit) for name in ("price", "low", "high"))
-        print(f"{price}  (80%: {low} to {high})  {row['title']}")
+        interval = "" if row["low"] != row["low"] else f"  (80%: {low} to {high})"  # NaN: the model gives none
+        print(f"{price}{interval}  {row['title']}")
 
 
 def read_items(file: str, rules: Data) -> list[Item]:

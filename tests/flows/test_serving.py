@@ -27,8 +27,8 @@ from tests.waiting import PATIENCE, answers, free_port, until
 
 
 def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts and a file alike, in their order; an interval that a model does not give is null in JSON, which knows no
-    NaN; what is empty or no product is refused with its place."""
+    """Texts and a file alike, in their order; an interval that a model does not give is left out, and null in JSON,
+    which knows no NaN; what is empty or no product is refused with its place."""
     (tmp_path / "items.jsonl").write_text('{"title": "Kettle", "price": 3}\n{"text": "A red bicycle"}\n')
     status, said = command(
         "predict", "-c", conf, "Steel kettle, pack of 2", "--file", f"{tmp_path}/items.jsonl", "--json"
@@ -41,6 +41,7 @@ def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(loading, "load_predictor", lambda _: SimpleNamespace(predict=lambda _: points))
         (row,) = json.loads(command("predict", "-c", conf, "Steel kettle", "--json")[1], parse_constant=pytest.fail)
+        assert command("predict", "-c", conf, "Steel kettle") == (0, "$5.00  Steel kettle\n")
     assert (row["price"], row["low"], row["high"]) == (5.0, None, None)
     (tmp_path / "bad.jsonl").write_text('{"title": "Kettle"}\n{"price": 3}\n')
     for words, expected in (
