@@ -348,7 +348,7 @@ def attending(model: PeftModel, attention: str) -> Iterator[None]:
 
 
 class _EnoughError(Exception):
-    """The checkpoint that is resumed from was the last one that patience allows."""
+    """The checkpoint that is resumed from was the last one: of all, or that patience allows."""
 
 
 class _KeepOnResume(TrainerCallback):
@@ -359,7 +359,8 @@ class _KeepOnResume(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.keep(state.global_step)
-        if control.should_training_stop:  # the loop would take one more step before it looks
+        # The loop would take one more step before it looks: from the last step too, where that ends no epoch.
+        if control.should_training_stop or state.global_step >= state.max_steps:
             raise _EnoughError
 
 

@@ -176,6 +176,30 @@ def test_a_training_told_to_leave_saves_first(
     assert_same_weights(undisturbed, told)
 
 
+def test_a_training_whose_last_checkpoint_was_not_scored_takes_no_further_step(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its last step ends no epoch, at whose end alone upstream looks whether there is one more to take."""
+    from tasks.training.candidates import Candidates
+
+    experiment = load("conf/smoke.yaml", [*at(tmp_path), "finetune.sft.max_steps=3", "finetune.checkpoints=3"])
+    dataset = curate(experiment)
+    add = Candidates.add
+
+    def die(candidates: Candidates, tuned: Any, step: int, *arguments: Any) -> None:
+        if step == 3:
+            raise Terminated
+        add(candidates, tuned, step, *arguments)
+
+    monkeypatch.setattr(Candidates, "add", die)
+    with pytest.raises(Terminated):
+        finetuning.finetune(experiment, dataset)
+    assert saved(work_of(experiment)) == [2, 3]
+    monkeypatch.undo()
+    finetuning.finetune(experiment, dataset)
+    assert sorted(adapters(experiment)) == [1, 2, 3]
+
+
 def test_a_head_that_goes_on_is_the_one_that_was_left_alone(
     tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
