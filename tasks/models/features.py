@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 POUNDS = {"pound": 1, "lb": 1, "ounce": 1 / 16, "oz": 1 / 16, "gram": 0.00220462, "kilogram": 2.20462, "kg": 2.20462}
-WEIGHT = re.compile(r"([\d.,]*\d)\s*(hundredths\s+)?(pound|lb|ounce|oz|kilogram|kg|gram)", re.IGNORECASE)
-RANK = re.compile(r"#?([\d,]*\d)\s+in\b")
-SIZE = re.compile(r"(\d+\.?\d*)\"?\s*[x\u00d7]\s*(\d+\.?\d*)\"?\s*[x\u00d7]\s*(\d+\.?\d*)", re.IGNORECASE)
-PACK = re.compile(r"(?:pack|set|box|case) of (\d+)|(\d+)\s*-?\s*(?:pack|pcs|pieces?|count)\b", re.IGNORECASE)
+# A number is begun at its first digit alone, and spaces are matched in one way: a text of thousands of digits would
+# otherwise be tried from each of them, for hours.
+WEIGHT = re.compile(r"(?<![\d.,])([\d.,]*\d)\s*(hundredths\s+)?(pound|lb|ounce|oz|kilogram|kg|gram)", re.IGNORECASE)
+RANK = re.compile(r"#?(?<![\d,])([\d,]*\d)\s+in\b")
+SIDE = r"(\d+(?:\.\d*)?)"
+SIZE = re.compile(rf"(?<!\d){SIDE}\"?\s*[x\u00d7]\s*{SIDE}\"?\s*[x\u00d7]\s*{SIDE}", re.IGNORECASE)
+PACK = re.compile(r"(?:pack|set|box|case) of (\d+)|(?<!\d)(\d+)(?:\s*-)?\s*(?:pack|pcs|pieces?|count)\b", re.IGNORECASE)
 NUMBER = re.compile(r"\d+\.?\d*")
 # The recipe's own list of electronics brands that sell for more.
 TOP_BRANDS = {"hp", "dell", "lenovo", "samsung", "asus", "sony", "canon", "apple", "intel"}
@@ -57,18 +61,26 @@ def _detail_weight(item: Item) -> float:
 
 
 def weights(text: str) -> list[float]:
-    """The weights that a text states, in pounds, in their order."""
+    """The weights that a text states, in pounds, in their order; none that no number can hold."""
     found = WEIGHT.findall(text)
     return [
-        float(number.replace(",", "")) * POUNDS[unit.lower()] / (100 if hundredths else 1)
+        weight
         for number, hundredths, unit in found
         if number.count(".") < 2
+        and math.isfinite(weight := float(number.replace(",", "")) * POUNDS[unit.lower()] / (100 if hundredths else 1))
     ]
+
+
+def sizes(text: str) -> list[tuple[str, str, str]]:
+    """The three sides of what a text measures, as it states them, in their order; none of a volume that no number can
+    hold."""
+    return [sides for sides in SIZE.findall(text) if math.isfinite(_volume(sides))]
 
 
 def _rank(item: Item) -> float:
     ranks = [float(rank.replace(",", "")) for rank in RANK.findall(item.details.get("Best Sellers Rank", ""))]
-    return float(np.mean(ranks)) if ranks else np.nan
+    mean = sum(ranks) / len(ranks) if ranks else np.nan
+    return mean if math.isfinite(mean) else np.nan
 
 
 def _top_brand(item: Item) -> float:
@@ -89,7 +101,7 @@ def table(items: Sequence[Item]) -> DataFrame:
 def _structured(item: Item) -> list[float]:
     text = f"{item.title}\n{item.text}"
     heavy = weights(text)
-    volumes, pieces = [_volume(sides) for sides in SIZE.findall(text)], packs(text)
+    volumes, pieces = [_volume(sides) for sides in sizes(text)], packs(text)
     numbers = [float(number[:12]) for number in NUMBER.findall(item.title)]
     return [
         np.log(heavy[0] + 1e-3) if heavy else np.nan,
@@ -109,10 +121,10 @@ def stated(item: Item) -> str:
     text, parts = f"{item.title}\n{item.text}", []
     if heavy := weights(text):
         parts.append(f"weight {round(max(heavy), 2):g} pounds")
-    if found := SIZE.findall(text):
+    if found := sizes(text):
         parts.append(" x ".join(max(found, key=_volume)))
-    if sizes := packs(text):
-        parts.append(f"pack of {max(sizes)}")
+    if pieces := packs(text):
+        parts.append(f"pack of {max(pieces)}")
     words = ", ".join(parts)
     return f"{words[:1].upper()}{words[1:]}"
 
@@ -123,7 +135,7 @@ def packs(text: str) -> list[int]:
 
 
 def _volume(sides: Sequence[str]) -> float:
-    return float(np.prod([float(side) for side in sides]))
+    return math.prod(map(float, sides))
 
 
 class WordVectors(TransformerMixin, BaseEstimator):

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from tasks.data.catalogue import generate
 from tasks.data.items import Item, from_row
 from tasks.models.classic import BASELINES, Classic
-from tasks.models.features import Neighbours, NeighboursOfTexts, OutOfFold, basic_features, table, weights
+from tasks.models.features import Neighbours, NeighboursOfTexts, OutOfFold, basic_features, stated, table, weights
 from tasks.models.loading import load_predictor
 from tasks.models.network import Network
 from tasks.models.terms import Counts
@@ -100,6 +100,19 @@ def test_the_table_reads_sizes_packs_and_weights_from_the_text() -> None:
     assert row["numbers"] == 2
     assert np.isnan([bare[key] for key in ("weight", "heaviest", "volume", "pack", "largest_number")]).all()
     assert weights("7 hundredths pounds, 1,000 grams, 1.2.3 lb") == pytest.approx([0.07, 2.20462])
+
+
+def test_thousands_of_digits_are_read_at_once_and_are_no_measure() -> None:
+    """A pattern that tried them from each digit on would take hours for one such text, and what no number can hold is
+    left out: scikit-learn refuses it, and with it all rows."""
+    digits = "1" * 20_000
+    for unit in ("", " pounds", " x 2 x 2", " in", f"{' ' * 20_000}-{' ' * 20_000}"):
+        details = {"Item Weight": f"{digits}{unit}", "Best Sellers Rank": f"#{digits} in Tools"}
+        item = Item("1", "Nut", f"{digits}{unit}, 3 lb, 4 x 2 x 1", details=details)
+        (row,) = table([item]).to_dict("records")
+        np.testing.assert_allclose([np.exp(row["heaviest"]), np.expm1(row["volume"])], [3.001, 8])
+        assert np.isnan(row["pack"]) and np.isnan(basic_features([item])[0, :2]).all()
+        assert stated(item) == "Weight 3 pounds, 4 x 2 x 1"
 
 
 def test_training_items_are_not_their_own_neighbours() -> None:
