@@ -58,7 +58,7 @@ class Predictions:
     where the model gives none; `price` is NaN where it was not asked, or said nothing that is a price). `mass` is the
     probability that the model put on well-formed answers, shape [n], and `distribution` how it spread them;
     `unparsable`, shape [n], marks the items for which a model that answers in words was asked and not understood. Each
-    of these three is None where it has no meaning. `cost` is what asking took in US dollars, where that is known.
+    of these three is None where it has no meaning.
     """
 
     price: np.ndarray
@@ -67,7 +67,6 @@ class Predictions:
     mass: np.ndarray | None = None
     distribution: Distribution | None = None
     unparsable: np.ndarray | None = None
-    cost: float | None = None
 
     @classmethod
     def points(cls, price: Sequence[float] | np.ndarray) -> Self:

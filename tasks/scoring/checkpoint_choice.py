@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import SIGNIFICANCE, Standing, compare
+from tasks.scoring.roles import selection_key
 from tasks.scoring.wording import amount, escaped, figure, interval, span
 from tasks.tracking.runs import Candidate
 
@@ -49,7 +50,7 @@ def curve(
         seed=seed,
         resamples=resamples,
     )
-    best = min(ordered, key=lambda one: figures[one.model_id].selection_key)
+    best = min(ordered, key=lambda one: selection_key(figures[one.model_id].n, figures[one.model_id].mae))
     found = []
     for one in ordered:
         known = {key: value for key, value in vars(figures[one.model_id]).items() if key not in ("metrics", "rank")}
@@ -67,7 +68,7 @@ def chosen(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 def runner_up(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The best candidate of a training that was not chosen."""
     others = [one for one in checkpoints if not one.chosen]
-    return min(others, key=lambda one: (-one.n, float("inf") if one.mae is None else one.mae), default=None)
+    return min(others, key=lambda one: selection_key(one.n, one.mae), default=None)
 
 
 def choice(checkpoints: Sequence[Checkpoint], unit: str = "$") -> str:

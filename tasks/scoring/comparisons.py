@@ -56,11 +56,6 @@ class Figures(Standing):
         """Mean absolute error in dollars."""
         return self.metrics["mae"]
 
-    @property
-    def selection_key(self) -> tuple[float, float]:
-        """What candidates are chosen by, the least first: more items answered before a lower error on those."""
-        return -self.n, math.inf if self.mae is None else self.mae
-
 
 class Comparison(NamedTuple):
     """Mean of other's loss minus the first one's on the n items both cover, with its interval and two-sided p-value.

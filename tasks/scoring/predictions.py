@@ -57,8 +57,6 @@ def score(
     metrics |= {"mae_low": float(low[0]), "mae_high": float(high[0])}
     if timed:
         metrics["seconds_per_1000"] = 1000 * seconds / len(items)
-    if predictions.cost is not None:
-        metrics["cost_per_1000"] = 1000 * predictions.cost / len(items)
     if predictions.mass is not None:
         metrics["mass"] = float(predictions.mass.mean())
     # MLflow's Compare shows charts in the order of their names: what all models have, on test items, comes first.

@@ -59,6 +59,12 @@ class Roles:
         return cls(**dealt, selection=items[start:], sampled=items[start : start + conf.score_items])
 
 
+def selection_key(answered: int, error: float | None) -> tuple[int, float]:
+    """What candidates are chosen by, the least first: more items answered before a lower error on those, which is None
+    where there are none."""
+    return -answered, math.inf if error is None else error
+
+
 def mean_error(errors: np.ndarray) -> float:
     """The mean of absolute errors [n] over the items that have a price; infinite where none has one."""
     return math.inf if np.isnan(errors).all() else float(np.nanmean(errors))

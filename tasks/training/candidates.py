@@ -21,7 +21,7 @@ from tasks.progress import say
 from tasks.scoring.checkpoint_choice import choice, chosen, curve, curve_table, runner_up
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import recall, score
-from tasks.scoring.roles import Roles
+from tasks.scoring.roles import Roles, mean_error, selection_key
 from tasks.tracking.runs import REASON, StageRun
 from tasks.tracking.store import model_folder
 from tasks.training.plan import TrainingPlan
@@ -74,14 +74,11 @@ class Candidates:
 
     def best(self, until: float = math.inf) -> list[int]:
         """The steps scored so far, best first: more items answered, then a lower error, then the earlier."""
-        return sorted(
-            (step for step in self.answers if step <= until), key=lambda step: (*self._selection_key(step), step)
-        )
+        return sorted((step for step in self.answers if step <= until), key=lambda step: (*self._key(step), step))
 
-    def _selection_key(self, step: int) -> tuple[int, float]:
+    def _key(self, step: int) -> tuple[int, float]:
         errors = absolute_error(self.truth, self.answers[step].price)
-        missing = np.isnan(errors)
-        return int(missing.sum()), math.inf if missing.all() else float(errors[~missing].mean())
+        return selection_key(int((~np.isnan(errors)).sum()), mean_error(errors))
 
     def exhausted(self, step: int) -> bool:
         """Whether `finetune.patience` is at its end: so many checkpoints, up to this one, came after the best."""
