@@ -82,12 +82,20 @@ def choice(checkpoints: Sequence[Checkpoint], unit: str = "$") -> str:
     if following is None or following.difference is None:
         return text
     certain = following.p_value is not None and following.p_value < SIGNIFICANCE
-    between = span(following.difference_low, following.difference_high, unit)
-    behind = f"{amount(following.difference, unit)} worse{between and f' ({between})'}"
     return (
-        f"{text} The next, {following.label}, is {behind}, "
+        f"{text} The next, {following.label}, is {_apart(following, best.n, unit)}, "
         f"{'more than chance explains' if certain else 'which chance alone can explain'}."
     )
+
+
+def _apart(other: Checkpoint, answered: int, unit: str) -> str:
+    """How far from the chosen one, which answered so many items, another one is: it may be closer on fewer items."""
+    low, high, difference = other.difference_low, other.difference_high, other.difference or 0.0
+    if (better := difference < 0) and low is not None and high is not None:
+        low, high = -high, -low
+    on = "" if other.n == answered else f" on the {other.n:,} {'item' if other.n == 1 else 'items'} that it answered"
+    between = span(low, high, unit)
+    return f"{amount(abs(difference), unit)} {'better' if better else 'worse'}{on}{between and f' ({between})'}"
 
 
 def curve_table(checkpoints: Sequence[Checkpoint], unit: str = "$") -> str:

@@ -177,6 +177,20 @@ def test_a_mean_may_be_chosen() -> None:
     assert choice(one) == f"{alone}which chance alone can explain."
 
 
+def test_a_runner_up_that_left_items_unpriced_is_compared_on_those_it_answered() -> None:
+    """It may be closer on these than the one that answered all, and is then called better there, not worse by less than
+    nothing."""
+    truth = np.linspace(10, 100, 40)
+    gaps = np.where(np.arange(40) < 2, np.nan, 1.0)
+    both = [Candidate("m6", "finetuned", "finetuned", 6), Candidate("m12", "finetuned", "finetuned", 12)]
+    answers = {"m6": Predictions.points(truth + 5.0), "m12": Predictions.points(truth + gaps)}
+    said = choice(curve(both, answers, truth, seed=0, resamples=200))
+    assert said.startswith("Chosen: step 6, $5.00 off on 40 validation items")
+    assert "The next, step 12, is $4.00 better on the 38 items that it answered (95% interval $4.00 to $4.00)" in said
+    answers["m12"] = Predictions.points(truth + 9 * gaps)
+    assert "is $4.00 worse on the 38 items that it answered" in choice(curve(both, answers, truth, seed=0))
+
+
 def test_an_adapter_of_another_base_model_is_refused(whole: Experiment, tmp_path: Path) -> None:
     """It names its base by content: another one of the same size is refused, and where it lies makes no difference."""
     run = training(whole)
