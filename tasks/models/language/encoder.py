@@ -160,7 +160,9 @@ def _checked(name: str, call: Any, *arguments: str, **options: Any) -> Any:
     try:
         return call(*arguments, **options)
     except (OSError, ValueError, UserError) as error:
-        raise UserError(
+        # A folder that is gone stays away, and a champion that needs it gives way; a hub is there again tomorrow.
+        kind = ModelGoneError if isinstance(error, ModelGoneError) else UserError
+        raise kind(
             f"finetune.prompt.encoder: {name} cannot be loaded ({str(error).splitlines()[0]}). Expected "
             f"{', '.join(EMBEDDED)}, a folder, or the id of a hub model."
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,18 @@ def test_another_encoder_of_that_name_is_refused(folder: Path) -> None:
     kept = dataclasses.replace(Comparables.fit(KETTLES, by_meaning(folder)), encoder=(str(folder), "another"))
     with pytest.raises(ModelGoneError, match="of the encoder another"):
         kept.look_up([Item("new", "Steel kettle", "")], 2)
+
+
+def test_an_encoder_whose_folder_is_gone_leaves_a_model_that_nobody_can_ask(folder: Path, tmp_path: Path) -> None:
+    """So that a champion which needs it gives way to another; one on a hub that is not reached may be there again."""
+    moved = shutil.copytree(folder, tmp_path / "encoder")
+    kept = Comparables.fit(KETTLES, by_meaning(moved))
+    shutil.rmtree(moved)
+    with pytest.raises(ModelGoneError, match=rf"finetune\.prompt\.encoder: {moved} cannot be loaded"):
+        kept.look_up([Item("new", "Steel kettle", "")], 2)
+    with pytest.raises(UserError, match=r"finetune\.prompt\.encoder: no/such cannot be loaded") as caught:
+        encoder.identity("no/such")
+    assert not isinstance(caught.value, ModelGoneError)
 
 
 def test_an_encoder_that_is_not_installed_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
