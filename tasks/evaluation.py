@@ -185,8 +185,9 @@ def _choose(contest: Contest, checkpoints: Sequence[Candidate]) -> Candidate:
     items, experiment, run = contest.roles.first, contest.experiment, contest.run
     answers = {}
     for one in checkpoints:
-        ask = functools.partial(_ask, functools.partial(_load, contest, one), items)
-        answers[one.model_id] = contest.answer(one, "validation", items, ask)
+        load = functools.cache(functools.partial(_load, contest, one))
+        ask = functools.partial(_ask, load, items)
+        answers[one.model_id] = contest.answer(one, "validation", items, ask, ready=load)
     logged = {one.model_id: last_metric(run.client.get_logged_model(one.model_id), "train_loss") for one in checkpoints}
     losses = {model_id: loss for model_id, loss in logged.items() if loss is not None}
     found = curve(checkpoints, answers, truth(items), seed=experiment.seed, resamples=experiment.evaluate.resamples)
@@ -240,16 +241,17 @@ def predict(contest: Contest, entry: Candidate) -> None:
         assert answers is not None, "a row that ran has predictions"
         contest.answer(entry, "test", contest.test_items, lambda: answers, timed=False)
         return
-    load = functools.cache(lambda: _load(contest, entry))
-    roles = contest.roles
+    load, roles = functools.cache(lambda: _load(contest, entry)), contest.roles
     parts: list[tuple[Part, list[Item]]] = [("validation", read_split(contest.dataset, "validation"))]
     if entry.kind in ("base", "finetuned"):
         parts = [("validation", roles.first), ("blend", roles.blend), ("selection", roles.sampled)]
     parts.append(("test", contest.test_items))
     for part, items in parts:
         if items and (part in ("validation", "test") or contest.promising(entry.name)):
-            ask = functools.partial(_best_possible, contest, items) if entry.kind == FLOOR else None
-            contest.answer(entry, part, items, ask or functools.partial(_ask, load, items))
+            if entry.kind == FLOOR:
+                contest.answer(entry, part, items, functools.partial(_best_possible, contest, items))
+            else:
+                contest.answer(entry, part, items, functools.partial(_ask, load, items), ready=load)
 
 
 def _ask(load: Callable[[], Predictor], items: Sequence[Item]) -> Predictions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -241,11 +242,13 @@ class Duel:
             return rows.loc[[item.id for item in items], "price"].to_numpy()
         folder = model_folder(self.run.client, model_id)  # looked at first: a champion must be there to be served
 
+        load = functools.cache(lambda: load_predictor(folder))
+
         def ask() -> Predictions:
-            return load_predictor(folder).predict(items)
+            return load().predict(items)
 
         if self.keep:
-            return score(self.run, model_id, items, ask, dataset=self.record.dataset, split="test").price
+            return score(self.run, model_id, items, ask, dataset=self.record.dataset, split="test", ready=load).price
         return (recall(self.run, model_id, "test", items) or ask()).price
 
 

@@ -43,9 +43,16 @@ class Contest:
         return cls(run, experiment, dataset, mode, Roles.of(experiment, dataset), read_split(dataset, "test"))
 
     def answer(
-        self, entry: Candidate, part: Part, items: Sequence[Item], ask: Callable[[], Predictions], *, timed: bool = True
+        self,
+        entry: Candidate,
+        part: Part,
+        items: Sequence[Item],
+        ask: Callable[[], Predictions],
+        *,
+        timed: bool = True,
+        ready: Callable[[], object] = lambda: None,
     ) -> Predictions:
-        """The answers of a model: those it gave before, or new ones."""
+        """The answers of a model: those it gave before, or new ones, before which it is made `ready`."""
         # A checkpoint was scored on validation as it was made; asking it again would cost as much as it did then.
         mode = "reuse" if entry.kind == "finetuned" and part == "validation" else self.mode
         answers = score(
@@ -58,6 +65,7 @@ class Contest:
             step=entry.step or 0,
             mode=mode,
             timed=timed,
+            ready=ready,
         )
         if part == "test":
             self.test[entry.name] = answers

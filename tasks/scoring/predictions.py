@@ -39,15 +39,18 @@ def score(
     step: int = 0,
     mode: Mode = "reuse",
     timed: bool = True,
+    ready: Callable[[], object] = lambda: None,
 ) -> Predictions:
     """The predictions of a model for the items, from its LoggedModel if it made them before.
 
     New ones are kept there per item, with every metric and its interval where it has one, and the time they took if
-    they were made here (`timed`).
+    they were made here (`timed`). What is done once, however many items are asked about, such as to fetch and load the
+    model, is done in `ready`, and is no part of that time.
     """
     kept = None if mode == "again" else recall(run, model_id, split, items)
     if kept is not None:
         return kept
+    ready()
     start = time.perf_counter()
     predictions = predict()
     seconds = time.perf_counter() - start

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tasks import evaluation
 from tasks.baselines import fit_baselines
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.curation import curate
+from tasks.data.items import Item
 from tasks.evaluation import evaluate
+from tasks.models.classic import Classic
+from tasks.models.predictor import Predictions, Predictor
+from tasks.scoring import predictions
 from tasks.scoring.record import Record, open_run
 from tasks.scoring.rows import row_of
 from tasks.tracking.stages import stage
@@ -28,6 +34,32 @@ def test_the_last_measurement_counts_and_that_on_these_items_before_any_other(ex
             run.log_metrics({"test_seconds_per_1000": seconds}, model_id=entry.model_id, **on)
         asked = {dataset: row_of(run, entry, None, None, dataset).predict_ms for dataset in "abc"}
         assert asked == {"a": 3.0, "b": 4.0, "c": 4.0}
+
+
+def test_loading_a_model_is_no_part_of_what_an_item_takes(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is loaded to answer the test items first, too: a clock that loading moves by an hour, and an answer for
+    one item by a millisecond."""
+    words = ["finetune.enabled=false", "evaluate.api=[]", "baselines.models=[constant]"]
+    experiment = load("conf/smoke.yaml", [*at(tmp_path), *words])
+    dataset = curate(experiment)
+    candidates, clock = fit_baselines(experiment, dataset), [0.0]
+    fetch, ask = evaluation.load_predictor, Classic.predict
+
+    def fetched(folder: Path) -> Predictor:
+        clock[0] += 3600
+        return fetch(folder)
+
+    def asked(model: Classic, items: Sequence[Item]) -> Predictions:
+        clock[0] += 0.001 * len(items)
+        return ask(model, items)
+
+    monkeypatch.setattr(evaluation, "load_predictor", fetched)
+    monkeypatch.setattr(Classic, "predict", asked)
+    monkeypatch.setattr(predictions, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    rows = Record.read(open_run(experiment, evaluate(experiment, dataset, candidates).run_id)).rows
+    assert next(row.predict_ms for row in rows if row.model == "constant") == pytest.approx(1.0)
 
 
 def test_a_blend_that_is_scored_again_takes_as_long_as_its_members(tmp_path: Path, at: Callable) -> None:
