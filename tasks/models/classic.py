@@ -184,7 +184,7 @@ class Classic:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file asks for types other than those of scikit-learn and NumPy.
+            ValueError: the file asks for types that no model here is made of.
         """
         fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
         estimator = read(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else None

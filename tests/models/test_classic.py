@@ -12,6 +12,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from tasks.data.catalogue import generate
 from tasks.data.items import Item, from_row
@@ -179,7 +180,11 @@ def test_a_model_file_that_asks_for_other_types_is_refused(fitted: Callable[[str
     import skops.io
 
     fitted("constant").save(tmp_path)
-    skops.io.dump(Classic("constant", None, 0.0, 1.0), tmp_path / "estimator.skops")
     assert json.loads((tmp_path / "predictor.json").read_text())["name"] == "constant"
-    with pytest.raises(ValueError, match="expected types of scikit-learn"):
-        load_predictor(tmp_path)
+    # The second one would run the text that the first one writes into each row: functions of a library are no types.
+    texts = FunctionTransformer(np.full_like, kw_args={"fill_value": "raise SystemExit", "dtype": object})
+    running = make_pipeline(texts, FunctionTransformer(sorted, kw_args={"key": exec}))
+    for estimator, named in ((Classic("constant", None, 0.0, 1.0), "Classic"), (running, r"builtins\.exec")):
+        skops.io.dump(estimator, tmp_path / "estimator.skops")
+        with pytest.raises(ValueError, match=rf"asks for .*{named}.*; expected estimators of scikit-learn"):
+            load_predictor(tmp_path)
