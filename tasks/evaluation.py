@@ -23,7 +23,7 @@ from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.api import Inquiry, forbidden
 from tasks.models.api_calls import Budget
-from tasks.models.blend import Blend
+from tasks.models.blend import MIN_ITEMS, Blend
 from tasks.models.classic import BASELINES
 from tasks.models.external import ExternalPredictions, check_files, contents, read_recorded, read_sheet
 from tasks.models.language import base_model, encoder
@@ -44,7 +44,6 @@ from tasks.tracking.stages import stage
 from tasks.tracking.store import model_folder
 
 OWN = ("base", "finetuned", "blend", "human", FLOOR)  # rows whose names no model behind an API may have
-MIN_BLEND = 16  # items: fewer say nothing about the weights of several models
 
 
 @dataclass(frozen=True)
@@ -277,8 +276,8 @@ def blend(contest: Contest, entries: Sequence[Candidate]) -> Candidate:
         and (errors := contest.errors(entry.name, roles.blend)) is not None
         and not np.isnan(errors).any()
     }
-    if len(members) < 2 or len(roles.blend) < MIN_BLEND:
-        reason = f"a blend needs two models that beat a constant price and {MIN_BLEND} validation items to weigh them; "
+    if len(members) < 2 or len(roles.blend) < MIN_ITEMS:
+        reason = f"a blend needs two models that beat a constant price and {MIN_ITEMS} validation items to weigh them; "
         return run.log_absent("blend", "blend", "skipped", f"{reason}found {len(members)} and {len(roles.blend)}")
 
     def prices(items: Sequence[Item], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -287,11 +286,12 @@ def blend(contest: Contest, entries: Sequence[Candidate]) -> Candidate:
     fitted = Blend.fit(truth(roles.blend), prices(roles.blend, list(members)))
     if len(fitted.weights) < 2:
         return run.log_absent("blend", "blend", "skipped", f"all of its weight is on {min(fitted.weights)}")
-    fitted.folders = {name: model_folder(run.client, members[name].model_id) for name in fitted.weights}
-    entry = _blend_model(contest, fitted, members)
     names = list(fitted.weights)
+    fitted.folders = {name: model_folder(run.client, members[name].model_id) for name in names}
     whole = all(contest.errors(name, roles.selection) is not None for name in names)
     judged = roles.selection if whole else roles.sampled
+    fitted.judge(truth(judged), prices(judged, names))
+    entry = _blend_model(contest, fitted, members, judged)
     contest.answer(entry, "selection", judged, lambda: fitted.answer(prices(judged, names)), timed=False)
     tested = {name: contest.test[name].price for name in names}
     contest.answer(entry, "test", contest.test_items, lambda: fitted.answer(tested), timed=False)
@@ -302,12 +302,13 @@ def blend(contest: Contest, entries: Sequence[Candidate]) -> Candidate:
     return entry
 
 
-def _blend_model(contest: Contest, fitted: Blend, members: dict[str, Candidate]) -> Candidate:
+def _blend_model(contest: Contest, fitted: Blend, members: dict[str, Candidate], judged: Sequence[Item]) -> Candidate:
     weights = {name: f"{weight:.3f}" for name, weight in fitted.weights.items()}
     made_from = digest(
         {
             "members": {name: members[name].model_id for name in weights},
             "fitted_on": items_digest(contest.roles.blend),
+            "judged_on": items_digest(judged),
             "code": code_digest("tasks.models.blend"),
         }
     )

@@ -16,14 +16,15 @@ from tasks.models.intervals import conformal, interval
 from tasks.models.predictor import Predictions, Predictor
 
 SMALLEST = 0.01  # a member with less weight than this is left out
+MIN_ITEMS = 16  # fewer say nothing about the weights of several models, or about their interval
 
 
 @dataclass
 class Blend:
     """A weighted mean of other models, its members: `weights` by name, which add up to 1, and where each was saved.
 
-    A member is loaded by `load_member` when it is asked; `spread` are the quantiles of log(truth / answer) on the
-    items it was fitted on, which make its 80% interval.
+    A member is loaded by `load_member` when it is asked; `spread` are the quantiles of log(truth / answer) which make
+    its 80% interval, on other items than those it was weighed on, where there are enough of them.
     """
 
     weights: dict[str, float]
@@ -39,6 +40,14 @@ class Blend:
         kept = {name: float(weight) for name, weight in zip(names, raw, strict=True) if weight >= SMALLEST}
         weights = {name: weight / sum(kept.values()) for name, weight in kept.items()}
         return cls(weights, conformal(truth, mean({name: prices[name] for name in weights}, weights)))
+
+    def judge(self, truth: np.ndarray, prices: Mapping[str, np.ndarray]) -> None:
+        """Learn from items of known price [n] that it was not weighed on how far off it is: on those that it was, its
+        errors are the smallest there could be. Of fewer than MIN_ITEMS with a price it learns nothing."""
+        price = mean(prices, self.weights)
+        priced = ~np.isnan(price)
+        if priced.sum() >= MIN_ITEMS:
+            self.spread = conformal(truth[priced], price[priced])
 
     def answer(self, prices: Mapping[str, np.ndarray]) -> Predictions:
         """What it answers where its members gave these prices, each [n]; NaN where one of them gave none."""

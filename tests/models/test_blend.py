@@ -38,6 +38,24 @@ def test_two_rungs_that_err_in_opposite_directions_are_mixed_and_a_useless_one_i
     assert answer.low[0] <= 100.0001 and answer.high[0] >= 99.9999
 
 
+def test_the_interval_of_a_blend_holds_four_truths_in_five_however_few_items_weighed_it() -> None:
+    """It is learned on other items than the weights, on which the blend is nearer to the truth than on new ones; where
+    too few of those have a price, it stays as it was."""
+    random, held = np.random.default_rng(4), []
+    for _ in range(60):
+        truth = random.lognormal(4, 1, 16 + 64 + 200)
+        prices = {f"model {number}": truth * random.lognormal(0, 0.5, len(truth)) for number in range(8)}
+        blend = Blend.fit(truth[:16], {name: all_[:16] for name, all_ in prices.items()})
+        fitted = blend.spread
+        few = {name: np.where(np.arange(64) < 15, all_[16:80], np.nan) for name, all_ in prices.items()}
+        blend.judge(truth[16:80], few)
+        assert blend.spread == fitted
+        blend.judge(truth[16:80], {name: all_[16:80] for name, all_ in prices.items()})
+        answer = blend.answer({name: all_[80:] for name, all_ in prices.items()})
+        held.append(np.mean((answer.low <= truth[80:]) & (truth[80:] <= answer.high)))
+    assert 0.78 < np.mean(held) < 0.82
+
+
 def test_a_saved_blend_outlives_its_members(items: list[Item], tmp_path: Path) -> None:
     """It carries copies of them, and prices as their weighted mean."""
     train, validation, test = items[:60], items[60:80], items[80:]

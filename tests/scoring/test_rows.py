@@ -1,7 +1,8 @@
-"""What a row says of a model's speed, however often that was measured."""
+"""What a row says of a model's speed, however often that was measured, and of a blend's interval."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +15,21 @@ from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.items import Item
+from tasks.data.splits import Dataset
 from tasks.evaluation import evaluate
+from tasks.models.blend import MIN_ITEMS
 from tasks.models.classic import Classic
+from tasks.models.intervals import conformal
 from tasks.models.predictor import Predictions, Predictor
 from tasks.scoring import predictions
+from tasks.scoring.contest import truth
+from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
+from tasks.scoring.roles import Roles
 from tasks.scoring.rows import row_of
+from tasks.tracking.runs import StageRun
 from tasks.tracking.stages import stage
+from tasks.tracking.store import model_folder
 
 pytestmark = pytest.mark.usefixtures("without_prefect")
 
@@ -62,15 +71,32 @@ def test_loading_a_model_is_no_part_of_what_an_item_takes(
     assert next(row.predict_ms for row in rows if row.model == "constant") == pytest.approx(1.0)
 
 
-def test_a_blend_that_is_scored_again_takes_as_long_as_its_members(tmp_path: Path, at: Callable) -> None:
-    """And not as long as they took the first time and this time together."""
+@pytest.fixture(scope="module")
+def blended(tmp_path_factory: pytest.TempPathFactory, at: Callable) -> tuple[Experiment, Dataset, StageRun]:
+    """An evaluation of two classic models and their blend that was made twice."""
     words = ["finetune.enabled=false", "evaluate.api=[]", "baselines.models=[tfidf_ridge,basic_features]"]
-    experiment = load("conf/smoke.yaml", [*at(tmp_path), *words])
+    experiment = load("conf/smoke.yaml", [*at(tmp_path_factory.mktemp("blended")), *words])
     dataset = curate(experiment)
     candidates = fit_baselines(experiment, dataset)
     evaluate(experiment, dataset, candidates)
-    run = open_run(experiment, evaluate(experiment, dataset, candidates, "again").run_id)
+    return experiment, dataset, open_run(experiment, evaluate(experiment, dataset, candidates, "again").run_id)
+
+
+def test_a_blend_that_is_scored_again_takes_as_long_as_its_members(blended: tuple) -> None:
+    """And not as long as they took the first time and this time together."""
+    run = blended[-1]
     rows = {row.model: row for row in Record.read(run).rows}
     params = run.client.get_logged_model(rows["blend"].model_id).params
     members = [key.removeprefix("weight.") for key in params if key.startswith("weight.")]
     assert len(members) == 2 and rows["blend"].predict_ms == pytest.approx(sum(rows[n].predict_ms for n in members))
+
+
+def test_the_interval_of_a_blend_is_that_of_its_answers_on_items_that_did_not_weigh_it(blended: tuple) -> None:
+    """As it is served, too."""
+    experiment, dataset, run = blended
+    judged = Roles.of(experiment, dataset).selection
+    model_id = next(row.model_id for row in Record.read(run).rows if row.model == "blend")
+    answers, served = recall(run, model_id, "selection", judged), model_folder(run.client, model_id)
+    assert answers is not None and len(judged) > MIN_ITEMS
+    spread = json.loads((served / "predictor.json").read_text(encoding="utf-8"))["spread"]
+    assert spread == pytest.approx(conformal(truth(judged), answers.price))
