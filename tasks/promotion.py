@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from tasks.data.splits import Dataset, items_digest, read_split
 from tasks.digests import digest
 from tasks.errors import ModelGoneError, UserError
 from tasks.models.loading import load_predictor
-from tasks.models.predictor import Predictions
+from tasks.models.predictor import Predictions, Predictor
 from tasks.scoring.comparisons import Comparison, paired_comparison
 from tasks.scoring.lineage import known_from_training
 from tasks.scoring.metrics import absolute_error
@@ -234,7 +235,7 @@ class Duel:
         Raises:
             FileNotFoundError: its files are gone.
             ModelGoneError: its base model is gone or has changed.
-            UserError: its base model cannot be reached.
+            UserError: its base model cannot be reached, or this version cannot read it.
         """
         if model_id in self.names:
             frame = pq.read_table(self.run.artifact(PREDICTIONS)).to_pandas()
@@ -242,14 +243,31 @@ class Duel:
             return rows.loc[[item.id for item in items], "price"].to_numpy()
         folder = model_folder(self.run.client, model_id)  # looked at first: a champion must be there to be served
 
-        load = functools.cache(lambda: load_predictor(folder))
+        @functools.cache
+        def load() -> Predictor:
+            with _by_this_version():
+                return load_predictor(folder)
 
         def ask() -> Predictions:
-            return load().predict(items)
+            with _by_this_version():
+                return load().predict(items)
 
         if self.keep:
             return score(self.run, model_id, items, ask, dataset=self.record.dataset, split="test", ready=load).price
         return (recall(self.run, model_id, "test", items) or ask()).price
+
+
+@contextmanager
+def _by_this_version() -> Iterator[None]:
+    """Within it, what this code or a library makes of the file of another version is a UserError: it must not end every
+    night's run before its report."""
+    try:
+        yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        said = str(error).partition("\n")[0]
+        raise UserError(f"loading or asking it fails here: {type(error).__name__}: {said}") from error
 
 
 def _left_out(unseen: np.ndarray, both: np.ndarray) -> str:

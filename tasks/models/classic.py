@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from tasks.data import minhash
 from tasks.data.items import Item
+from tasks.errors import ModelGoneError
 from tasks.models.estimator_files import dump, read
 from tasks.models.features import (
     STRUCTURED,
@@ -184,8 +185,14 @@ class Classic:
         """Read what `save` wrote.
 
         Raises:
+            ModelGoneError: this version has no model of its name.
             ValueError: the file asks for types that no model here is made of.
         """
         fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
+        if fields["name"] not in BASELINES:
+            raise ModelGoneError(
+                f"The model in {folder} is {fields['name']}, which this version of Pricewright does not have. Expected "
+                f"one of {', '.join(BASELINES)}. Load it with the version that made it, or run the pipeline again."
+            )
         estimator = read(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else None
         return cls(fields["name"], estimator, fields["lowest"], fields["highest"], tuple(fields["spread"]))

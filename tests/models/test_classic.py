@@ -16,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from tasks.data.catalogue import generate
 from tasks.data.items import Item, from_row
+from tasks.errors import ModelGoneError
 from tasks.models.classic import BASELINES, Classic
 from tasks.models.features import Neighbours, NeighboursOfTexts, OutOfFold, basic_features, stated, table, weights
 from tasks.models.loading import load_predictor
@@ -173,6 +174,15 @@ def test_networks_repeat_themselves_and_refuse_what_is_not_finite() -> None:
     assert (answers() != answers(random_state=1)).any()
     with pytest.raises(ValueError, match="did not converge"):
         answers(learning_rate=1e38)
+
+
+def test_a_model_whose_name_is_no_entry_any_more_is_gone(fitted: Callable[[str], Classic], tmp_path: Path) -> None:
+    """It was renamed or removed since: as a champion it gives way."""
+    fitted("constant").save(tmp_path)
+    file = tmp_path / "predictor.json"
+    file.write_text(file.read_text().replace('"constant"', '"of_old"'))
+    with pytest.raises(ModelGoneError, match=r"is of_old, which this version .* Expected one of random, constant"):
+        load_predictor(tmp_path)
 
 
 def test_a_model_file_that_asks_for_other_types_is_refused(fitted: Callable[[str], Classic], tmp_path: Path) -> None:

@@ -134,13 +134,14 @@ def test_a_test_that_cannot_decide_leaves_the_incumbent(night: Callable, monkeyp
         (ConnectionError("no route to the hub"), False),
         (OSError(28, "No space left on device"), False),
         (UserError("finetune.base: the hub is not reached"), False),
+        (AttributeError("'Tree' object has no attribute 'of_old'"), False),
         (ModelGoneError("The base model is another one now"), True),
     ],
 )
 def test_only_a_champion_that_is_gone_gives_way_unasked(
     night: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception, gone: bool
 ) -> None:
-    """What may be there again tomorrow leaves it where it is, and the reason is said."""
+    """What may be there again tomorrow, or with another version, leaves it where it is, and the reason is said."""
     night("constant", 600)
 
     def fails(_: Path) -> None:
