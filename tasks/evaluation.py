@@ -373,6 +373,11 @@ def keep(contest: Contest, rows: list[Row], entries: Sequence[Candidate]) -> Non
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(predictions_table(contest.test_items, contest.test), Path(folder) / PREDICTIONS)
         contest.run.log_folder(Path(folder))
-    # A model from outside has any name; MLflow refuses brackets and the like in that of a metric.
-    names = [re.sub(r"[^/\w.: -]+", "-", row.model) for row in rows]
-    contest.run.log_metrics({f"test_mae.{name}": row.mae for name, row in zip(names, rows, strict=True)})
+    contest.run.log_metrics({metric_name(row.model): row.mae for row in rows})
+
+
+def metric_name(model: str) -> str:
+    """The metric that holds a model's error beside those of all others. A model from outside has any name, and MLflow
+    takes that of a metric for a path: it refuses brackets, parts that are empty or lead elsewhere, and long ones."""
+    parts = re.sub(r"[^/\w.: -]+", "-", model).split("/")
+    return f"test_mae.{'/'.join(part for part in parts if part.strip('.'))}"[:250].rstrip("/")

@@ -130,6 +130,8 @@ def test_bad_guesses_are_rows_with_the_reason_and_the_others_stand(words: list[s
         first, second, third = (row["id"] for row in csv.DictReader(lines))
     good = "Claude 3.5 (Sonnet)@2024"
     rows = [["id", "model", "guess"], [first, good, "10"], [second, good, "12"], ["nowhere", good, "5"]]
+    paths = ["./llama.gguf", "a//b", "gpt/", "../../x", "/", "http://localhost:8000/v1", "x" * 300]
+    rows += [[first, path, "10"] for path in paths]
     rows += [[first, "twice", "1"], [first, "twice", "2"], [third, "negative", "-4"]]
     with (tmp_path / "recorded.csv").open("w", newline="") as lines:
         csv.writer(lines).writerows(rows)
@@ -139,6 +141,7 @@ def test_bad_guesses_are_rows_with_the_reason_and_the_others_stand(words: list[s
     found = board(*words, given)
     assert (found[f"recorded/{good}"]["status"], found[f"recorded/{good}"]["n"]) == ("ran", 2)
     assert "1 id (nowhere) not among the test items" in found[f"recorded/{good}"]["reason"]
+    assert {found[f"recorded/{path}"]["status"] for path in paths} == {"ran"}
     for name, reason in (("twice", "more than one guess"), ("negative", "'-4'"), ("broken.csv", "no column id, model")):
         assert found[f"recorded/{name}"]["status"] == "failed" and reason in found[f"recorded/{name}"]["reason"]
     assert found["constant"]["status"] == found["tfidf_ridge"]["status"] == "ran"
