@@ -1,4 +1,5 @@
-"""What to do about errors that come from outside: a full disk, a database that is locked, a server that is gone."""
+"""What to do about errors that come from outside: a full disk, too little memory, a database that is locked, a server
+that is gone."""
 
 from __future__ import annotations
 
@@ -72,13 +73,19 @@ REMEDIES = (
         r"|^\[Errno 111\] Connection refused$",  # of httpx, which here only Prefect's client speaks through
         f"Prefect's server cannot be reached ({{}}). Start it, or unset PREFECT_API_URL to work without it. {SAME}",
     ),
+    (
+        r"(?i)out of memory|can't allocate memory|not enough memory|unable to allocate|^MemoryError$",
+        "There is too little memory ({}). End other programs, or ask for less at once: where a language model answers, "
+        f"lower finetune.answer.batch_tokens, or take a smaller finetune.base. {SAME}",
+    ),
 )
 
 
 def remedy(error: BaseException | None) -> str | None:
     """What to do about an error that comes from outside, however deep its cause lies; None for any other error."""
     for cause in _causes(error):
-        said = str(cause).strip().partition("\n")[0][:200]  # a database's error goes on with its whole query
+        # A database's error goes on with its whole query, and one about memory may say nothing.
+        said = (str(cause).strip() or type(cause).__name__).partition("\n")[0][:200]
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return REMEDIES[0][1].format(said)
         if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES):

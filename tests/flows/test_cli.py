@@ -161,6 +161,28 @@ def test_what_is_closed_is_named_with_a_way_out_that_is_one(place: Path, elsewhe
     assert remedy(error) == f"Something cannot be read or written ({error}). Fix its permissions{elsewhere}."
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError("Unable to allocate 3.2 GiB for an array with shape (9, 9)"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_said_with_what_to_lower(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Wherever a model answers: exit status 2, and no bare words of an allocator."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("flows.cli.commands.load", fails)
+    status, message = outcome(capsys, "evaluate", "-c", SMOKE)
+    assert status == 2 and f"({str(error) or 'MemoryError'})" in message and "finetune.answer.batch_tokens" in message
+
+
 def test_doctor_says_what_is_there(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, at: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
