@@ -26,12 +26,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.on_gpu.arithmetic import linear_shapes, operations
 from tasks.config.experiment import Experiment, Finetune
 from tasks.config.loading import load
 from tasks.data.items import Item, from_row
@@ -204,19 +204,6 @@ def peak_gigabytes() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
 
 
-def linear_shapes(config: Any) -> dict[str, tuple[int, int]]:
-    """The shape of the weights of each projection of a layer of a model with this config: in and out."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    wide, narrow = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
-    attention = {
-        "q_proj": (hidden, wide),
-        "k_proj": (hidden, narrow),
-        "v_proj": (hidden, narrow),
-        "o_proj": (wide, hidden),
-    }
-    return attention | {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
-
-
 def measure_products(experiment: Experiment, items: list[Item], steps: int) -> None:
     """The rate of plain matrix products at the shapes of the model, forward and back, with nothing around them."""
     import torch
@@ -247,23 +234,6 @@ def measure_products(experiment: Experiment, items: list[Item], steps: int) -> N
                 torch.cuda.synchronize()
             spent += count * (time.perf_counter() - start) / 3
         say(rate=sum(4 * rows * a * b * count for (a, b), count in counts.items()) / spent, seconds=spent)
-
-
-def operations(config: Any, lora: Mapping[str, Any], rows: float, tokens: float, learned: float) -> float:
-    """Floating point operations that a LoRA step of `rows` items needs, of a base model with this config.
-
-    Frozen weights take products forward and for the gradient of what they are given, none for their own; adapters all
-    three; attention twice as much back as forward; the head the two, where there is something to learn.
-    """
-    shapes, adapted = linear_shapes(config), lora.get("target_modules", "all-linear")
-    frozen = sum(a * b for a, b in shapes.values())
-    adapters = sum(
-        lora.get("r", 8) * (a + b) for name, (a, b) in shapes.items() if adapted == "all-linear" or name in adapted
-    )
-    pairs = tokens * (tokens / rows) / 2
-    attention = 12 * config.num_attention_heads * config.head_dim * pairs
-    head = 4 * config.hidden_size * config.vocab_size * learned
-    return config.num_hidden_layers * (4 * frozen * tokens + 6 * adapters * tokens + attention) + head
 
 
 def turns(ways: list[str], words: list[str], steps: int) -> dict[str, list[dict[str, Any]]]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evaluation_speed import limit
-from benchmarks.finetune_speed import OURS, PLAIN, make_trainer, operations
+from benchmarks.finetune_speed import OURS, PLAIN, make_trainer
+from benchmarks.on_gpu.arithmetic import operations
 from benchmarks.on_gpu.llama import NAMES, config_of, llama_like_tokenizer, random_llama
 from benchmarks.on_gpu.results import Task
 from benchmarks.on_gpu.timing import forget_peak, peak, profile, run_steps, seconds_of
