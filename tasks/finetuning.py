@@ -186,11 +186,11 @@ def train_checkpoints(
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse upstream keys that upstream does not know, with the nearest one that it does, and a base model that cannot
-    be used.
+    """Refuse upstream keys that upstream does not know, with the nearest one that it does, values that it will not
+    have, and a base model that cannot be used.
 
     Raises:
-        UserError: there is such a key, or one that the stage sets itself, or such a model.
+        UserError: there is such a key or value, or a key that the stage sets itself, or such a model.
     """
     base_model.quiet()
     from peft import LoraConfig
@@ -199,7 +199,7 @@ def check(experiment: Experiment) -> None:
     conf = experiment.finetune
     ModelSpec.of(conf)
     hardware = Hardware.here(conf.device)
-    settings(hardware, conf.quantization, conf.sft, conf.dtype)
+    resolved = settings(hardware, conf.quantization, conf.sft, conf.dtype)
     hardware.check_processes(conf.processes)
     if conf.answer.by == "head" and conf.processes > 1:
         raise UserError("finetune.answer.by: a head is trained in one process alone. Set finetune.processes=1.")
@@ -219,7 +219,20 @@ def check(experiment: Experiment) -> None:
 
         names = [name for name in inspect.signature(BitsAndBytesConfig).parameters if name != "kwargs"]
         _check_names("finetune.quantization", conf.quantization, names)
+    _check_values(experiment, resolved)
+
+
+def _check_values(experiment: Experiment, resolved: Settings) -> None:
+    """Make what a training is made of but weights and items: whatever refuses its values does so now."""
+    from tasks.training.memory import check_adapter
+    from tasks.training.plan import lora_config, sft_config
+
+    conf = experiment.finetune
+    sft_config(conf, resolved, experiment.seed, conf.train_items or 1, PROJECT / "mlruns" / "work")
+    lora_config(conf)
+    base_model.loading_options(resolved)
     check_base(conf)
+    check_adapter(conf, base_model.load_config(conf.base))
 
 
 def _check_names(section: str, values: dict[str, Any], names: Iterable[str]) -> None:

@@ -144,6 +144,15 @@ def _skeleton(config: PreTrainedConfig) -> nn.Module:
         return AutoModelForCausalLM.from_config(config)
 
 
+def check_adapter(conf: Finetune, config: PreTrainedConfig) -> None:
+    """Refuse an adapter that this model does not take.
+
+    Raises:
+        UserError: peft puts none on it.
+    """
+    _adapter(_skeleton(config), conf, {})
+
+
 def _is_linear(module: nn.Module) -> bool:
     from torch import nn
 
@@ -151,12 +160,19 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _adapter(model: nn.Module, conf: Finetune, linear: dict[str, Any]) -> tuple[dict[str, tuple[Any, int]], int]:
-    """The layers that an adapter is put on, each with its rank, and how many numbers are trained."""
+    """The layers that an adapter is put on, each with its rank, and how many numbers are trained.
+
+    Raises:
+        UserError: peft puts none on this model.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
-    with torch.device("meta"):
-        tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **conf.lora))
+    try:
+        with torch.device("meta"):
+            tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **conf.lora))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"finetune.lora: {conf.base} takes no such adapter. {error}") from error
     trained = {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     ranks = {}
     for name, module in linear.items():
@@ -278,8 +294,17 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def steps_and_epochs(sft: Mapping[str, Any], n_items: int, processes: int = 1) -> tuple[int, float]:
-    """How many steps of the optimizer a training takes, and how often it sees each item."""
-    batch = int(sft.get("per_device_train_batch_size", 8)) * int(sft.get("gradient_accumulation_steps", 1)) * processes
+    """How many steps of the optimizer a training takes, and how often it sees each item.
+
+    Raises:
+        UserError: a batch of nothing.
+    """
+    batch = processes
+    for name, default in (("per_device_train_batch_size", 8), ("gradient_accumulation_steps", 1)):
+        size = sft.get(name, default)
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"finetune.sft.{name}: expected a whole number, 1 or more, found {size}.")
+        batch *= size
     each = max(1, math.ceil(n_items / batch))
     epochs, most = float(sft.get("num_train_epochs", 3)), int(sft.get("max_steps", -1))
     return (most, most / each) if most > 0 else (math.ceil(each * epochs), epochs)

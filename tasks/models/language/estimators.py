@@ -11,6 +11,7 @@ import numpy as np
 
 from tasks.models.predictor import Distribution
 
+GREEDY = "greedy"  # the estimate that is none of these: the most probable text
 TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # 1 is among them
 TIE = 1e-12  # a cumulative probability this close to a quantile hits it exactly
 

@@ -17,7 +17,7 @@ from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.errors import ModelGoneError, UserError
 from tasks.models.language import base_model
-from tasks.models.language.estimators import ESTIMATORS, fit_temperature, quantile, temper
+from tasks.models.language.estimators import ESTIMATORS, GREEDY, fit_temperature, quantile, temper
 from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.models.language.price_distribution import batches, evaluating, price_distribution
 from tasks.models.language.price_trie import build_trie
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tasks.models.language.price_head import PriceHead
     from tasks.models.language.retrieval import Comparables
 
-GREEDY = "greedy"
 COMPARABLES, OPINIONS = "comparables.skops", "opinions"
 READ = 1000  # distributions that a head computes at once
 MIN_FIT = 16  # fewer items than this say nothing about a temperature

@@ -25,7 +25,7 @@ from tasks.models.language.price_trie import PriceTrie
 
 if TYPE_CHECKING:
     import torch
-    from transformers import DynamicCache, PreTrainedModel
+    from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 LOGITS_BYTES = 256 * 2**20  # float32 logits of one forward pass: nodes beyond it wait for the next pass
 SPLIT_NODES = 256  # a batch of fewer nodes is not worth splitting: a pass takes long however few there are
@@ -69,7 +69,7 @@ def price_distribution(
         raise ValueError(f"prune is a share of the probability, at least 0 and below 1; got {prune}.")
     if not lengths.all():
         raise ValueError(f"Prompt {int(np.argmin(lengths))} has no tokens: each needs at least one.")
-    closing = len(trie.open) if closing is None else min(closing, len(trie.open))
+    closing = trie.closing(closing)
     _check_model(model, trie, int(lengths.max(initial=0)), closing)
     probabilities, mass = np.zeros((len(prompts), len(trie.prices))), np.zeros(len(prompts))
     vocabulary = model.config.get_text_config().vocab_size
@@ -88,22 +88,41 @@ def price_distribution(
 def _check_model(model: PreTrainedModel, trie: PriceTrie, longest: int, closing: int) -> None:
     """Refuses models that would take the tree's mask for something else; without a tree every model will do."""
     config = model.config.get_text_config()
+    tree = trie.nodes > 1 or closing
+    if tree and (attention := config._attn_implementation) not in ("sdpa", "eager"):
+        raise ValueError(
+            f"{attention} takes no tree mask: load the model with attn_implementation='sdpa' or 'eager'."
+            f"{_way_out(trie)}"
+        )
+    check_layers(config, trie, longest, closing)
+
+
+def _way_out(trie: PriceTrie) -> str:
+    return " Or set finetune.answer.closing=0." if trie.nodes == 1 else ""
+
+
+def check_layers(config: PreTrainedConfig, trie: PriceTrie, longest: int, closing: int) -> None:
+    """Refuse a model by its config of texts, where its layers would see the tree behind a prompt of so many tokens
+    otherwise than as it is laid out; without a tree every model will do.
+
+    Raises:
+        ValueError: a layer has no cache of keys and values, or a window that is too short.
+    """
     if trie.nodes == 1 and not closing:
         return
-    way_out = " Or set finetune.answer.closing=0." if trie.nodes == 1 else ""
-    if (attention := config._attn_implementation) not in ("sdpa", "eager"):
-        raise ValueError(
-            f"{attention} takes no tree mask: load the model with attn_implementation='sdpa' or 'eager'.{way_out}"
-        )
     kinds = set(getattr(config, "layer_types", None) or ())
     if foreign := kinds - {"full_attention", "sliding_attention"}:
         raise ValueError(
-            f"The tree needs a cache of keys and values in every layer; this model has {sorted(foreign)}.{way_out}"
+            f"The tree needs a cache of keys and values in every layer; this model has {sorted(foreign)}."
+            f"{_way_out(trie)}"
         )
     # Transformers hands a 4-D mask to every layer as it is, so a layer's own window would be ignored.
     window = getattr(config, "sliding_window", None) if not kinds or "sliding_attention" in kinds else None
     if window is not None and longest + trie.path.shape[1] > window:
-        raise ValueError(f"A prompt of {longest} tokens and its price do not fit the attention window of {window}.")
+        raise ValueError(
+            f"A prompt of {longest} tokens and its price do not fit the attention window of {window}: lower "
+            "finetune.prompt.text_tokens."
+        )
 
 
 @contextlib.contextmanager

@@ -39,6 +39,10 @@ class PriceTrie:
         """Number of inner nodes, the end of the prompt included: positions a model must score at least."""
         return len(self.fan)
 
+    def closing(self, most: int | None) -> int:
+        """How many of the open numbers are asked whether they end: at most so many, or all of them."""
+        return len(self.open) if most is None else min(most, len(self.open))
+
 
 def build_trie(
     tokenizer: PreTrainedTokenizerBase, low: int = 0, high: int = 999, prefix: str = "$", suffix: str = ".00"

@@ -13,6 +13,9 @@ from tasks.config.experiment import Finetune, Prompt
 from tasks.data.items import Item
 from tasks.errors import UserError
 from tasks.models.language import base_model
+from tasks.models.language.estimators import GREEDY
+from tasks.models.language.price_distribution import check_layers
+from tasks.models.language.price_trie import build_trie
 from tasks.models.language.prompts import completion, in_words, longest_told, render
 from tasks.progress import say
 
@@ -27,7 +30,7 @@ def check_base(conf: Finetune) -> None:
     """Refuse a base model that would fail, or answer nonsense, later on; say what is done otherwise for it.
 
     Raises:
-        UserError: there is no such model, or it is of a kind that cannot be used.
+        UserError: there is no such model, it is of a kind that cannot be used, or it cannot write the prompt's prices.
     """
     base_model.quiet()
     _check_files(conf.base)
@@ -40,7 +43,26 @@ def check_base(conf: Finetune) -> None:
         )
     if not kind._supports_sdpa:
         say(f"{conf.base} has no kernel of torch's attention (sdpa): training and prediction use eager attention")
-    check_context([longest_prompt(in_words(conf.prompt, conf.answer), tokenizer)], config, conf)
+    longest = longest_prompt(in_words(conf.prompt, conf.answer), tokenizer)
+    check_context([longest], config, conf)
+    _check_prices(conf, config, tokenizer, longest)
+
+
+def _check_prices(conf: Finetune, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    """Refuse what would end the first scoring: the base model answers in words, whatever a fine-tuned one does."""
+    prompt, answer = conf.prompt, conf.answer
+    try:
+        trie = build_trie(tokenizer, prompt.lowest, prompt.highest, prefix=prompt.prefix, suffix=prompt.suffix)
+    except ValueError as error:
+        raise UserError(f"finetune.prompt: {error}") from error
+    if answer.estimate == GREEDY:  # which lays out no tree
+        return
+    try:
+        check_layers(config.get_text_config(), trie, longest - trie.path.shape[1], trie.closing(answer.closing))
+    except ValueError as error:
+        raise UserError(
+            f"finetune.base: {conf.base} ({config.model_type}): {error} {EXPECTED}, or finetune.answer.estimate=greedy."
+        ) from error
 
 
 def longest_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:

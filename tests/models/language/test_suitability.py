@@ -61,6 +61,19 @@ def gptj(transformers: object) -> object:
     )
 
 
+def lfm2(transformers: object) -> object:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    kinds = {"layer_types": ["conv", "full_attention"]}
+    return transformers.Lfm2ForCausalLM(transformers.Lfm2Config(**SMALL, **sizes, **kinds, intermediate_size=16))
+
+
+def mistral(transformers: object) -> object:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return transformers.MistralForCausalLM(
+        transformers.MistralConfig(**SMALL, **sizes, intermediate_size=16, sliding_window=64)
+    )
+
+
 def check(path: str, *overrides: str) -> None:
     check_base(load("conf/smoke.yaml", [f"finetune.base={path}", *overrides]).finetune)
 
@@ -87,6 +100,27 @@ def test_a_window_shorter_than_the_prompt_is_refused(tmp_path: Path) -> None:
         check(path, "finetune.prompt.text_tokens=200")
     fits = str(caught.value).partition("text_tokens=")[2].partition(",")[0]
     check(path, f"finetune.prompt.text_tokens={fits}")
+
+
+@pytest.mark.parametrize("by", ["text", "head"])
+def test_layers_that_cannot_take_the_tree_of_prices_are_refused(by: str, tmp_path: Path) -> None:
+    """Some without a cache of keys and values, or a window shorter than the prompt: with a head too, beside which the
+    base model answers in words. One that writes its answer out needs no tree."""
+    foreign, narrow = base(tmp_path / "lfm2", lfm2), base(tmp_path / "mistral", mistral)
+    words = f"finetune.answer.by={by}"
+    with pytest.raises(UserError, match=r"finetune\.base: .*\(lfm2\): The tree needs a cache .* \['conv'\]\. Expected"):
+        check(foreign, words)
+    with pytest.raises(UserError, match=r"\(mistral\): .* do not fit the attention window of 64: lower finetune"):
+        check(narrow, words, "finetune.prompt.text_tokens=100")
+    check(narrow, words)
+    check(narrow, "finetune.answer.estimate=greedy", "finetune.prompt.text_tokens=100")
+
+
+@pytest.mark.parametrize("suffix", ["''", "'0'"])
+def test_a_suffix_that_ends_no_number_is_refused(suffix: str) -> None:
+    """By the section that holds it; one that goes on with a digit ends none."""
+    with pytest.raises(UserError, match=r"finetune\.prompt: The suffix .* begin it with a sign such as a point"):
+        check(TINY, f"finetune.prompt.suffix={suffix}")
 
 
 def test_a_tokenizer_without_an_end_is_refused_and_one_without_padding_pads_with_its_end(tmp_path: Path) -> None:
