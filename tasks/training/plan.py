@@ -84,6 +84,13 @@ def sft_config(conf: Finetune, settings: Settings, seed: int, n_items: int, work
     except (TypeError, ValueError) as error:
         raise UserError(f"finetune.sft: {error}") from error
     total, _ = steps_and_epochs(vars(config), n_items, conf.processes)
+    if total < 1:
+        raise UserError(
+            f"finetune.sft.num_train_epochs: got {config.num_train_epochs:g}, and so no step is taken. Expected more "
+            "than 0, or max_steps of 1 or more."
+        )
+    if not config.learning_rate > 0:
+        raise UserError(f"finetune.sft.learning_rate: got {config.learning_rate:g}. Expected more than 0.")
     config._n_gpu = min(config.n_gpu, 1)  # it counts all that are visible, and the trainer would share a batch out
     config.save_steps = max(1, math.ceil(total / conf.checkpoints))
     return config

@@ -243,6 +243,8 @@ def loading_options(on: Settings) -> dict[str, Any]:
             config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": computing, **on.quantization})
         except (TypeError, ValueError) as error:
             raise UserError(f"finetune.quantization: {error}") from error
+        if (kind := config.bnb_4bit_quant_type) not in ("nf4", "fp4"):  # taken by its config, and not by its kernels
+            raise UserError(f"finetune.quantization.bnb_4bit_quant_type: got {kind!r}. Expected nf4 or fp4.")
     device = torch.device(on.device)
     if on.device == "cuda":  # of several processes each has made its own GPU the current one
         device = torch.device("cuda", torch.cuda.current_device())
