@@ -7,8 +7,8 @@ Every way trains in a process of its own on the same items (of the generated cat
 of conf/files.yaml, but by text and told nothing, and takes a step when it is its turn, so that a busy machine slows all
 alike. Prints a table for docs/benchmarks.md. Items, batch, optimizer, what is computed in (finetune.dtype) and adapters
 in float32 are the same in all ways but "ours, bfloat16" and TRL's defaults, which compute and keep the adapters in
-bfloat16 and checkpoint activations. Batches of like length come in an order of their own: the loss is compared between
-"ours, random order" and TRL.
+bfloat16 and checkpoint activations; and ours take eager attention where they compute in bfloat16 on a CPU. Batches of
+like length come in an order of their own: the loss is compared between "ours, random order" and TRL.
 """
 
 from __future__ import annotations
