@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.model_selection import GroupKFold
+from sklearn.utils.parallel import Parallel, delayed
 
 from tasks.cache import cached
 from tasks.data import minhash
@@ -18,12 +25,15 @@ from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
 from tasks.models.classic import BASELINES, Classic
 from tasks.models.estimator_files import dump, read
+from tasks.models.language.hardware import free_memory
 from tasks.models.language.prompts import TOLD_LIBRARIES
 from tasks.models.terms import words
 from tasks.paths import cache_folder
 from tasks.progress import Progress
 
 FOLDS = 4
+ALONE = 1_000  # items: fewer are fitted in the time that other processes take to start
+FIXED, EACH = 600 << 20, 64 << 10  # bytes of memory of a fit, and for each item; 1.0 GiB were measured for 13,000 items
 LIBRARIES = (*TOLD_LIBRARIES, "torch")
 KNOWN = "known.skops"
 
@@ -72,17 +82,19 @@ class Opinions:
                 f"finetune.prompt.opinions needs {FOLDS} training items that are not near duplicates of each other; "
                 f"there are {len(set(groups.tolist()))}. Give more data, or set finetune.prompt.opinions=[]."
             )
-        said, models = np.zeros((len(train), len(names))), {}
+        said = np.zeros((len(train), len(names)))
         folds = list(GroupKFold(FOLDS).split(said, groups=groups))
-        with Progress("what classic models say", len(names) * (FOLDS + 1), "fits") as progress:
-            for column, name in enumerate(names):
-                for fitted_on, asked in folds:
-                    model = _fitted(name, [train[row] for row in fitted_on], seed, near)
-                    said[asked, column] = model.predict([train[row] for row in asked]).price
-                    progress.advance()
-                models[name] = _fitted(name, train, seed, near)
+        calls: list[tuple] = [(_told, name, train, *fold, seed, near) for name in names for fold in folds]
+        calls += [(_fitted, name, train, seed, near) for name in names]
+        with Progress("what classic models say", len(calls), "fits") as progress:
+            found = []
+            for result in _side_by_side(calls, len(train)):
+                found.append(result)
                 progress.advance()
-        return cls(models, np.array([item_digest(item) for item in train]), said)
+        told, fitted = found[: -len(names)], found[-len(names) :]
+        for (column, (_, asked)), prices in zip(itertools.product(range(len(names)), folds), told, strict=True):
+            said[asked, column] = prices
+        return cls(dict(zip(names, fitted, strict=True)), np.array([item_digest(item) for item in train]), said)
 
     def ask(self, items: Sequence[Item]) -> np.ndarray:
         """What each model says of each item, in dollars [m, models]; of the training items what the folds said.
@@ -124,6 +136,48 @@ def check(names: Sequence[str]) -> None:
         )
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"finetune.prompt.opinions: {twice[0]!r} is there twice. Name each model once.")
+
+
+def _side_by_side(calls: Sequence[tuple], items: int) -> Iterator[Any]:
+    """What functions return for their arguments, in the order given; in several processes if there are cores and
+    memory."""
+    room = max(1, free_memory("cpu") // (FIXED + EACH * items))
+    processes = min(len(calls), os.cpu_count() or 1, room) if items > ALONE else 1
+    # Processes that have nothing left to do would keep their memory from the training that comes next.
+    parallel = Parallel(processes, "loky", return_as="generator", idle_worker_timeout=1)
+    done = 0
+    try:
+        for result in parallel(delayed(_called)(os.getpid(), *call) for call in calls):
+            yield result
+            done += 1
+    except BrokenProcessPool:  # the system ended one, mostly for its memory
+        yield from (function(*words) for function, *words in calls[done:])
+
+
+def _called(by: int, function: Callable[..., Any], *words: Any) -> Any:
+    """What a function returns, called by the process `by`."""
+    if by != os.getpid():
+        _end_with(by)
+    return function(*words)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this process with the one that started it: if that is killed, nobody else ends this one."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _told(
+    name: str, train: Sequence[Item], fitted_on: np.ndarray, asked: np.ndarray, seed: int, near: float | None
+) -> np.ndarray:
+    """What a model that was fitted on some items says of others [len(asked)], in dollars."""
+    return _fitted(name, [train[row] for row in fitted_on], seed, near).predict([train[row] for row in asked]).price
 
 
 def _fitted(name: str, train: Sequence[Item], seed: int, near: float | None) -> Classic:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from tasks.data.items import Item
 from tasks.errors import UserError
+from tasks.models.language import opinions as module
 from tasks.models.language.opinions import Opinions
+from tasks.paths import PROJECT
+from tests.waiting import until
 
 NOUNS = ["kettle", "chair", "lamp", "drill", "piano", "rug", "knife", "tent"]
 FINISHES = ["steel", "oak", "copper", "plastic", "silver", "glass"]
@@ -83,6 +95,53 @@ def test_a_small_shop_has_opinions_too() -> None:
     """Where fewer terms stand in two texts than boosting has themes."""
     items = shop(n=24)
     assert np.isfinite(Opinions.fit(["boosting"], items, seed=1).ask(items)).all()
+
+
+def test_fits_side_by_side_say_what_they_say_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time where memory is short; in several processes; and in this one once the system ended one of those."""
+    items, names = shop(), ["tfidf_ridge", "network"]
+    alone = Opinions.fit(names, items, seed=1)
+    monkeypatch.setattr(module, "ALONE", 0)
+    here, told = os.getpid(), module._told
+    for free, elsewhere in ((1, False), (1 << 40, True)):
+        monkeypatch.setattr(module, "free_memory", lambda _, free=free: free)
+        monkeypatch.setattr(module, "_told", functools.partial(somewhere, here, elsewhere, told))
+        together = Opinions.fit(names, items, seed=1)
+        np.testing.assert_array_equal(together.said, alone.said)
+        np.testing.assert_array_equal(together.ask(shop(1)), alone.ask(shop(1)))
+
+
+def somewhere(here: int, elsewhere: bool, told: Callable[..., np.ndarray], name: str, *words: Any) -> np.ndarray:
+    """What a fold says, if ridge is asked in the process that is expected; another model's process ends as the system
+    ends one that takes too much memory."""
+    if name == "network" and os.getpid() != here:
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert name == "network" or (os.getpid() != here) == elsewhere
+    return told(name, *words)
+
+
+def test_processes_that_fit_end_with_the_one_that_is_killed(tmp_path: Path) -> None:
+    """Otherwise they would wait for ever for what comes next, with their memory."""
+    asking = subprocess.Popen([sys.executable, "-c", ASKING, tmp_path], cwd=PROJECT, stderr=subprocess.DEVNULL)
+    fitting = until(lambda: (seen := list(tmp_path.iterdir()))[1:] and [psutil.Process(int(one.name)) for one in seen])
+    asking.kill()
+    asking.wait()
+    until(lambda: not any(process.is_running() for process in fitting))
+
+
+ASKING = """
+import os, sys
+from tasks.models.language import opinions
+from tests.models.language.test_opinions import stay
+opinions.ALONE, os.cpu_count = 0, lambda: 2
+list(opinions._side_by_side([(stay, sys.argv[1])] * 2, 1))
+"""
+
+
+def stay(folder: str) -> None:
+    """Say which process this is, and never come back."""
+    Path(folder, str(os.getpid())).touch()
+    threading.Event().wait()
 
 
 def test_opinions_are_fitted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
