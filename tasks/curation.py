@@ -46,7 +46,7 @@ WHEREABOUTS = {"path", "test_path", "runner"}
 # The tokenizer stands in the digest by its content, so that the code that finds it need not.
 BY_CONTENT = frozenset({"tasks.models.language.base_model", "tasks.data.hub"})
 MANY_REJECTED = 0.05
-MANY_NEAR = 0.1  # of the training items
+MANY_NEAR = 0.05  # of the items
 ALONE_BYTES = 64 * 2**20  # less than this is done sooner than processes are started
 SHARDS_A_TASK = 8  # a task costs Prefect a quarter of a second, a shard takes one second
 # Tasks in the works, here and on other machines: no more raw data on disk than workers get at soon.
@@ -121,7 +121,7 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
     run.log_json(card, "card.json")
     run.client.set_tag(run.id, CONTENT, content)
     run.log_metrics({f"rows_{split}": rows[split] for split in SPLITS} | {"rows_read": tally.read})
-    warn(tally, dict(rows), run.artifact_address(f"splits/{content}/card.html"))
+    warn(tally, run.artifact_address(f"splits/{content}/card.html"))
 
 
 def clean(source: Source, data: Data, seed: int, tokenizer: str | None, work: Path) -> tuple[Data, Tally]:
@@ -317,7 +317,8 @@ def clean_fixed_test(data: Data, seed: int, folder: Path) -> Tally:
 
 
 def deduplicate_and_split(splitter: Splitter, data: Data, *, fixed: bool, tally: Tally) -> None:
-    """Merge, balance and split; no near duplicate straddles two splits, and the held-out one of two stays.
+    """Merge, balance and split; no near duplicate straddles two splits, and the held-out one of two stays where they do
+    not go the same way.
 
     A split is capped before others are compared with it, so that nothing is dropped for a row that is not used.
     """
@@ -325,7 +326,9 @@ def deduplicate_and_split(splitter: Splitter, data: Data, *, fixed: bool, tally:
         splitter.drop_fixed_test(tally)
     splitter.merge_duplicates(tally)
     splitter.cap_slots(data, tally)
-    splitter.assign(0.0 if fixed else data.test_share, data.validation_share)
+    if data.near is not None:
+        splitter.find_families(data.near, fixed)
+    splitter.assign(0.0 if fixed else data.test_share, data.validation_share, tally)
     if fixed:
         splitter.add_fixed_test()
     else:
@@ -368,16 +371,16 @@ def _faults(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     }
 
 
-def warn(tally: Tally, rows: dict[str, int], card: str) -> None:
+def warn(tally: Tally, card: str) -> None:
     """Say on standard error what changes the data more than a reader of the card would like to find out later."""
     if tally.rejected >= MANY_REJECTED * tally.read:
         share = tally.rejected / tally.read
         say(f"{share:.0%} of the rows were rejected. {tally.summary()} Examples of each: {card}")
-    near = sum(count for reason, count in tally.dropped.items() if reason.startswith("train item nearly the same"))
-    if near >= MANY_NEAR * (rows["train"] + near):
+    near = sum(count for reason, count in tally.dropped.items() if "nearly the same" in reason)
+    if near >= MANY_NEAR * (tally.kept + near):
         say(
-            f"{near:,} of {rows['train'] + near:,} training items are near duplicates of validation or test items and "
-            f"were left out; a higher data.near keeps more. Examples: {card}"
+            f"{near:,} of {tally.kept + near:,} items are near duplicates of an item that validation or test holds, "
+            f"and were left out. If they are other products, a higher data.near tells them apart. Examples: {card}"
         )
     if shared := tally.noted[SHARED_ID]:
         example = tally.examples[SHARED_ID][0][1]

@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from tasks.config.experiment import Data
 from tasks.data import minhash
@@ -43,7 +45,7 @@ class Splitter:
         self.run("SET preserve_insertion_order = false; SET enable_progress_bar = false")
         self.narrow = "row, digest, same, id, category, price, split_draw, draw, slot_draw"
         self.run(
-            f"CREATE TABLE items AS SELECT {self.narrow}, NULL::VARCHAR AS split "
+            f"CREATE TABLE items AS SELECT {self.narrow}, NULL::VARCHAR AS split, row AS family "
             f"FROM read_parquet('{folder}/items/*.parquet')"
         )
         self.folder, self.fixed = folder, f"read_parquet('{folder}/fixed/*.parquet')"
@@ -111,16 +113,46 @@ class Splitter:
             below = f"price < {rules.slot_below}"
             self.drop_after(rules.slot_items, "slot_draw, digest", reason, tally, by="round(price)", among=below)
 
-    def assign(self, test_share: float, validation_share: float) -> None:
-        """Each item's split is a hash of its own content, so that adding data never moves an item."""
+    def find_families(self, least: float, fixed: bool) -> None:
+        """Items whose likeness is `least` or more are of one family, which is drawn as one: dealt out by themselves,
+        ten variants of each product would leave one family in ten without a held-out item, and so to train on."""
+        self._write_bands(fixed)
+        # Each item is compared with one of those that share a band, always the same one, and not with all of them.
+        own = "SELECT band, row, same FROM bands JOIN items USING (row)"
+        first = f"SELECT band, arg_min(row, same) AS row FROM ({own}) GROUP BY band"
+        self._compare(
+            f"SELECT DISTINCT own.row AS one, first.row AS other FROM ({own}) own JOIN ({first}) first USING (band) "
+            f"WHERE own.row <> first.row",
+            least,
+        )
+        near = self.run("SELECT one, other FROM near").fetchnumpy()
+        rows, places = np.unique(np.concatenate([near["one"], near["other"]]), return_inverse=True)
+        one, other = places.reshape(2, -1)
+        edges = coo_matrix((np.ones(len(one)), (one, other)), shape=(len(rows), len(rows)))
+        _, members, families = np.unique(
+            connected_components(edges, directed=False)[1], return_index=True, return_inverse=True
+        )
+        self.run("CREATE TABLE families (row BIGINT, family BIGINT)")
+        self._insert("families", {"row": rows, "family": rows[members][families]})
+        self.run("UPDATE items SET family = families.family FROM families WHERE items.row = families.row")
+        first = "SELECT family, arg_min(split_draw, same) AS draw FROM items GROUP BY family HAVING count(*) > 1"
+        self.run(f"UPDATE items SET split_draw = first.draw FROM ({first}) first WHERE items.family = first.family")
+
+    def assign(self, test_share: float, validation_share: float, tally: Tally) -> None:
+        """Each item's split is a hash of its own content, or of its family's first one: adding data moves an item only
+        together with a near duplicate of it. Of a held-out family that one alone stays: errors on many variants of a
+        product say hardly more than the error on one, and would be counted as if they did."""
         self.run(
             f"UPDATE items SET split = CASE WHEN split_draw < {test_share} THEN 'test' "
             f"WHEN split_draw < {test_share + validation_share} THEN 'validation' ELSE 'train' END"
         )
+        for split in ("validation", "test"):
+            reason = f"{split} item nearly the same as another {split} item"
+            self.drop_after(1, "same", reason, tally, by="family", among=f"split = '{split}'")
 
     def add_fixed_test(self) -> None:
         """Put the items of `<folder>/fixed/` into the test split as they are."""
-        self.run(f"INSERT INTO items SELECT {self.narrow}, 'test' FROM {self.fixed}")
+        self.run(f"INSERT INTO items SELECT {self.narrow}, 'test', row FROM {self.fixed}")
 
     def cap(self, split: Split, most: int | None, tally: Tally) -> None:
         """At most so many items in a split, the first by hash, so that a larger cap keeps what a smaller one kept."""
@@ -129,50 +161,59 @@ class Splitter:
 
     def drop_near(self, split: Split, held: Split, least: float, tally: Tally) -> None:
         """Leave out items of a split whose likeness to an item of another, held-out split is `least` or more."""
-        self.run("CREATE OR REPLACE TABLE near (row BIGINT)")
-        self._write_bands(split)
-        self._write_bands(held)
+        for part in (split, held):
+            of_split = f"SELECT band, row FROM bands JOIN items USING (row) WHERE split = '{part}'"
+            self.run(f"CREATE OR REPLACE TABLE bands_{part} AS {of_split}")
         # Most near duplicates come in flocks that share a bucket: the first few of a bucket find nearly all of them,
         # and only what is left has to be compared with everything in it.
         few = f"SELECT *, row_number() OVER (PARTITION BY band ORDER BY row) AS nth FROM bands_{held}"
         for held_rows in (f"SELECT band, row FROM ({few}) WHERE nth <= {FEW}", f"SELECT band, row FROM bands_{held}"):
-            self.run(
-                f"CREATE OR REPLACE TABLE pairs AS SELECT DISTINCT one.row AS one, other.row AS other "
-                f"FROM bands_{split} one JOIN ({held_rows}) other USING (band) "
-                f"WHERE one.row NOT IN (SELECT row FROM near)"
+            self._compare(
+                f"SELECT DISTINCT one.row AS one, other.row AS other FROM bands_{split} one "
+                f"JOIN ({held_rows}) other USING (band) JOIN items ON items.row = one.row",
+                least,
             )
-            self._compare(least)
-        self.drop("row IN (SELECT row FROM near)", f"{split} item nearly the same as a {held} item", tally)
+            self.drop("row IN (SELECT one FROM near)", f"{split} item nearly the same as a {held} item", tally)
 
-    def _write_bands(self, split: Split) -> None:
-        self.run(f"CREATE OR REPLACE TABLE bands_{split} (row BIGINT, band UBIGINT)")
-        for batch in self._signed(split):
-            rows, signatures = np.asarray(batch["row"]), _signatures(batch["signature"])
-            bands = minhash.bands(signatures)
-            self._insert(f"bands_{split}", {"row": np.repeat(rows, bands.shape[1]), "band": bands.ravel()})
+    def _write_bands(self, fixed: bool) -> None:
+        """The bands of all items, those of the fixed test set too, that two of them share."""
+        self.run("CREATE TABLE every_band (row BIGINT, band UBIGINT)")
+        signed = f"SELECT row, signature FROM {self.files} JOIN items USING (row)"
+        # Cursors of their own: other queries run while these are read.
+        for query in (signed, f"SELECT row, signature FROM {self.fixed}")[: 1 + fixed]:
+            for batch in self.database.cursor().execute(query).fetch_record_batch(BATCH):
+                rows, signatures = np.asarray(batch["row"]), _signatures(batch["signature"])
+                bands = minhash.bands(signatures)
+                self._insert("every_band", {"row": np.repeat(rows, bands.shape[1]), "band": bands.ravel()})
+        shared = "SELECT band FROM every_band GROUP BY band HAVING count(*) > 1"
+        self.run(f"CREATE TABLE bands AS SELECT row, band FROM every_band WHERE band IN ({shared})")
+        self.run("DROP TABLE every_band")
 
-    def _signed(self, split: Split) -> Iterator[pa.RecordBatch]:
-        query = f"SELECT row, signature FROM {self.files} JOIN items USING (row) WHERE split = '{split}'"
-        # A cursor of its own: other queries run while this one is read.
-        return self.database.cursor().execute(query).fetch_record_batch(BATCH)
-
-    def _compare(self, least: float) -> None:
-        """Put the pairs that are alike into `near`: signatures say which may be, and the texts which are."""
-        self.run("CREATE OR REPLACE TABLE likely (one BIGINT, other BIGINT)")
+    def _compare(self, pairs: str, least: float) -> None:
+        """Put those of the pairs that are alike into `near`: signatures say which may be, and the texts which are."""
+        self.run(f"CREATE OR REPLACE TABLE pairs AS {pairs}")
+        for table in ("likely", "near"):
+            self.run(f"CREATE OR REPLACE TABLE {table} (one BIGINT, other BIGINT)")
         signed = f"SELECT one, other, a.signature, b.signature AS held FROM pairs {self._both('pairs')}"
         for batch in self.database.cursor().execute(signed).fetch_record_batch(BATCH):
             estimate = minhash.likeness(_signatures(batch["signature"]), _signatures(batch["held"]))
-            likely = estimate >= least - minhash.ERROR
-            self._insert("likely", {name: np.asarray(batch[name])[likely] for name in ("one", "other")})
-        words = f"SELECT one, {_words_sql('a')} AS text, {_words_sql('b')} AS held FROM likely {self._both('likely')}"
-        for batch in self.database.cursor().execute(words).fetch_record_batch(BATCH):
+            self._insert_pairs("likely", batch, estimate >= least - minhash.ERROR)
+        words = f"one, other, {_words_sql('a')} AS text, {_words_sql('b')} AS held"
+        for batch in (
+            self.database.cursor()
+            .execute(f"SELECT {words} FROM likely {self._both('likely')}")
+            .fetch_record_batch(BATCH)
+        ):
             both = zip(batch["text"].to_pylist(), batch["held"].to_pylist(), strict=True)
             alike = np.array([minhash.jaccard(text, held) >= least for text, held in both], dtype=bool)
-            self._insert("near", {"row": np.unique(np.asarray(batch["one"])[alike])})
+            self._insert_pairs("near", batch, alike)
 
     def _both(self, pairs: str) -> str:
         """The two items of each pair, as `a` and `b`."""
         return f"JOIN {self.files} a ON a.row = {pairs}.one JOIN {self.files} b ON b.row = {pairs}.other"
+
+    def _insert_pairs(self, table: str, batch: pa.RecordBatch, chosen: np.ndarray) -> None:
+        self._insert(table, {name: np.asarray(batch[name])[chosen] for name in ("one", "other")})
 
     def _insert(self, table: str, columns: dict[str, np.ndarray]) -> None:
         self.database.register("inserted", pa.table(columns))
