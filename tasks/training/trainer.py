@@ -50,6 +50,8 @@ class PriceTrainer(SFTTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.items, self.lesson, self.on_checkpoint, self.interruption = items, lesson, on_checkpoint, interruption
+        if lesson is not None:  # its loss is the mean of a batch, whatever the model's own would be
+            self.loss_is_scaled_for_ga = False
         self.copy: Callable[[Path], None] | None = None  # keeps a checkpoint elsewhere too
         self.data_collator = _WithRows(self.data_collator)
 
@@ -103,7 +105,7 @@ class PriceTrainer(SFTTrainer):
             last = (labels != -100).int().argmax(dim=1) - 1
             with self.accelerator.autocast():
                 states = last_states(model, inputs["input_ids"], inputs["attention_mask"], last)
-            loss = self.lesson.loss(states, inputs[ROW]).mean() / self.current_gradient_accumulation_steps
+            loss = self.lesson.loss(states, inputs[ROW]).mean()
             return (loss, None) if return_outputs else loss
         columns = (labels[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
         outputs = model(

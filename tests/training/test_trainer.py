@@ -21,8 +21,7 @@ from tasks import finetuning
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
 from tasks.curation import curate
-from tasks.data.items import Item
-from tasks.data.splits import Dataset, read_split
+from tasks.data.splits import read_split
 from tasks.errors import UserError
 from tasks.models.language.base_model import TINY, load_tokenizer
 from tasks.models.language.prompts import render
@@ -232,26 +231,6 @@ def test_a_head_that_goes_on_is_the_one_that_was_left_alone(
     assert_same_weights(*experiments)
     heads = adapters(experiments[0])
     assert not np.array_equal(heads[3]["state.weight"], heads[12]["state.weight"])
-
-
-def test_no_optimizer_is_given_a_parameter_without_numbers(tmp_path: Path) -> None:
-    """A head that is told nothing has one; the optimizer that is the default on a GPU fails on it."""
-    from tasks.models.language.hardware import Hardware, settings
-    from tasks.models.language.model import LanguageModel, ModelSpec
-    from tasks.training.plan import TrainingPlan, lora_config, sft_config
-    from tasks.training.trainer import make_trainer
-
-    experiment = load("conf/smoke.yaml", ["finetune.answer.by=head", "finetune.prompt.opinions=[]"])
-    conf, items = experiment.finetune, [Item(str(price), "a lamp", "of steel", price=float(price)) for price in (5, 80)]
-    on = settings(Hardware("cpu"), None, {}, "float32")
-    arguments = sft_config(conf, on, seed=1, n_items=2, work=tmp_path)
-    plan = TrainingPlan(experiment, Dataset("", "", "", {}), on, items, arguments, lora_config(conf))
-    language = LanguageModel.of(ModelSpec.of(conf, items), settings=on)
-    optimizer = make_trainer(plan, language, lambda _: None, Interruption()).create_optimizer()
-    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    assert language.head is not None and not language.head.numbers.numel()
-    assert all(parameter.numel() for parameter in given)
-    assert any(parameter is language.head.state.weight for parameter in given)
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
