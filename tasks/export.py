@@ -178,6 +178,7 @@ def _write_card(found: Exported, folder: Path, form: str, again: str) -> None:
         unit=found.unit,
         model=found.model.name if step is None else f"{found.model.name}, step {step}",
         n=int((~np.isnan(found.answers.price)).sum()),
+        interval=figures["coverage"] is not None,
         metrics=_metric_lines(found, figures),
         dataset=found.dataset,
         origin={key: value for key, value in origin.items() if value},

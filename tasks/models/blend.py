@@ -28,7 +28,7 @@ class Blend:
     """
 
     weights: dict[str, float]
-    spread: tuple[float, float]
+    spread: tuple[float, float] | None
     folders: dict[str, Path] = field(default_factory=dict)
     load_member: Callable[[Path], Predictor] | None = None
 

@@ -130,13 +130,13 @@ BASELINES: dict[str, Baseline] = {
 @dataclass
 class Classic:
     """A fitted baseline. `lowest` and `highest` are the prices seen in training, which bound what it answers; `spread`
-    are the quantiles of log(truth / answer) on validation, which make its 80% interval."""
+    are the quantiles of log(truth / answer) on validation, which make its 80% interval; None where it gives none."""
 
     name: str
     estimator: Any
     lowest: float
     highest: float
-    spread: tuple[float, float] = (np.nan, np.nan)
+    spread: tuple[float, float] | None = None
 
     @classmethod
     def fit(
@@ -195,4 +195,5 @@ class Classic:
                 f"one of {', '.join(BASELINES)}. Load it with the version that made it, or run the pipeline again."
             )
         estimator = read(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else None
-        return cls(fields["name"], estimator, fields["lowest"], fields["highest"], tuple(fields["spread"]))
+        spread = fields["spread"] and tuple(fields["spread"])
+        return cls(fields["name"], estimator, fields["lowest"], fields["highest"], spread)

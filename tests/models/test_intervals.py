@@ -8,7 +8,7 @@ import pytest
 from tasks.models.intervals import conformal, interval
 
 
-@pytest.mark.parametrize("n", [16, 32, 75, 500])
+@pytest.mark.parametrize("n", [9, 16, 32, 75, 500])
 def test_few_items_make_an_interval_that_holds_as_many(n: int) -> None:
     """On average over many samples; plain quantiles of 16 items would hold 72%."""
     random = np.random.default_rng(n)

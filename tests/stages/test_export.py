@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -142,8 +143,11 @@ def test_the_card_of_a_blend_names_the_base_model_of_its_members(tmp_path: Path,
     _write_card(found, tmp_path, "saved", "")
     card = front_matter(tmp_path)
     assert card["base_model"] == "tiny-random" and card["license"] == "mit"
-    assert "| licence of the base model | mit |" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert "| licence of the base model | mit |" in text and "with an 80% interval" in text
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and str(tmp_path) in file.read_text()]
+    _write_card(dataclasses.replace(found, answers=Predictions.points(price)), tmp_path, "saved", "")
+    assert "80% interval" not in (tmp_path / "README.md").read_text()  # it gives none
 
 
 def test_export_never_overwrites_and_leaves_nothing_half_done(
