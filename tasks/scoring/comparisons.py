@@ -20,6 +20,7 @@ from tasks.models.predictor import Predictions
 from tasks.scoring.metrics import Array, absolute_error, measure, number, predictions_of
 
 SIGNIFICANCE = 0.05
+FEWEST = 6  # items that tell two models apart: even if one is better on each of five, so is one of equals in 1 of 16
 FLOOR = "floor"  # the kind of the best possible guess, which is no model
 CHUNK_CELLS = 2_000_000  # resamples x items held at once: 16 MB as floats, whatever the size of the problem
 
@@ -142,11 +143,11 @@ def confidence_set(losses: ArrayLike, *, seed: int, resamples: int = 10_000) -> 
     equally good, by the largest studentized difference of any two of them, the one that is worst against another goes.
     A model's p-value is the largest of the tests up to its own; that of the best is 1. Models with p >= 0.05 hold the
     best one with 95% confidence. This holds although the best was picked on the same items, which a test of each model
-    against the observed best does not.
+    against the observed best does not. Of fewer than FEWEST items, all are 1.
     """
     losses = np.asarray(losses, dtype=float)
     p_values = np.ones(len(losses))
-    if min(losses.shape) < 2:  # one item shows no spread: all differences would look certain
+    if len(losses) < 2 or losses.shape[1] < FEWEST:  # few items may show no spread, and all would look certain
         return p_values
     one, other = np.triu_indices(len(losses), k=1)
     differences = losses[one] - losses[other]
@@ -185,9 +186,9 @@ def paired_comparisons(
 
 
 def _two_sided(differences: Array, *, seed: int, resamples: int) -> float:
-    """p-value that differences [n] have mean zero; NaN for fewer than two."""
-    if len(differences) < 2:
-        return math.nan
+    """p-value that differences [n] have mean zero; 1 for fewer than FEWEST, and NaN for fewer than two."""
+    if len(differences) < FEWEST:
+        return math.nan if len(differences) < 2 else 1.0
     observed, drawn = bootstrap_t(differences, seed=seed, resamples=resamples)
     slack = 1e-9 * abs(observed[0])
     # Each tail by itself: of skewed differences one is much longer than the other.
@@ -247,7 +248,7 @@ def compare(
 
     The leader's own difference is 0 and its p-value None. A row that covers some items only is compared on those, with
     all complete ones, and ranked by its distance to the leader on them: its p-value is corrected for the number of such
-    rows (Bonferroni). One item tells nothing, and the p-value is then 1.
+    rows (Bonferroni).
 
     Raises:
         ValueError: there is nothing to compare, or prices are of a wrong length or not finite.
@@ -311,8 +312,8 @@ def _p_values(losses: dict[str, Array], seed: int, resamples: int) -> dict[str, 
     found: dict[str, float | None] = dict(zip(whole, map(float, together), strict=True))
     parts = {model: ~np.isnan(row) for model, row in losses.items() if model not in whole}
     for model, shared in parts.items():
-        if shared.sum() < 2:
-            found[model] = 1.0 if shared.any() else None
+        if not shared.any():
+            found[model] = None
             continue
         row = losses[model]
         stacked = np.stack([row[shared], *(other[shared] for other in whole.values())])

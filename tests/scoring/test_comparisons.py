@@ -146,11 +146,26 @@ def test_a_clear_leader_is_told_from_all_others() -> None:
 
 def test_models_that_are_the_same_are_never_told_apart() -> None:
     """Equal losses, and a single model, have p 1; a difference that is the same everywhere has the least p there is."""
-    same = np.array([[1.0, 2, 3, 4], [1.0, 2, 3, 4], [11.0, 12, 13, 14]])
+    same = np.array([[1.0, 2, 3, 4, 5, 6], [1.0, 2, 3, 4, 5, 6], [11.0, 12, 13, 14, 15, 16]])
     assert confidence_set(same, seed=0, resamples=99).tolist() == [1.0, 1.0, 0.01]
-    assert confidence_set(np.zeros((3, 5)), seed=0, resamples=99).tolist() == [1.0, 1.0, 1.0]
-    assert confidence_set(np.ones((1, 5)), seed=0).tolist() == [1.0]
-    assert confidence_set(np.array([[22.0], [23.0]]), seed=0, resamples=99).tolist() == [1.0, 1.0]  # of one item
+    assert confidence_set(np.zeros((3, 6)), seed=0, resamples=99).tolist() == [1.0, 1.0, 1.0]
+    assert confidence_set(np.ones((1, 6)), seed=0).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_fewer_than_six_items_tell_no_models_apart(n: int) -> None:
+    """One of two equal models is better on each of five items in one of sixteen samples: on two items, two constants
+    were told apart in more than a third of them, as the differences are all the same there."""
+    truth = np.linspace(10, 60, 6)
+    guesses = {"leader": truth + 1, "worse": truth + 5, "few": np.where(np.arange(6) < n, truth + 9, NAN)}
+    kinds = dict.fromkeys(guesses, "baseline")
+    whole = compare(truth, guesses, kinds, seed=0, resamples=200)
+    assert [whole[model].rank for model in guesses] == [1, 3, 1] and whole["few"].p_value == 1.0
+    short = compare(truth[:n], {model: guess[:n] for model, guess in guesses.items()}, kinds, seed=0, resamples=200)
+    assert [short[model].rank for model in guesses] == [1, 1, 1] and short["worse"].p_value == 1.0
+    pair = paired_comparison(np.full(n, 1.0), np.full(n, 5.0), seed=0, resamples=200)
+    assert pair.p_value == 1.0 or (n == 1 and math.isnan(pair.p_value))
+    assert paired_comparison(np.full(6, 1.0), np.linspace(5, 6, 6), seed=0, resamples=200).p_value < 0.05
 
 
 def test_ranks_are_shared_by_all_that_cannot_be_told_from_the_best() -> None:
