@@ -175,7 +175,9 @@ def test_what_is_not_called_json_is_refused(server: str, content_type: str) -> N
     assert status == 415 and "Expected application/json" in json.loads(said)["message"]
 
 
-def test_a_model_that_fails_inside_is_a_500_in_one_sentence(conf: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_model_that_fails_inside_is_a_500_and_an_interval_that_it_does_not_give_is_null(
+    conf: str, capsys: pytest.CaptureFixture
+) -> None:
     """Its stack trace is in the log of the server and not in the answer, and the next request is answered."""
     import asyncio
 
@@ -202,3 +204,8 @@ def test_a_model_that_fails_inside_is_a_500_in_one_sentence(conf: str, capsys: p
     inside.predictor = whole
     guard.turn = asyncio.Lock()
     assert asyncio.run(post()).status_code == 200
+    # One that gives no interval says null.
+    inside.predictor = SimpleNamespace(predict=lambda _: Predictions.points(np.array([5.0])))
+    guard.turn = asyncio.Lock()
+    answer = json.loads(asyncio.run(post()).text, parse_constant=pytest.fail)
+    assert answer["predictions"] == [{"price": 5.0, "low": None, "high": None}]
