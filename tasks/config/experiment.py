@@ -192,7 +192,9 @@ class Finetune(Section):
     answer: Answer = Answer()
     train_items: Count | None = Field(None, description="train the language model on at most this many items")
     score_items: Count = Field(64, description="validation items that every checkpoint is scored on")
-    checkpoints: Annotated[int, Field(ge=1)] = Field(5, description="evenly spaced; each is scored and kept")
+    checkpoints: Annotated[int, Field(ge=1)] = Field(
+        5, description="at most so many, equally far apart, and the last at the end; each is scored and kept"
+    )
     sft: Options = Field(default_factory=dict, description="trl.SFTConfig")
     lora: Options = Field(default_factory=dict, description="peft.LoraConfig")
     patience: Count | None = Field(None, description="stop after so many checkpoints that were no better; null: never")

@@ -69,7 +69,7 @@ def lora_config(conf: Finetune) -> LoraConfig:
 
 
 def sft_config(conf: Finetune, settings: Settings, seed: int, n_items: int, work: Path) -> SFTConfig:
-    """The conf's `sft` with what the machine and the stage decide: folders, seeds, evenly spaced checkpoints.
+    """The conf's `sft` with what the machine and the stage decide: folders, seeds, the steps between checkpoints.
 
     Raises:
         UserError: trl refuses it.

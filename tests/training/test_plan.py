@@ -12,7 +12,7 @@ from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.models.language.hardware import Hardware, settings
 from tasks.paths import PROJECT
-from tasks.training.plan import TrainingPlan
+from tasks.training.plan import TrainingPlan, sft_config
 
 ALONE = """
 import sys
@@ -38,7 +38,7 @@ def test_one_process_trains_on_one_gpu_of_several(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_a_training_holds_what_its_conf_asks_for(tmp_path: Path, at: pytest.FixtureRequest) -> None:
-    """Its items, its checkpoints evenly spaced, and what the machine decides."""
+    """Its items, its checkpoints, and what the machine decides."""
     experiment = load("conf/smoke.yaml", at(tmp_path))
     conf = experiment.finetune
     resolved = settings(Hardware("cpu"), conf.quantization, conf.sft, conf.dtype)
@@ -46,3 +46,17 @@ def test_the_plan_of_a_training_holds_what_its_conf_asks_for(tmp_path: Path, at:
     assert len(plan.items) == conf.train_items == 32
     assert (plan.arguments.save_steps, plan.arguments.seed, plan.arguments.use_cpu) == (1, experiment.seed, True)
     assert (plan.lora.r, plan.arguments.output_dir) == (4, str(tmp_path / "work"))
+
+
+@pytest.mark.parametrize(
+    ("items", "checkpoints", "apart"),
+    [(640, 4, 20), (80, 4, 3), (48, 5, 2), (8, 3, 1)],
+    ids=["default", "10", "6", "1"],
+)
+def test_checkpoints_lie_as_far_apart_as_it_takes_for_no_more_than_asked_for(
+    items: int, checkpoints: int, apart: int, tmp_path: Path
+) -> None:
+    """As docs/finetuning.md says, of steps of eight items each."""
+    conf = load("conf/laptop.yaml", [f"finetune.checkpoints={checkpoints}"]).finetune
+    resolved = settings(Hardware("cpu"), conf.quantization, conf.sft, conf.dtype)
+    assert sft_config(conf, resolved, 1, items, tmp_path).save_steps == apart
