@@ -17,7 +17,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.config.experiment import Experiment, Finetune
+from tasks.config.experiment import Experiment, Finetune, Prompt
 from tasks.data.splits import Dataset
 from tasks.digests import code_digest, digest, versions
 from tasks.errors import UserError
@@ -48,8 +48,9 @@ OURS = {
 # What changes nothing that a training leaves behind.
 INDIFFERENT: Any = dict.fromkeys(("enabled", "busy", "oversize", "checkpoints_in"), True)
 INDIFFERENT |= {"answer": {"batch_tokens"}}
-# What checkpoints answer by and how they are scored and averaged: their weights are the same whatever it says.
-ASKING: Any = {"answer", "score_items", "average", "patience"}
+# What checkpoints answer by and on, how they are scored, averaged and kept: their weights are the same in any case.
+ASKING: Any = {"answer", "score_items", "average", "patience", "keep", "device", "dtype"}
+PATIENT: Any = {"average", "keep", "device", "dtype"}  # of these, what does not decide when patience ends a training
 HEAD: Any = {"by", "bins", "rate"}  # of the answer, where a head gives it: it is trained with the weights
 ASKING_CODE = frozenset(
     (
@@ -107,12 +108,12 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
     conf = experiment.finetune
     patient = conf.patience is not None
     without = AFTERWARDS if patient else {"tasks.scoring", *ASKING_CODE}
-    asking = {"average"} if patient else ASKING
+    # The base model counts by what it is, and not by where it lies; device and dtype by what they come to, as it does.
+    without_conf = INDIFFERENT | dict.fromkeys((*(PATIENT if patient else ASKING), "base"), True)
     head = conf.answer.model_dump(mode="json", include=HEAD) if conf.answer.by == "head" else None
     return digest(
         {
-            # The base model counts by what it is, and not by where it lies.
-            "conf": conf.model_dump(mode="json", exclude=INDIFFERENT | dict.fromkeys((*asking, "base"), True)),
+            "conf": conf.model_dump(mode="json", exclude=without_conf | {"prompt": _unspoken(conf.prompt)}),
             "head": head,
             "base": base_model.base_model_digest_parts(conf),
             "encoder": encoder.identity_for(conf.prompt),
@@ -123,6 +124,12 @@ def weights_digest(experiment: Experiment, dataset: Dataset) -> str:
             "code": code_digest("tasks.training.trainer", untold(conf) | without),
         }
     )
+
+
+def _unspoken(prompt: Prompt) -> Any:
+    """The keys of a prompt that say how something is told or found which is not told."""
+    said = {"similar": prompt.comparables, "opinion": prompt.opinions, "encoder": encoder.asked_for(prompt)}
+    return {key for key, told in said.items() if not told}
 
 
 def _libraries(conf: Finetune) -> dict[str, str | None]:
@@ -166,7 +173,7 @@ def train_checkpoints(
     cost = TrainingCost.of(conf, resolved, plan.items)
     with lock_gpus(device, conf.processes, cache_folder() / "locks", conf.busy):
         try:
-            if (trained := finished(before)) is not None:
+            if (trained := finished(before, conf.keep)) is not None:
                 use_own_gpu(device)
                 ask_again(run, plan, trained)
                 return

@@ -18,9 +18,19 @@ from tasks.training.candidates import Candidates
 from tasks.training.plan import TrainingPlan
 
 
-def finished(before: Sequence[StageRun]) -> StageRun | None:
-    """A run that ended with the same weights, all files of which are as they were; None if there is none."""
-    return next((run for run in before if run.done and run.intact()), None)
+def finished(before: Sequence[StageRun], keep: int | None) -> StageRun | None:
+    """A run that ended with the same weights, all files of which are as they were, and that kept as many adapters as
+    are to be kept now; None if there is none."""
+    found = next((run for run in before if run.done and keeps(run, keep) and run.intact()), None)
+    if found is None and any(run.done and not keeps(run, keep) for run in before):
+        say("These weights were trained before, but finetune.keep deleted adapters that are asked for now.")
+    return found
+
+
+def keeps(earlier: StageRun, keep: int | None) -> bool:
+    """Whether an earlier run kept the best adapters, so many or (None) all of them, as far as it came."""
+    kept = earlier.run.data.params.get("finetune.keep", "None")
+    return kept == "None" or (keep is not None and keep <= int(kept))
 
 
 def ask_again(run: StageRun, plan: TrainingPlan, earlier: StageRun) -> None:
@@ -37,9 +47,11 @@ def take_over(run: StageRun, plan: TrainingPlan, before: Sequence[StageRun]) -> 
     """Go on where a training of the same weights was interrupted before it was to be asked otherwise, if its work
     folder is here."""
     work = Path(plan.arguments.output_dir)
+    # With patience it counts how many checkpoints came after the best, those that are gone too.
+    needed = plan.conf.keep if plan.conf.patience is None else None
     for earlier in before:
         left = PROJECT / "mlruns" / "work" / earlier.id
-        if not earlier.done and left.is_dir() and not work.exists():
+        if not earlier.done and left.is_dir() and not work.exists() and keeps(earlier, needed):
             # The folder last: whoever is killed before has it to do once more, and asks what was not asked yet.
             _ask(Candidates(run, plan), plan.load(), earlier)
             left.rename(work)

@@ -16,12 +16,13 @@ from tasks.config.loading import load
 from tasks.curation import curate
 from tasks.data.splits import Dataset
 from tasks.finetuning import weights_digest
+from tasks.models.language import hardware
 from tasks.models.language.base_model import TINY, locate
 from tasks.models.language.model import LanguageModel
 from tasks.paths import PROJECT
 from tasks.scoring.predictions import recall
 from tasks.scoring.roles import Roles
-from tasks.tracking.runs import TRAINED_IN, StageRun
+from tasks.tracking.runs import DROPPED, STEP, TRAINED_IN, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.candidates import Candidates
 
@@ -75,7 +76,9 @@ def steps_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
-@pytest.mark.parametrize("override", ["finetune.answer.estimate=mean", "finetune.score_items=9", "finetune.average=2"])
+@pytest.mark.parametrize(
+    "override", ["finetune.answer.estimate=mean", "finetune.score_items=9", "finetune.average=2", "finetune.keep=4"]
+)
 def test_another_way_to_ask_trains_nothing_again(
     trained: list[str], override: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,11 +122,47 @@ def test_again_trains_again(trained: list[str], monkeypatch: pytest.MonkeyPatch)
     assert taken == STEPS
 
 
+def test_fewer_adapters_are_kept_without_a_training_and_more_are_trained_again(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Whoever keeps fewer pays for no training; one who wants more than were kept gets all of them, and is told why
+    that takes one. A training that kept enough is found behind one that did not."""
+    taken = steps_trained(monkeypatch)
+
+    def kept(*words: str) -> set[int]:
+        """The steps whose adapters a run with these words leaves."""
+        experiment = load(SMOKE, [*at(tmp_path), *words])
+        finetuning.finetune(experiment, curate(experiment))
+        latest, *_ = runs(experiment)
+        return {int(model.tags[STEP]) for model in latest.models() if DROPPED not in model.tags}
+
+    two = kept("finetune.keep=2")
+    assert taken == STEPS and len(two) in (2, 3) and 4 in two  # the last is kept, and may be one of the best
+    one = kept("finetune.keep=1")
+    assert taken == STEPS and len(one) < 3 and one <= two
+    capsys.readouterr()
+    assert kept() == {*STEPS} and taken == 2 * STEPS
+    assert "finetune.keep deleted adapters" in capsys.readouterr().err
+    three = kept("finetune.keep=3")
+    assert taken == 2 * STEPS and len(three) > 2 and three >= two
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "steps"),
+    [([], ["finetune.answer.estimate=mean"], [4]), (["finetune.keep=1"], [], STEPS)],
+    ids=["asked otherwise", "to keep more"],
+)
 def test_an_interrupted_training_that_is_to_be_asked_otherwise_goes_on(
-    trained: list[str], tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
+    trained: list[str],
+    first: list[str],
+    then: list[str],
+    steps: list[int],
+    tmp_path: Path,
+    at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It starts from its last checkpoint, what was scored before is asked again, though that is interrupted too, and
-    the weights are the same."""
+    the weights are the same. Where adapters are gone that are to be kept now, it starts from the beginning."""
     plain = Candidates.add
 
     def interrupted(experiment: Experiment, at_step: int) -> None:
@@ -136,11 +175,11 @@ def test_an_interrupted_training_that_is_to_be_asked_otherwise_goes_on(
             patch.setattr(Candidates, "add", dies)
             finetuning.finetune(experiment, curate(experiment))
 
-    interrupted(load(SMOKE, at(tmp_path)), 3)
-    after, taken = load(SMOKE, [*at(tmp_path), "finetune.answer.estimate=mean"]), steps_trained(monkeypatch)
+    interrupted(load(SMOKE, [*at(tmp_path), *first]), 3)
+    after, taken = load(SMOKE, [*at(tmp_path), *then]), steps_trained(monkeypatch)
     interrupted(after, 2)
     finetuning.finetune(after, curate(after))
-    assert taken == [4]
+    assert taken == steps
     latest, *_ = runs(after)
     assert_same(adapters(latest), adapters(runs(load(SMOKE, trained))[-1]))
     assert not (PROJECT / "mlruns" / "work" / latest.id).exists()
@@ -161,8 +200,13 @@ DATASET = Dataset("sample", "d1", "nowhere", {}, True)
         ("finetune.busy=fail", True),
         ("evaluate.resamples=400", True),
         ("baselines.models=[constant]", True),
+        ("finetune.keep=2", True),
+        ("finetune.device=auto", True),  # which is a CPU here
+        ("finetune.dtype=auto", True),
+        ("finetune.prompt.similar=Like it", True),
+        ("finetune.prompt.encoder=elsewhere", True),
+        ("finetune.prompt.opinion=They say", True),
         ("finetune.patience=2", False),
-        ("finetune.keep=2", False),
         ("finetune.checkpoints=2", False),
         ("finetune.lora.r=2", False),
         ("finetune.dtype=bfloat16", False),
@@ -170,10 +214,28 @@ DATASET = Dataset("sample", "d1", "nowhere", {}, True)
         ("seed=43", False),
     ],
 )
-def test_the_weights_depend_on_what_makes_them(override: str, same: bool) -> None:
-    """And on nothing that only asks or scores them."""
+def test_the_weights_depend_on_what_makes_them(override: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And on nothing that only asks or scores them, or that comes to the same here."""
+    monkeypatch.setattr(hardware, "pick_device", lambda _: "cpu")
+    monkeypatch.setattr(hardware, "_cpu_bf16", lambda: False)
     words = ["finetune.device=cpu", "finetune.dtype=float32"]
     one, other = (weights_digest(load(SMOKE, each), DATASET) for each in (words, [*words, override]))
+    assert (one == other) == same
+
+
+@pytest.mark.parametrize(
+    ("told", "override", "same"),
+    [
+        ("finetune.patience=2", "finetune.keep=2", True),
+        ("finetune.patience=2", "finetune.score_items=9", False),
+        ("finetune.prompt.comparables=4", "finetune.prompt.similar=Like it", False),
+        ("finetune.prompt.comparables=4", "finetune.prompt.opinion=They say", True),
+        ("finetune.prompt.opinions=[constant]", "finetune.prompt.opinion=They say", False),
+    ],
+)
+def test_the_weights_depend_on_more_where_more_is_asked_for(told: str, override: str, same: bool) -> None:
+    """With patience on the answers, and on the words before what is told."""
+    one, other = (weights_digest(load(SMOKE, words), DATASET) for words in ([told], [told, override]))
     assert (one == other) == same
 
 
