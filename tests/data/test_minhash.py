@@ -6,7 +6,9 @@ import random
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
+from tasks.data import minhash
 from tasks.data.minhash import ERROR, ROWS, SLOTS, bands, groups, jaccard, likeness, signatures
 
 WORDS = [f"w{number}" for number in range(2000)]
@@ -58,6 +60,18 @@ def test_made_pairs_that_are_alike_are_found() -> None:
         alike = jaccard(*texts) >= 0.7
         made, found, refused = made + alike, found + (alike and met), refused + (met and not alike)
     assert found / made >= 0.99 and refused > 0
+
+
+def test_texts_that_share_boilerplate_are_taken_apart_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is compared with dozens of others, which would otherwise be nearly all of the work of a run; the likeness is
+    that of the sets of their words and word pairs."""
+    rng, taken, apart = random.Random(11), [], minhash._words
+    texts = [" ".join([*rng.sample(WORDS[:1000], 25), *WORDS[1000:1090]]) for _ in range(60)]
+    monkeypatch.setattr(minhash, "_words", lambda text: taken.append(text) or apart(text))
+    assert len(set(groups(texts))) == 60 and len(taken) <= 2 * 60  # once for the signatures
+    for one, other in [*pairwise(texts), ("kettle", ""), ("", "")]:
+        these, those = (set(minhash._shingles(text)) for text in (one, other))
+        assert jaccard(one, other) == len(these & those) / max(1, len(these | those))
 
 
 def test_near_duplicates_are_of_one_group_through_others_as_well() -> None:
