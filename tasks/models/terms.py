@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,12 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from tasks.data.items import Item
+from tasks.data.minhash import UNSPACED, word_pattern
+
+# Words of two letters and more, and of any length; and the same with Chinese and Japanese characters as words.
+WITH_CHARACTERS = {r"(?u)\b\w\w+\b": word_pattern(2), r"\b\w+\b": word_pattern()}
+CHARACTER = re.compile(f"[{UNSPACED}]")
+MANY = 0.1  # of the texts: a few foreign lines are no reason to read a catalogue in another way
 
 
 def words(items: Sequence[Item]) -> list[str]:
@@ -16,8 +23,15 @@ def words(items: Sequence[Item]) -> list[str]:
     return [f"{item.title}\n{item.text}" for item in items]
 
 
-class _Compact:
-    """Keeps a vocabulary as one string: as a dictionary, a saved model would hold it number by number, in minutes."""
+class _Terms:
+    """Finds words in Chinese and Japanese as well, and keeps a vocabulary as one string: as a dictionary, a saved model
+    would hold it number by number, in minutes."""
+
+    def fit_transform(self, raw_documents: Any, y: Any = None) -> Any:
+        """As upstream; but if many of the texts have characters that no spaces part, each of these is a word."""
+        if sum(CHARACTER.search(text) is not None for text in raw_documents) > MANY * len(raw_documents):
+            self.token_pattern = WITH_CHARACTERS.get(self.token_pattern, self.token_pattern)
+        return super().fit_transform(raw_documents, y)  # ty: ignore[missing-attribute]
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())  # ty: ignore[no-matching-overload] - of the vectorizer beside it
@@ -32,11 +46,11 @@ class _Compact:
         super().__setstate__(state)  # ty: ignore[missing-attribute]
 
 
-class Counts(_Compact, CountVectorizer):
+class Counts(_Terms, CountVectorizer):
     """scikit-learn's counts of words; saved in a second."""
 
 
-class Tfidf(_Compact, TfidfVectorizer):
+class Tfidf(_Terms, TfidfVectorizer):
     """scikit-learn's TF-IDF; saved in a second."""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from tasks.data import minhash
-from tasks.data.minhash import ERROR, ROWS, SLOTS, bands, groups, jaccard, likeness, signatures
+from tasks.data.minhash import ERROR, ROWS, SLOTS, bands, groups, jaccard, likeness, signatures, word_pattern
 
 WORDS = [f"w{number}" for number in range(2000)]
 
@@ -72,6 +73,25 @@ def test_texts_that_share_boilerplate_are_taken_apart_once(monkeypatch: pytest.M
     for one, other in [*pairwise(texts), ("kettle", ""), ("", "")]:
         these, those = (set(minhash._shingles(text)) for text in (one, other))
         assert jaccard(one, other) == len(these & those) / max(1, len(these | those))
+
+
+def test_variants_are_alike_in_languages_that_put_no_spaces_between_words() -> None:
+    """Each character is a word there, and Latin words and numbers between them stay what they are; other products
+    of the same shop are not alike."""
+    chair, kettle = "折りたたみ椅子木製高品質軽量タイプ", "電気ケトル 小型高品質静音タイプ白"
+    texts = [f"{chair}白", f"{chair}黒", kettle]
+    assert jaccard(*texts[:2]) > 0.8 and jaccard(*texts[1:]) < 0.4
+    assert jaccard("戶外摺疊桌、鋁合金、120公分", "戶外摺疊桌、鋁合金、150公分") > 0.7
+    found = groups([*texts, "ｱｲﾘｽｵｰﾔﾏ 電気毛布"]).tolist()
+    assert found[0] == found[1] and len(set(found)) == 3
+    assert minhash._words("白A4紙・500枚々") == ["白", "a4", "紙", "500", "枚", "々"]
+
+
+def test_words_are_the_same_as_ever_where_spaces_or_signs_part_them() -> None:
+    """So are those of two letters and more, which scikit-learn takes by itself."""
+    text = "Naïve_x9 à la 5 ½-inch кружка, Ёлка и чай; 접이식 의자 대; เก้าอี้พับได้ไม้สีขาว; कुर्सी; كرسي و; §£ŉ "
+    assert re.findall(word_pattern(), text) == re.findall(r"\w+", text)
+    assert re.findall(word_pattern(2), text) == re.findall(r"(?u)\b\w\w+\b", text)
 
 
 def test_near_duplicates_are_of_one_group_through_others_as_well() -> None:

@@ -94,6 +94,28 @@ def test_reading_the_words_beats_a_guess_and_the_right_constant_is_the_median(
     assert min(mae["network"], mae["boosting"]) < mae["tfidf_ridge"] < mae["word2vec_linear"]
 
 
+def test_words_are_read_where_no_spaces_part_them() -> None:
+    """A Japanese shop whose products and materials make the price: hardly two of its lines are the same."""
+    extras = ["折りたたみ", "軽量", "防水", "日本製", "送料無料", "大型", "人気", "新品"]
+    products, materials = ["椅子", "机", "棚", "照明", "冷蔵庫", "自転車"], ["木製", "ステンレス", "銀", "ガラス"]
+    random, shop = np.random.default_rng(3), []
+    for number in range(160):
+        product, material = random.integers(len(products)), random.integers(len(materials))
+        line = "".join([*random.permutation(extras)[:3], products[product], materials[material], f"{number}番"])
+        shop.append(Item(str(number), line, "", price=float(10 * 2 ** (product + material / 2))))
+    truth = np.array([item.price for item in shop[120:]])
+    errors = {
+        name: np.abs(Classic.fit(name, shop[:120], [], seed=1).predict(shop[120:]).price - truth).mean()
+        for name in ("constant_median", "bag_of_words", "tfidf_ridge", "neighbours", "boosting")
+    }
+    constant = errors.pop("constant_median")
+    assert max(errors.values()) < 0.8 * constant
+    # A few such lines change nothing of a catalogue in another language.
+    texts = ["steel chair", "oak chair", "oak table"] * 10
+    assert "木" not in Counts().fit([*texts, "木製 chair"]).vocabulary_
+    assert {"木", "oak"} < Counts().fit([*texts, *["木製 chair"] * 9]).vocabulary_.keys()
+
+
 def test_a_random_price_stays_in_the_range_of_training() -> None:
     """Of cars as of screws: it would otherwise be a row that says nothing."""
     cars = [Item(str(n), f"car {n}", "", price=20_000.0 + n) for n in range(200)]
