@@ -15,6 +15,7 @@ from tasks.data.minhash import UNSPACED, word_pattern
 # Words of two letters and more, and of any length; and the same with Chinese and Japanese characters as words.
 WITH_CHARACTERS = {r"(?u)\b\w\w+\b": word_pattern(2), r"\b\w+\b": word_pattern()}
 CHARACTER = re.compile(f"[{UNSPACED}]")
+NO_TERM = ""  # a term that no text has
 MANY = 0.1  # of the texts: a few foreign lines are no reason to read a catalogue in another way
 
 
@@ -51,7 +52,20 @@ class Counts(_Terms, CountVectorizer):
 
 
 class Tfidf(_Terms, TfidfVectorizer):
-    """scikit-learn's TF-IDF; saved in a second."""
+    """scikit-learn's TF-IDF; saved in a second, and fitted on any texts: titles may be empty, or share no words."""
+
+    def fit_transform(self, raw_documents: Any, y: Any = None) -> Any:
+        """As upstream; where no term stands in `min_df` texts every one counts, and texts without any have one column
+        of zeros."""
+        try:
+            return super().fit_transform(raw_documents, y)
+        except ValueError:  # no term stands in so many texts
+            if self.vocabulary is not None:
+                raise
+            if self.min_df == 1:
+                self.vocabulary = [NO_TERM]
+            self.min_df = 1
+            return self.fit_transform(raw_documents, y)
 
 
 class Themes(TruncatedSVD):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -92,6 +93,23 @@ def test_reading_the_words_beats_a_guess_and_the_right_constant_is_the_median(
     assert mae["tfidf_ridge"] < mae["constant_median"] < mae["random"]
     assert mae["tfidf_ridge"] < 0.8 * mae["constant"]
     assert min(mae["network"], mae["boosting"]) < mae["tfidf_ridge"] < mae["word2vec_linear"]
+
+
+def test_titles_may_be_missing_and_texts_may_share_no_words(splits: tuple, tmp_path: Path) -> None:
+    """Then the models go by what there is, and answer for an item that has a title all the same."""
+    items = splits[0][:40]
+    untitled = [dataclasses.replace(item, title="", text=f"{item.title} {item.text}") for item in items]
+    alone = [dataclasses.replace(item, title=f"title{number}") for number, item in enumerate(items)]
+    apart = [Item(item.id, f"title{number}", f"text{number}", price=item.price) for number, item in enumerate(items)]
+    cases = [("network", untitled), ("network", alone)]
+    cases += [(name, apart) for name in ("network", "boosting", "tfidf_ridge", "neighbours")]
+    for place, (name, train) in enumerate(cases):
+        model, folder = Classic.fit(name, train, [], seed=1), tmp_path / str(place)
+        price = model.predict([*train, *items]).price
+        assert np.isfinite(price).all() and (name != "network" or len(set(price)) > 20)
+        folder.mkdir()
+        model.save(folder)
+        np.testing.assert_array_equal(load_predictor(folder).predict([*train, *items]).price, price)
 
 
 def test_words_are_read_where_no_spaces_part_them() -> None:

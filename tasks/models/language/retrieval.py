@@ -145,11 +145,9 @@ def fused(ways: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _fitted(texts: Sequence[str]) -> tuple[Tfidf, csr_matrix]:
-    """The terms of texts and their rows; of few texts, or such that share no words, every word is a term."""
-    for least in (2, 1):
-        terms = content_words().set_params(min_df=least)
-        try:
-            return terms, terms.fit_transform(texts).astype(np.float32)
-        except ValueError:  # no term stands in so many texts
-            continue
-    raise UserError("The training texts have no words to find similar ones by. Set finetune.prompt.comparables=0.")
+    """The terms of texts and their rows."""
+    terms = content_words()
+    rows = terms.fit_transform(texts).astype(np.float32)
+    if not rows.nnz:
+        raise UserError("The training texts have no words to find similar ones by. Set finetune.prompt.comparables=0.")
+    return terms, rows
