@@ -1,11 +1,13 @@
-"""A checkout that is moved, or whose name holds what means something else in an address, keeps its store."""
+"""A checkout that is moved or copied, or whose name holds what means something else in an address, keeps its store."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Dataset, DatasetInput
 
 from tasks.config.loading import load
 from tasks.paths import local_path
@@ -21,10 +23,10 @@ def move_to(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LOCKS", project / "mlruns" / "locks")
 
 
-def leave_a_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def leave_a_run(project: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str:
     """A run with an artifact in the default store of a project; its id."""
     move_to(project, monkeypatch)
-    experiment = load(SMOKE)
+    experiment = load(SMOKE, overrides)
     client = store.connect(experiment)
     run = client.create_run(store.experiment_id(experiment))
     client.log_text(run.info.run_id, "kept", "note.txt")
@@ -58,17 +60,64 @@ def test_any_name_of_a_folder_will_do_and_it_may_be_moved(
     before.rename(after)
     said, file = read_note(after, run_id, monkeypatch)
     assert said == "kept" and file.is_relative_to(after)
-    assert capsys.readouterr().err.count("The store was moved here") == 1
+    assert capsys.readouterr().err.count("The store was moved or copied here") == 1
     store.experiment_id(load(SMOKE))
     assert not before.exists() and sorted(path.name for path in tmp_path.iterdir()) == ["new"]
 
 
-def test_a_copy_leaves_the_store_that_it_was_copied_from_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as that is there, its addresses are right."""
+def test_a_copy_has_a_store_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads, writes and deletes its own files, and the store that it was copied from stays as it was."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_id = leave_a_run(one, monkeypatch)
+    shutil.copytree(one, two)
+    added = leave_a_run(two, monkeypatch)
+    for known in (run_id, added):
+        assert read_note(two, known, monkeypatch)[1].is_relative_to(two)
+    assert read_note(one, run_id, monkeypatch)[1].is_relative_to(one)
+    assert sorted(path.name for path in (one / "mlruns" / "artifacts").iterdir()) == [run_id]
+
+
+def test_a_link_to_the_store_is_no_copy_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is the same one, whose addresses would change with every command of the other checkout."""
     run_id = leave_a_run(tmp_path / "one", monkeypatch)
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "mlruns").symlink_to(tmp_path / "one" / "mlruns")
     assert not follow(tmp_path / "two" / "mlruns")
     assert read_note(tmp_path / "one", run_id, monkeypatch)[0] == "kept"
+
+
+def test_artifacts_that_were_put_elsewhere_stay_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By tracking.artifacts, in a folder whose name is that of ours, also while it is away; our own are here."""
+    leave_a_run(tmp_path / "one", monkeypatch)
+    elsewhere = tmp_path / "disk" / "mlruns" / "artifacts"
+    run_id = leave_a_run(tmp_path / "one", monkeypatch, "tracking.experiment=other", f"tracking.artifacts={elsewhere}")
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    assert not follow(tmp_path / "one" / "mlruns")
+    (tmp_path / "unmounted").rename(tmp_path / "disk")
+    assert read_note(tmp_path / "one", run_id, monkeypatch)[1].is_relative_to(elsewhere)
+
+
+def test_a_path_that_ends_in_the_old_one_is_not_doubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where an address stands alone nor in the JSON of a dataset; what only lies deeper elsewhere stays."""
+    before, after = tmp_path / "one", tmp_path / "new" / (tmp_path / "one").relative_to("/")
+    run_id = leave_a_run(before, monkeypatch)
+    client, database = store.connect(load(SMOKE)), before / "mlruns" / "mlflow.db"
+    inputs = [
+        {
+            "name": name,
+            "digest": name,
+            "source_type": "local",
+            "source": json.dumps({"uri": f"{root}{database.parent}/x"}),
+        }
+        for name, root in (("ours", "file://"), ("other", "file:///backup"))
+    ]
+    client.log_inputs(run_id, [DatasetInput(Dataset(**source)) for source in inputs])
+    after.parent.mkdir(parents=True)
+    before.rename(after)
+    assert read_note(after, run_id, monkeypatch)[1].is_relative_to(after / "mlruns")
+    used = store.connect(load(SMOKE)).get_run(run_id).inputs.dataset_inputs
+    sources = {use.dataset.name: json.loads(use.dataset.source)["uri"] for use in used}
+    assert sources == {"ours": f"file://{after}/mlruns/x", "other": f"file:///backup{database.parent}/x"}
 
 
 def test_a_plain_path_is_taken_as_it_stands() -> None:
