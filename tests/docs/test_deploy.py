@@ -62,6 +62,12 @@ def test_the_worker_runs_a_command_of_ours() -> None:
     assert experiment.tracking.uri == "http://mlflow:5000" and experiment.finetune.checkpoints_in == "store"
 
 
+def test_several_workers_share_the_cache_alone() -> None:
+    """`--scale worker=3` starts three: each has locks of its own, of which a checkout's worker holds one."""
+    named = [volume for volume in services()["worker"]["volumes"] if ":" in volume]
+    assert named == ["cache:/cache"]
+
+
 def test_only_the_pages_are_published_and_on_loopback_alone() -> None:
     """The database and the store are for the other containers."""
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
