@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
-from tasks.tracking.reading import version_with
+from tasks.tracking.reading import reader, version_with
 from tasks.tracking.runs import MODEL_ID
-from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect
+from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect, listing, model_address
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -30,13 +30,16 @@ def expected(experiment: Experiment, alias: str) -> ModelVersion | SimpleNamespa
     """The version that has an alias of the registered model of the conf.
 
     Raises:
-        UserError: nobody has it.
+        UserError: nobody has it, or the files of its model are gone.
     """
-    version = version_of(experiment, alias)
+    version, remedy = version_of(experiment, alias), "Run: pricewright run, with the same -c and key=value."
     if version is None:
-        raise UserError(
-            f"{experiment.registered_model} has no {alias} yet. Run: pricewright run, with the same -c and key=value."
-        )
+        raise UserError(f"{experiment.registered_model} has no {alias} yet. {remedy}")
+    asked: Any = reader(experiment)
+    where = model_address(asked, version.tags[MODEL_ID])
+    if not listing(where):
+        named = f"{version.name} version {version.version}, the {alias},"
+        raise UserError(f"The files of {named} are gone from {where}. {remedy} It makes another one.")
     return version
 
 

@@ -20,8 +20,8 @@ import pytest
 from tasks.config.loading import load
 from tasks.models import loading
 from tasks.models.predictor import Predictions
-from tasks.tracking.registry import CHAMPION
-from tasks.tracking.store import connect
+from tasks.tracking.registry import CHAMPION, registered
+from tasks.tracking.store import connect, model_folder
 from tests.smoke import command, own_conf
 from tests.waiting import PATIENCE, answers, free_port, until
 
@@ -86,6 +86,22 @@ def test_without_a_champion_it_is_said_how_to_make_one(tmp_path: Path, at: Calla
     for words in (["predict", "Kettle"], ["serve", "--port", str(free_port())], ["export", str(tmp_path / "taken")]):
         status, said = command(*words, "-c", conf)
         assert status == 2 and "no champion yet. Run: pricewright run" in said
+
+
+def test_a_champion_whose_files_are_gone_is_told_from_one_that_never_was(conf: str, tmp_path: Path) -> None:
+    """For each command that needs one, with the command that makes another."""
+    folder = model_folder(connect(load(conf)), str(registered(load(conf), CHAMPION)))
+    aside = folder.rename(tmp_path / "aside")
+    try:
+        for words in (
+            ["predict", "Kettle"],
+            ["serve", "--port", str(free_port())],
+            ["export", str(tmp_path / "taken")],
+        ):
+            status, said = command(*words, "-c", conf)
+            assert status == 2 and f"the champion, are gone from {folder}. Run: pricewright run" in said
+    finally:
+        aside.rename(folder)
 
 
 @pytest.fixture(scope="module")
