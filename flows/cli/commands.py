@@ -105,6 +105,10 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
     from tasks.report.standings import commit_here, read_standings
     from tasks.scoring.question import expected_answer
 
+    if arguments.html and Path(arguments.html).is_dir():
+        raise UserError(
+            f"--html {arguments.html}: this is a folder. Give the file to write, such as report.html in it."
+        )
     experiment = load(arguments.conf, arguments.overrides)
     run_id = expected_answer(experiment)
     if arguments.html:

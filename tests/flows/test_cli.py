@@ -43,6 +43,7 @@ def test_what_the_user_can_mend_exits_with_2_and_says_how(
         (["curate", "-c", SMOKE, *store, "data.source=files", f"data.path={tmp_path}/none.csv"], "No data at"),
         (["run", "-c", SMOKE, *store, "finetune.sft.lerning_rate=1"], "Did you mean learning_rate?"),
         (["run", "-c", SMOKE, *store, "finetune.sft.learning_rate=low"], "learning_rate: expected a number such as"),
+        (["leaderboard", "-c", SMOKE, *store, "--html", str(tmp_path)], "this is a folder. Give the file to write"),
         (["predict", "-c", SMOKE], "nothing to price"),
         (["predict", "-c", SMOKE, "--file", f"{tmp_path}/none.jsonl"], "No data at"),
     ):
