@@ -101,7 +101,11 @@ def _or_elsewhere(error: OSError) -> str:
     place = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, str | bytes) else Path()
     if place.is_relative_to(cache_folder().absolute()):
         return ", or point PRICEWRIGHT_CACHE at another folder"
-    return ", or point tracking.* at another place" if place.is_relative_to(PROJECT / "mlruns") else ""
+    ours = PROJECT / "mlruns"
+    if any(place.is_relative_to(ours / name) for name in ("mlflow.db", "artifacts")):
+        return ", or point tracking.* at another place"
+    # Locks and trainings that go on lie there wherever tracking.* points.
+    return ", or use a checkout of your own" if place.is_relative_to(ours) else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

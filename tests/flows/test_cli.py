@@ -153,6 +153,8 @@ def test_a_full_disk_is_known_by_what_other_libraries_say(said: str) -> None:
     [
         (Path("/home/other/products.csv"), ""),
         (PROJECT / "mlruns" / "mlflow.db", ", or point tracking.* at another place"),
+        (PROJECT / "mlruns" / "artifacts" / "run", ", or point tracking.* at another place"),
+        (PROJECT / "mlruns" / "locks" / "store.lock", ", or use a checkout of your own"),
         (cache_folder() / "estimates", ", or point PRICEWRIGHT_CACHE at another folder"),
     ],
 )
