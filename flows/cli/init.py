@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config.experiment import Column, Data
-from tasks.config.loading import FILES_CONF, find_conf, load
+from tasks.config.loading import FILES_CONF, conf_files, load
 from tasks.data.files.remote import is_address
 from tasks.data.inspection.findings import Findings, inspect
 from tasks.data.items import Item
@@ -33,8 +33,15 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
     In a terminal the person is asked whether it is right; elsewhere the best guess is taken.
 
     Raises:
-        UserError: the file cannot be read, nothing in it looks like a price or a text, or the conf is there already.
+        UserError: the file cannot be read, nothing in it looks like a price or a text, the conf is there already, or
+            there are several to start from.
     """
+    base, *others = conf_files(conf)
+    if others:
+        raise UserError(
+            f"init starts from one conf, and got {conf}. Give one, or none. The others, such as a team's, go with "
+            "the new one: pricewright run -c NEW -c TEAM."
+        )
     path = file if is_address(file) else str(Path(file).expanduser().absolute())
     name = load(FILES_CONF, [_path_key(path)]).data.dataset_name
     target = Path(to or f"{name}.yaml")
@@ -58,7 +65,7 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")  # one that cannot be loaded would stand in the way of the next try
     try:
-        part.write_text(conf_text(find_conf(conf).read_text(encoding="utf-8"), found), encoding="utf-8")
+        part.write_text(conf_text(base.read_text(encoding="utf-8"), found), encoding="utf-8")
         load(part)
         part.rename(target)
     except UserError as error:

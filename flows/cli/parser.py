@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(prog="pricewright", description="Which model prices a product best from its text?")
     common = argparse.ArgumentParser(add_help=False)
-    yaml = f"the experiment's YAML (default {DEFAULT_CONF}; init: {FILES_CONF}); of several, each goes over the others"
+    yaml = f"the experiment's YAML (default {DEFAULT_CONF}); of several, each goes over the others; init takes one "
+    yaml += f"(default {FILES_CONF})"
     common.add_argument("-c", "--conf", action="append", help=yaml)
     common.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own logs")
     commands = top.add_subparsers(required=True, metavar="command")

@@ -153,6 +153,14 @@ def test_only_what_reads_the_data_can_be_given(shop: Path) -> None:
     assert status == 2 and "No data at" in said
 
 
+def test_several_confs_are_refused_before_the_look(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And before the question, whose answers would be lost; where the others belong is said."""
+    monkeypatch.setattr("flows.cli.init.asked", lambda: True)
+    monkeypatch.setattr(builtins, "input", lambda _: pytest.fail("it asked"))
+    status, said = command("init", shop.name, "-c", "conf/files.yaml", "-c", "conf/team.yaml")
+    assert status == 2 and "init starts from one conf" in said and "run -c NEW -c TEAM" in said
+
+
 @pytest.mark.parametrize("words", [["curate"], ["curate", "-c", "conf/files.yaml"]])
 def test_a_run_on_a_file_that_it_cannot_read_points_to_it(shop: Path, words: list[str], at: Callable) -> None:
     """Whether the conf reads no file, or the columns are not known."""
