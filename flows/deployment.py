@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import yaml
 
 from flows.addresses import address_of, reached
@@ -177,7 +178,7 @@ def run_worker(client: SyncPrefectClient, pool: str, address: str, queues: list[
             # Two checkouts of one machine may have folders of the same name.
             name = f"{platform.node()}-{PROJECT.name}-{digest(str(PROJECT))[:6]}".replace("/", "-").replace("%", "-")
             go_on(client, [run for run in unfinished(client, name) if not alive(run)])
-            go_on(client, asyncio.run(_work(client, pool, name, queues)))
+            go_on(client, asyncio.run(_work(address, pool, name, queues)))
     except LockedError:
         raise UserError(
             "A worker of this project is already running, and runs these deployments too. To only register them, use "
@@ -185,17 +186,27 @@ def run_worker(client: SyncPrefectClient, pool: str, address: str, queues: list[
         ) from None
 
 
-async def _work(client: SyncPrefectClient, pool: str, name: str, queues: list[str] | None) -> list[FlowRun]:
-    """Work until a signal; returns the runs that it interrupted."""
+async def _work(address: str, pool: str, name: str, queues: list[str] | None) -> list[FlowRun]:
+    """Work until a signal; returns the runs that it interrupted, as far as the server could name them."""
     from prefect.workers.process import ProcessWorker
 
     loop, this, interrupted = asyncio.get_running_loop(), asyncio.current_task(), []
     assert this is not None
 
-    def stop() -> None:
+    async def end() -> None:
         # Prefect's worker would kill what it runs (PrefectHQ/prefect#16746), before a checkpoint could be written.
-        interrupted.extend(run for run in unfinished(client, name) if alive(run))
-        loop.create_task(_end(interrupted)).add_done_callback(lambda _: this.cancel())
+        runs = going(address, name)
+        interrupted.extend(runs or [])
+        processes = children() if runs is None else [int(str(run.infrastructure_pid)) for run in runs]
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGTERM)
+        until = time.monotonic() + GRACE
+        while any(map(is_run, processes)) and time.monotonic() < until:
+            await asyncio.sleep(0.2)
+
+    def stop() -> None:
+        loop.create_task(end()).add_done_callback(lambda _: this.cancel())  # also where `end` fails
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
@@ -208,13 +219,23 @@ async def _work(client: SyncPrefectClient, pool: str, name: str, queues: list[st
     return interrupted
 
 
-async def _end(runs: list[FlowRun]) -> None:
-    for run in runs:
-        if run.infrastructure_pid:
-            os.killpg(int(run.infrastructure_pid), signal.SIGTERM)
-    until = time.monotonic() + GRACE
-    while any(map(alive, runs)) and time.monotonic() < until:
-        await asyncio.sleep(0.2)
+def going(address: str, worker: str) -> list[FlowRun] | None:
+    """The runs of a worker that have a process; None where the server is gone, which may stop together with us."""
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    if not reached(address):
+        return None
+    try:
+        with get_client(sync_client=True) as client:  # one that has been answered before would try again for a minute
+            return [run for run in unfinished(client, worker) if alive(run)]
+    except httpx.HTTPError:
+        return None
+
+
+def children() -> list[int]:
+    """The processes of the runs that this one started: each leads a group of its own."""
+    return [child.pid for child in psutil.Process().children() if os.getpgid(child.pid) == child.pid]
 
 
 def unfinished(client: SyncPrefectClient, worker: str) -> list[FlowRun]:
@@ -225,13 +246,16 @@ def unfinished(client: SyncPrefectClient, worker: str) -> list[FlowRun]:
 
 def alive(run: FlowRun) -> bool:
     """Whether the process of a run is there."""
-    if not run.infrastructure_pid:
-        return False
-    command = Path(f"/proc/{run.infrastructure_pid}/cmdline")
+    return bool(run.infrastructure_pid) and is_run(int(run.infrastructure_pid))
+
+
+def is_run(process: int) -> bool:
+    """Whether this is the process of a run: the number may be another program's by now."""
+    command = Path(f"/proc/{process}/cmdline")
     try:
-        if Path("/proc/self").exists():  # the number may be another program's by now
+        if Path("/proc/self").exists():
             return b"prefect" in command.read_bytes()
-        os.kill(int(run.infrastructure_pid), 0)
+        os.kill(process, 0)
     except OSError:
         return False
     return True

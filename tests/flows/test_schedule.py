@@ -303,6 +303,30 @@ def test_without_a_server_the_remedy_is_said(capsys: pytest.CaptureFixture) -> N
     assert "The hour cannot be '25'" in capsys.readouterr().err
 
 
+def test_a_worker_whose_server_is_gone_can_be_stopped(tmp_path: Path, at: Callable) -> None:
+    """It ends its run as always, although no server can name it: where a machine is shut down, both get the signal."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    site = Site(tmp_path, at(tmp_path))
+    site.environment["PREFECT_CLIENT_MAX_RETRIES"] = "1"
+    server = site.start("server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(site.port))
+    try:
+        until(lambda: reached(site.address), server, tmp_path / "server.log")
+        site.curating.touch()
+        worker, log = site.start_worker(), tmp_path / "worker.log"
+        until(lambda: "Running scheduled" in log.read_text(), worker, log)
+        with temporary_settings({PREFECT_API_URL: site.address}), get_client(sync_client=True) as site.client:
+            run = site.run("curate")
+            until(site.stages, worker, log)
+            process = psutil.Process(int(site.client.read_flow_run(run.id).infrastructure_pid))
+        stop(server)
+        assert stop(worker) == 0
+        assert not process.is_running() and [stage[:2] for stage in site.stages()] == [("curate", "KILLED")]
+    finally:
+        site.stop()
+
+
 def test_a_killed_command_takes_its_temporary_server_along(tmp_path: Path, at: Callable) -> None:
     """After SIGKILL nothing is left running."""
     command = [sys.executable, "-m", "flows.cli", "curate", "-c", SMOKE, *at(tmp_path)]
