@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from tasks.data.prices import DOLLARS, UnreadableError, read_cell
+from tasks.data.prices import DOLLARS, NAMED_ABROAD, UnreadableError, read_cell
 
 # Details that say nothing about the product itself; a rank or a date would also leak how well it sold.
 BOILERPLATE = re.compile(
@@ -23,8 +23,12 @@ BOILERPLATE = re.compile(
     r"|(?:are )?batteries (?:included|required)",
     re.IGNORECASE,
 )
+# In other languages the words behind count too: "pris en charge" is what something supports, and no price.
+ENDS = r"(?=[ _-]*(?:$|[^\w\s-])|[ _-]+(?:ttc|ht|brutto|netto|in|inkl|incl|d[ei] ven[dt]\w*)(?![^\W_]))"
 PRICE_DETAIL = re.compile(
-    r"(?:[^\W_]+[ _-])*(?:prices?|cost|msrp|rrp|srp|mrp|discount|savings)(?![^\W_])", re.IGNORECASE
+    r"(?:[^\W_]+[ _-])*(?:(?:prices?|cost|msrp|rrp|srp|mrp|discount|savings)(?![^\W_])"
+    rf"|[^\W_]*?{NAMED_ABROAD}{ENDS})",
+    re.IGNORECASE,
 )
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # of a name such as salePrice
 NESTED = "nested too deeply"

@@ -12,6 +12,34 @@ import unicodedata
 from typing import Any
 
 DOLLARS = ("$", "US$", "USD")
+# Signs of one currency, of which a file often uses more than one.
+CURRENCIES = (
+    (*DOLLARS,),
+    ("€", "EUR"),
+    ("£", "GBP"),
+    ("₹", "INR", "Rs", "Rs."),
+    ("¥", "JPY", "CNY", "円", "元"),
+    ("₽", "RUB", "руб", "руб."),  # noqa: RUF001
+    ("zł", "PLN"),
+    ("Kč", "CZK"),
+    ("Ft", "HUF"),
+    ("kr", "kr.", "SEK", "NOK", "DKK"),
+    ("₩", "KRW", "원"),
+    ("₺", "TRY", "TL"),
+    ("R$", "BRL"),
+    ("CHF", "Fr."),
+)
+# What a price is called where English is not spoken, in columns and in texts; the first ones are the likeliest.
+ABROAD = (
+    *("preis", "verkaufspreis", "bruttopreis", "prix", "prix ttc", "precio", "prezzo", "preço", "prijs", "pris"),
+    *("cena", "hinta", "ár", "fiyat", "цена", "ціна", "価格", "价格", "가격", "uvp"),
+)
+# They may run into the word before (Verkaufspreis, 販売価格), and are not those of Grand Prix. A look at the first
+# letter is enough for most words.
+NAMED_ABROAD = (
+    rf"(?=[{''.join(sorted({name[0] for name in ABROAD}))}])"
+    rf"(?:(?<![^\W_])(?<!grand[ _-])(?:{'|'.join(ABROAD)})|preis|prijs|価格|价格|가격)(?![^\W_])"
+)
 NO_PRICE = {"", "none", "null", "nan", "n/a", "na", "-", "—", "–"}  # noqa: RUF001
 BLANKS = " \u00a0\u2007\u2009\u202f"
 APOSTROPHES = "'\u2019\u02bc\u00b4`"
@@ -27,7 +55,8 @@ PLAIN = re.compile(r"\d+(?:\.\d{1,2})?|\d+(?:\.\d+)?[eE][+-]?\d+")  # the latter
 CODES = "USD|EUR|GBP|INR|CAD|AUD|NZD|CHF|JPY|CNY|SEK|NOK|DKK|PLN|CZK|HUF|BRL|MXN|ZAR|KRW|TRY|RUB"
 STRANGE_SIGN = re.compile(rf"[^\d\W]?\s?[$€£¥₹₽₩₺]|\b(?:{CODES}|Rs\.?|kr\.?|zł|Kč|Ft|руб\.?)", re.IGNORECASE)  # noqa: RUF001
 # After the number: no cents (12,- or 12.--), a footnote, a full stop.
-TAIL = r"(?:[.,]\s?[-\u2013\u2014]{1,2})?\s*[*\u2020\u2021\u00b9\u00b2]*"
+NO_CENTS = r"(?:[.,]\s?[-\u2013\u2014]{1,2})?"
+TAIL = rf"{NO_CENTS}\s*[*\u2020\u2021\u00b9\u00b2]*"
 
 
 class UnreadableError(ValueError):

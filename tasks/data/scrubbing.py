@@ -35,11 +35,11 @@ def scrub(items: Sequence[Item], rules: Data) -> list[tuple[Item, list[price_lea
     if rules.leaks != "keep":
         columns = zip(titles, texts, details, strict=True)
         whole = ["\n".join([title, text, *named, *named.values()]) for title, text, named in columns]
-        for n in np.flatnonzero(price_leaks.possible(whole)):
+        for n in np.flatnonzero(price_leaks.possible(whole, rules.currency)):
             price = items[n].price
-            titles[n], in_title = price_leaks.scrub(titles[n], price)
-            texts[n], in_text = price_leaks.scrub(texts[n], price)
-            details[n], in_details = price_leaks.scrub_details(details[n], price)
+            titles[n], in_title = price_leaks.scrub(titles[n], price, rules.currency)
+            texts[n], in_text = price_leaks.scrub(texts[n], price, rules.currency)
+            details[n], in_details = price_leaks.scrub_details(details[n], price, rules.currency)
             in_text_too = {leak.words for leak in in_text}  # a detail stands in the text as well: one leak, not two
             found[n] = [*in_title, *in_text, *(leak for leak in in_details if leak.words not in in_text_too)]
     if rules.part_numbers == "scrub":

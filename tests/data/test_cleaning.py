@@ -133,6 +133,15 @@ def test_details_as_text_and_as_object_are_the_same(read: Read) -> None:
     assert "Price" not in json.loads(one["details"])
 
 
+def test_a_price_in_the_currency_of_the_conf_is_found_in_the_text(read: Read) -> None:
+    """In title, text and details; and details that are called a price in another language are none of the text."""
+    kettle = row(title=f"{WORDS}, nu 199 kr", text="Pris: 199 kr", price="199 kr")
+    kettle["details"] = {"Preis": "49", "Prix": "49", "UVP": "59", "Info": "kr 199, frakt 59 kr"}
+    items, _ = read({"a.jsonl": lines(kettle)}, currency=("kr",))
+    assert (items[0]["title"], items[0]["text"]) == (f"{WORDS}, nu", "Info: , frakt 59 kr")
+    assert json.loads(items[0]["details"]) == {"Info": ", frakt 59 kr"}
+
+
 @pytest.mark.parametrize("field", ["details", "price", "nothing of ours"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_a_row_that_is_nested_too_deeply_stops_no_other(read: Read, name: str, field: str) -> None:

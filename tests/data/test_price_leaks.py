@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.data.items import is_price_name
 from tasks.data.price_leaks import possible, scrub, scrub_details
 
 
@@ -61,8 +62,67 @@ def test_a_statement_of_the_price_is_scrubbed(text: str, price: float, left: str
     assert possible([text]) == [True]
 
 
+@pytest.mark.parametrize(
+    ("text", "price", "currency", "left"),
+    [
+        ("Kanna, only 199 kr", 199, "kr", "Kanna,"),
+        ("Pris: 199 kr", 199, "kr", ""),
+        ("Kanna 1 990kr, kr 1 990,- ny", 1990, "kr", "Kanna , ny"),
+        ("Kanna 199 SEK", 199, "kr", "Kanna"),
+        ("Telefon 15 799 kr", 799, "kr", "Telefon 15"),
+        ("Price 49.90 CHF", 49.9, "CHF", ""),
+        ("Jetzt CHF 49.90 oder Fr. 49.90", 49.9, "CHF", "Jetzt oder"),
+        ("Kessel CHF 1'049.95 neu", 1049.95, "CHF", "Kessel neu"),
+        ("Cena 129 zł", 129, "zł", ""),
+        ("Цена 1990 ₽", 1990, "₽", ""),
+        ("Цена: 1 990 руб. новый", 1990, "₽", "новый"),  # noqa: RUF001
+        ("Kettle, now only ₩12,000", 12_000, "₩", "Kettle,"),
+        ("やかん2,980円です", 2980, "円", "やかん です"),
+        ("価格:2980", 2980, "¥", ""),
+        ("Preis: 49,90", 49.9, "€", ""),
+        ("Verkaufspreis: 49 inkl. MwSt.", 49, "€", "inkl. MwSt."),
+        ("Preis (in €): 49,90", 49.9, "€", ""),
+        ("UVP 59 € Kessel", 49, "€", "Kessel"),
+        ("Kessel 49,- € oder 1 299 €", 49, "€", "Kessel oder 1 299 €"),
+        ("Bouilloire 1 299 €", 1299, "€", "Bouilloire"),
+        ("Chaleira R$ 49,90", 49.9, "R$", "Chaleira"),
+        ("Kettle Rs.499", 499, "₹", "Kettle"),
+        ("Precio: 499 olla", 499, "$", "olla"),
+        ("FİYAT: 499", 499, "TL", ""),
+        ('{"Preis": "49", "b": 1}', 49, "€", '{ "b": 1}'),
+    ],
+)
+def test_a_statement_of_the_price_in_the_currency_and_language_of_the_shop_is_scrubbed(
+    text: str, price: float, currency: str, left: str
+) -> None:
+    """Money beside a sign of the data's currency, or another sign of the same one, and what other languages call a
+    price."""
+    scrubbed, leaks = scrub(text, price, (currency,))
+    assert scrubbed == left
+    assert leaks and possible([text], (currency,)) == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "price", "currency"),
+    [
+        ("deposit 500 kr, versichert bis 500 €", 199, "kr"),
+        ("5 krokar, kron 5, kraft 5 krav", 5, "kr"),
+        ("Tel. 199 kr", 199, "$"),
+        ("Preis: 59 beim letzten Mal", 49, "€"),
+        ("Preis: 49 cm", 49, "€"),
+        ("Grand Prix: 49, Grand Prix 49 €", 50, "€"),
+        ("enterprise 49, scena: 49, Preisklasse: 49", 49, "€"),
+        ("size R 5x, OR 5", 5, "R"),
+    ],
+)
+def test_other_amounts_survive_in_any_currency(text: str, price: float, currency: str) -> None:
+    """Money that is not the price, letters that are no sign, a bare number that is not the price, and another word."""
+    assert scrub(text, price, (currency,)) == (text, [])
+
+
 AMOUNTS = ["5", "5.00", "1,299", "$", "us", "Rs", "rs.", "€", "usd", "EUR", "Dollars", "bucks"]
 LABELS = ["price", "Cost", "m.s.r.p.", "MSRP", "rrp", "only", "now", "is"]
+ABROAD = ["199", "1 990", "kr", "Kr.", "NOK", "Preis", "prix", "Pris", "TTC", "cena", "F\u0130YAT", "価格", "UVP", ","]
 OTHERS = [":", "-", "\u017f", "\u212a", "\u00a0", "_", " ", " ", " "]  # two of them letters that fold to s and k
 
 
@@ -71,6 +131,13 @@ def test_the_quick_look_passes_over_no_statement(text: str) -> None:
     """Whatever the rules find in a text, the search that decides whether they are tried sees that they could."""
     _, leaks = scrub(text, 5.0)
     assert not leaks or possible([text]) == [True]
+
+
+@given(st.lists(st.sampled_from(ABROAD + OTHERS), max_size=8).map("".join), st.sampled_from([199.0, 1990.0]))
+def test_the_quick_look_passes_over_no_statement_in_another_language(text: str, price: float) -> None:
+    """Nor in another currency, nor over the name of a detail that is a price."""
+    _, leaks = scrub(text, price, ("kr",))
+    assert not (leaks or is_price_name(text)) or possible([text], ("kr",)) == [True]
 
 
 def test_the_quick_look_passes_over_most_texts() -> None:
@@ -121,16 +188,33 @@ def test_details_that_are_prices_go() -> None:
     assert len(leaks) == 4
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Preis", "Prix", "UVP", "Prix TTC", "Verkaufspreis", "Preis (EUR)", "Stara cena", "販売価格", "prixTTC"],
+)
+def test_names_of_prices_in_other_languages_are_known(name: str) -> None:
+    """As those of columns are, and what is written as one word with them."""
+    assert is_price_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["Systèmes pris en charge", "Accessoires compris", "Grand Prix", "Scena", "Preisklasse"]
+)
+def test_names_that_only_look_like_prices_stay(name: str) -> None:
+    """What something supports or includes, a race, a scene."""
+    assert not is_price_name(name)
+
+
 def test_long_text_takes_no_long_time_for_hostile_input() -> None:
     """Rules are linear: of eight times as many repetitions of what they look for they take eight times as long, and not
     sixty-four times. It is this thread's processor time, so that a busy machine makes no difference."""
 
     def seconds(text: str, key: str) -> float:
         begun = time.thread_time()
-        scrub(text, 5.0)
+        scrub(text, 5.0, ("kr", "€"))
         scrub_details({key: text}, 5.0)
         return time.thread_time() - begun
 
-    for part in ("price ", "our list ", "$", "1,111", "only for ", "<a ", "a_"):
+    for part in ("price ", "our list ", "$", "1,111", "only for ", "<a ", "a_", "preis", "111 ", "kr "):
         few = min(seconds(part * 2_500, part * 250) for _ in range(3))
         assert seconds(part * 20_000, part * 2_000) < 30 * few + 0.1, part

@@ -28,30 +28,13 @@ from tasks.data.files.kinds import kind_of
 from tasks.data.files.shards import separator_of
 from tasks.data.inspection.roles import columns_of, guess
 from tasks.data.items import Item, RejectedError
-from tasks.data.prices import BLANKS, DOLLARS, FIGURE, Evidence, UnreadableError, read_cell
+from tasks.data.prices import BLANKS, CURRENCIES, DOLLARS, FIGURE, Evidence, UnreadableError, read_cell
 from tasks.data.sources import check_columns, list_files, read_files
 from tasks.errors import UserError
 
 MOST = 50_000  # rows that are looked at
 SHOWN = 5  # items
 HIGHEST = 999.49  # the highest price that a language model answers with three digits
-# Signs of one currency, of which a file often uses more than one.
-CURRENCIES = (
-    (*DOLLARS,),
-    ("€", "EUR"),
-    ("£", "GBP"),
-    ("₹", "INR", "Rs", "Rs."),
-    ("¥", "JPY", "CNY"),
-    ("₽", "RUB", "руб", "руб."),  # noqa: RUF001
-    ("zł", "PLN"),
-    ("Kč", "CZK"),
-    ("Ft", "HUF"),
-    ("kr", "kr.", "SEK", "NOK", "DKK"),
-    ("₩", "KRW"),
-    ("₺", "TRY", "TL"),
-    ("R$", "BRL"),
-    ("CHF", "Fr."),
-)
 
 
 @dataclass(frozen=True)

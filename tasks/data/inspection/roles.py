@@ -11,14 +11,13 @@ from typing import Any
 from tasks.data.files.columns import WORDS
 from tasks.data.files.delimited import Row
 from tasks.data.items import HUMP
-from tasks.data.prices import FIGURE
+from tasks.data.prices import ABROAD, FIGURE
 
 # What such columns are called, in the languages of many shops; the first ones are the likeliest.
 NAMES: dict[str, tuple[str, ...]] = {
     "price": (
         *("price", "sale price", "selling price", "unit price", "retail price", "list price", "price usd", "cost"),
-        *("amount", "preis", "verkaufspreis", "bruttopreis", "prix", "prix ttc", "precio", "prezzo", "preço", "prijs"),
-        *("pris", "cena", "hinta", "ár", "fiyat", "цена", "ціна", "価格", "价格", "가격", "msrp", "rrp", "mrp", "uvp"),
+        *("amount", *ABROAD, "msrp", "rrp", "mrp"),
     ),
     "title": (
         *("title", "name", "product name", "product title", "item name", "product", "item", "headline", "label"),
