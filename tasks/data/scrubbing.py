@@ -16,6 +16,17 @@ from tasks.data import price_leaks
 from tasks.data.items import Item, collapse
 
 MARKUP = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)|</?[a-z][^<>]*>", re.IGNORECASE | re.DOTALL)
+# Tags that were escaped, by their names and by what stands in them: "<your name>" and "a <b and c> d" are words.
+ELEMENTS = (
+    "a|abbr|b|big|blockquote|br|center|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|p|pre|section|small|span|strong|sub"
+    "|sup|table|tbody|td|th|thead|tr|u|ul"
+)
+ATTRIBUTE = r"\s+[a-z][\w:-]*\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>]+)"
+SPELT_MARKUP = re.compile(
+    rf"<(script|style)\b[^<>]*>.{{0,9999}}?</\1\s*>|<!--.{{0,9999}}?-->|</?(?:{ELEMENTS})(?:{ATTRIBUTE})*\s*/?>",
+    re.IGNORECASE | re.DOTALL,
+)
+REFERENCE = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z][a-z\d]*);", re.IGNORECASE)  # not the "&not" of "pen&notebook"
 RUNS = re.compile(r"([^\w\s])\1{2,}")
 MAYBE_RUN = r"[^0-9A-Za-z_\s]{3}"  # what Arrow's expressions, which know no back references, can tell of RUNS
 DIGIT = re.compile(r"\d")
@@ -52,10 +63,16 @@ def scrub(items: Sequence[Item], rules: Data) -> list[tuple[Item, list[price_lea
 
 
 def without_markup(text: str) -> str:
-    """The text without tags, scripts and comments, its character references spelt out."""
+    """The text without tags, scripts and comments, its character references spelt out; product feeds often escape what
+    is escaped already."""
     if "<" in text:
         text = collapse(MARKUP.sub(" ", text))
-    return collapse(html.unescape(text)) if "&" in text else text
+    if "&" not in text:
+        return text
+    text = html.unescape(text)
+    if "&" in text:
+        text = REFERENCE.sub(lambda reference: html.unescape(reference.group()), text)
+    return collapse(SPELT_MARKUP.sub(" ", text) if "<" in text else text)
 
 
 def without_part_numbers(text: str) -> str:

@@ -21,7 +21,7 @@ from tasks.curation import clean
 from tasks.data.cleaning import Tally
 from tasks.data.files import shards
 from tasks.data.items import Item
-from tasks.data.scrubbing import shorten_runs
+from tasks.data.scrubbing import shorten_runs, without_markup
 from tasks.data.sources import source_of
 from tasks.data.tokens import count_tokens, have_tokens, spans_words
 from tasks.errors import UserError
@@ -122,6 +122,25 @@ def test_broken_text_is_mended_or_kept(read: Read) -> None:
     assert "🫖" in titles["emoji"] and titles["right"].startswith("قلاية")
     assert titles["markup"] == "Steel kettle & lid, < 5 litres"
     assert tally.read == tally.kept == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("&lt;b&gt;Kettle&lt;/b&gt; &amp;amp; lid", "Kettle & lid"),
+        ("&lt;p class=&quot;a&quot;&gt;Steel&lt;br /&gt;2 litres&lt;/P&gt;&lt;!-- x --&gt;", "Steel 2 litres"),
+        ("Kettle &lt;script&gt;alert(1)&lt;/script&gt; of &amp;quot;steel&amp;quot;", 'Kettle of "steel"'),
+        ("<p>&amp;lt;b&amp;gt;Kettle&amp;lt;/b&amp;gt;</p>", "Kettle"),
+        ("caf&amp;eacute; caf&amp;#233;", "café café"),
+        ("fits pipes &lt; 3 inch and &gt; 1 inch", "fits pipes < 3 inch and > 1 inch"),
+        ("if a &lt;b and c&gt; d, &lt;your name&gt; here", "if a <b and c> d, <your name> here"),
+        ("the &lt;style&gt; of your choice, red", "the <style> of your choice, red"),
+        ("AT&amp;T, pen&amp;notebook", "AT&T, pen&notebook"),
+    ],
+)
+def test_markup_that_is_escaped_goes_and_what_only_looks_like_it_stays(text: str, left: str) -> None:
+    """As product feeds hold it, references that are escaped twice too; signs of less and more are words."""
+    assert without_markup(text) == left
 
 
 def test_details_as_text_and_as_object_are_the_same(read: Read) -> None:
