@@ -141,8 +141,10 @@ class Calls:
         tries.start = time.perf_counter()
         request.extensions = {**request.extensions, "trace": self._traced}
 
-    def _traced(self, event: str, _: Any) -> None:
-        self.attempts.sent += event.endswith("send_request_headers.started")
+    def _traced(self, event: str, told: Any) -> None:
+        # To a proxy goes a CONNECT first, of the same trace: that is no attempt, and nobody charges for it.
+        if event.endswith("send_request_headers.started") and told["request"].method != b"CONNECT":
+            self.attempts.sent += 1
 
     def _responds(self, response: Any) -> None:
         self.attempts.refused += response.status_code >= 400  # nobody charges for an error

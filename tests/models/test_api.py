@@ -310,6 +310,17 @@ def test_an_attempt_whose_answer_was_lost_counts_against_the_budget(endpoint: En
     assert len(endpoint.requests) == 3
 
 
+def test_a_connection_to_a_proxy_is_no_attempt(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that lets nothing through has sent nothing on, so that the budget is as it was."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{endpoint.port}")  # it answers CONNECT with 501
+    costs = {"input_price": 1000.0, "output_price": 0.0}
+    inquiry = Inquiry(model(endpoint, base_url="https://prices.example/v1", retries=1, **costs), ITEMS[:1])
+    budget = Budget(0.45)
+    row = inquiry.ask(budget)
+    assert row.status == "failed" and "Connection error" in str(row.reason)
+    assert budget.spent == 0
+
+
 def test_calls_that_wait_for_money_wait_for_each_other_to_settle() -> None:
     """A call starts as soon as another turned out cheaper than it might have been, and never if none can."""
     budget = Budget(1.0)
