@@ -11,15 +11,16 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-# Keys are for the environment: a conf is logged, shown and sent on.
-KEY = re.compile(r"(hub_token|api_?key|secret|password|authorization)$", re.IGNORECASE)
+# Keys are for the environment: a conf is logged, shown and sent on. Known by their end: services name headers freely.
+KEY = re.compile(r"(token|key|secret|password|cookie|auth|authorization|credentials?)$", re.IGNORECASE)
+NO_KEYS = ("eos_token", "pad_token", "prompt_cache_key")  # of TRL and of OpenAI: they end so, and are none
 FROM_ENVIRONMENT = r"\$(\w+|\{\w+\})"
 PASSWORD = r"://[^:/@]*:([^@]*)@|[?&](?:password|token)=([^&]*)"  # in an address, with the user beside it
 
 
 def _without_keys(tree: dict[str, Any]) -> dict[str, Any]:
     for name, value in tree.items():
-        if KEY.search(name.replace("-", "_")):
+        if KEY.search(str(name)) and name not in NO_KEYS:
             raise ValueError(f"{name} is a key, and a conf is logged and shown: set it in the environment instead")
         if isinstance(value, dict):
             _without_keys(value)

@@ -196,6 +196,18 @@ def test_each_dataset_has_a_registered_model_of_its_own() -> None:
     assert Experiment().registered_model == "pricewright-sample"
 
 
+def test_options_that_only_sound_like_keys_are_taken() -> None:
+    """Those of the libraries that end as keys do, and those that hold such a word; headers that hold no key."""
+    sft = ["finetune.sft.eos_token=</s>", "finetune.sft.pad_token=<pad>"]
+    assert load("conf/smoke.yaml", sft).finetune.sft["eos_token"] == "</s>"
+    parameters = (
+        "{max_tokens: 5, prompt_cache_key: a, logit_bias: {50256: -1}, extra_headers: {X-Title: shop, User-Agent: me}}"
+    )
+    api = f"[{{name: m, input_price: 0, output_price: 0, parameters: {parameters}}}]"
+    (model,) = load("conf/smoke.yaml", [f"evaluate.api={api}"]).evaluate.api
+    assert model.parameters["extra_headers"] == {"X-Title": "shop", "User-Agent": "me"}
+
+
 def test_overrides_for_another_folder_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is typed here means the same where a worker runs it; everything else stays as it was."""
     monkeypatch.chdir(tmp_path)

@@ -267,8 +267,12 @@ def test_the_pages_of_a_server_are_its_own(overrides: list[str], server: str) ->
         f"tracking.artifacts=s3://user:{PASSWORD}@bucket",
         f"evaluate.human=https://{PASSWORD}@host/sheet.csv",
         f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, key_env: {PASSWORD}}}]",
-        f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, parameters: {{extra: {{api-key: {PASSWORD}}}}}}}]",
         f"finetune.sft.hub_token={PASSWORD}",
+        *(
+            f"evaluate.api=[{{name: m, input_price: 0, output_price: 0, parameters: {{max_tokens: 5, extra_headers: "
+            f"{{{header}: {PASSWORD}}}}}}}]"
+            for header in ("api-key", "X-Auth-Token", "Ocp-Apim-Subscription-Key", "Cookie", "X-Auth", "Credential")
+        ),
     ],
 )
 def test_a_key_in_a_conf_is_refused_and_not_repeated(override: str, capsys: pytest.CaptureFixture) -> None:
