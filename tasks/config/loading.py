@@ -55,7 +55,20 @@ def conf_files(conf: str | Path) -> list[Path]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Numbers as YAML 1.2 has them: to PyYAML, which reads 1.1, 1e-3 is a text."""
+    """Numbers as YAML 1.2 has them: to PyYAML, which reads 1.1, 1e-3 is a text. A key that is there twice is an error,
+    as in YAML: PyYAML would drop the first value, and with a section everything that was set in it."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if (name := (key.tag, key.value)) in lines:
+                said = f"{key.value} is there twice, first in line {lines[name]}: keep one, with what belongs to both"
+                raise yaml.MarkedYAMLError(None, None, said, key.start_mark)
+            lines[name] = key.start_mark.line + 1
+        return node
 
 
 _Loader.add_implicit_resolver(

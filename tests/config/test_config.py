@@ -121,6 +121,11 @@ def test_one_currency_needs_no_brackets() -> None:
         ("data: [", r"not readable as YAML: .* \(line 1, column 8\)"),
         ("schedule:\n  cron: @daily", r"\(line 2, column 9\)\. Put a text that begins with .* into quotes"),
         ("- 1", "should hold sections"),
+        (
+            "seed: 1\nfinetune:\n  enabled: false\ndata: {rows: 9}\nfinetune: {base: a}",
+            r"finetune is there twice, first in line 2: .* \(line 5, column 1\)",
+        ),
+        ("data:\n  rows: 1\n  seed: 2\n  rows: 3", r"rows is there twice, first in line 2: .* \(line 4, column 3\)"),
         ("\xff", "YAML"),
     ],
 )
@@ -130,6 +135,14 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, expe
     conf.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=expected):
         load(conf)
+
+
+def test_what_is_merged_into_a_section_may_be_set_again(tmp_path: Path) -> None:
+    """A merge gives defaults, and what the section itself says goes over them: that is no key twice."""
+    conf = tmp_path / "merged.yaml"
+    conf.write_text("data: &one {rows: 7}\nfinetune:\n  sft: {<<: *one, rows: 8, <<: {a: 1}}\n  lora: {<<: *one}\n")
+    finetune = load(conf).finetune
+    assert (finetune.sft, finetune.lora) == ({"rows": 8, "a": 1}, {"rows": 7})
 
 
 def test_a_missing_conf_names_those_that_exist() -> None:
