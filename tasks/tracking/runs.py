@@ -390,7 +390,9 @@ def slug(name: str) -> str:
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
+        if not isinstance(value, Mapping):
             yield f"{prefix}{key}", value
+        elif all(re.fullmatch(r"[\w. -]+", str(name)) for name in value):  # MLflow refuses other names of params
+            yield from _flat(value, f"{prefix}{key}.")
+        else:  # such as the category Home & Garden
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False, default=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import multiprocessing
 import os
@@ -52,6 +53,18 @@ def test_what_was_done_last_counts_whatever_the_clock_said(experiment: Experimen
     folder = local_path(connect(experiment).get_run(again).info.artifact_uri)
     (folder / "result.json").write_text("{}")
     assert work(experiment) == (True, first)
+
+
+def test_what_has_no_name_for_mlflow_is_logged_as_one_param(experiment: Experiment) -> None:
+    """Categories are called as a shop calls them; everything else stands under its dotted name."""
+    weights = {"Home & Garden": 0.5, "Men's": 0.2, "": 0.1}
+    data = {"category_weights": weights, "columns": {"title": "Product name"}, "near": 0.7}
+    with stage(experiment, "curate", "d1", command="pricewright curate") as run:
+        run.log_params({"data": data, "other": {"Office Products": 2}})
+    logged = connect(experiment).get_run(run.id).data.params
+    assert json.loads(logged["data.category_weights"]) == weights
+    assert (logged["data.columns.title"], logged["data.near"]) == ("Product name", "0.7")
+    assert logged["other.Office Products"] == "2"
 
 
 def test_a_stage_that_failed_is_not_done(experiment: Experiment) -> None:
