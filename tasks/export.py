@@ -20,7 +20,7 @@ from tasks.errors import UserError
 from tasks.models.language.base_model import EMBEDDED
 from tasks.models.language.model import ModelSpec
 from tasks.models.language.prompts import example, in_words
-from tasks.models.loading import load_predictor
+from tasks.models.loading import load_predictor, load_rules
 from tasks.models.predictor import Predictions
 from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit, measure
@@ -115,7 +115,9 @@ def _find(experiment: Experiment, alias: str) -> Exported:
         raise UserError(f"The predictions of {model_id} are gone. Run `pricewright evaluate --again` first.")
     model = candidate(client.get_logged_model(model_id))
     source = model_folder(client, model_id)
-    return Exported(version, model, source, dataset, items, answers, record.provenance, experiment.data.unit)
+    # Not as the conf has it today, which may have another data.currency than the run that made these figures.
+    unit = (Origin.read(version.tags) or load_rules(source) or experiment.data).unit
+    return Exported(version, model, source, dataset, items, answers, record.provenance, unit)
 
 
 def _merge(source: Path, folder: Path) -> None:

@@ -102,10 +102,10 @@ def test_an_adapter_is_taken_away_alone(conf: str, tmp_path: Path) -> None:
 
 
 def test_a_classic_champion_is_its_files(conf: str, tmp_path: Path) -> None:
-    """It loads from the folder, and has no adapter to take away. Its card has prices in the currency of the data."""
+    """It loads from the folder, and has no adapter to take away. Its card has prices in the currency that it was
+    trained in, whatever the conf has by now."""
     words = ("-c", conf, "promote.name=classic", "finetune.enabled=false", "baselines.models=[tfidf_ridge]")
-    words += ("data.currency=[€, EUR]",)
-    assert command("run", *words)[0] == 0
+    assert command("run", *words, "data.currency=[€, EUR]")[0] == 0
     status, said = command("export", str(tmp_path / "none"), *words, "--adapter")
     assert status == 2 and "tfidf_ridge, has no adapter" in said
     assert command("export", str(tmp_path / "classic"), *words)[0] == 0
