@@ -73,16 +73,17 @@ def print_leaderboard(experiment: Experiment, report: Report, *, contest: bool =
     of these models has met the champion."""
     from tasks.report.conclusion import conclusion
     from tasks.report.standings import read_standings
-    from tasks.tracking.registry import CHAMPION, registered
+    from tasks.tracking.registry import CHAMPION, version_of
 
     standings = read_standings(experiment, report.run_id)
     print_table(standings)
     print()
     for sentence in conclusion(experiment, report.run_id, standings):
         print(sentence)
-    if not any(row.champion for row in standings.rows) and registered(experiment, CHAMPION) is not None:
-        outcome = " None of these models beat it." if contest else ""
-        print(f"The champion of {experiment.registered_model} is from an earlier run.{outcome}")
+    champion = version_of(experiment, CHAMPION)
+    if champion is not None and not any(row.champion for row in standings.rows):
+        outcome = f" ({decision})" if contest and (decision := champion.tags.get("decision")) else ""
+        print(f"The champion of {experiment.registered_model} is from an earlier run{outcome}.")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
     own = f"For your own products: `{program} init FILE`. " if standings.generated else ""
     print(f"{own}`{program} ui` shows all models (MLflow) and all runs (Prefect). The report:")

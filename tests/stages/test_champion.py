@@ -54,9 +54,10 @@ def test_a_decision_and_its_numbers_are_tags_and_the_loser_is_challenger(conf: s
     experiment = load(conf, ["promote.name=duel"])
     first = version_of(experiment, CHAMPION)
     assert first.tags["decision"] == "no incumbent" and version_of(experiment, CHALLENGER) is None
-    assert command("run", *words, "baselines.models=[random,constant]")[0] == 0
+    status, said = command("run", *words, "baselines.models=[random,constant]")
     champion, loser = version_of(experiment, CHAMPION), version_of(experiment, CHALLENGER)
     assert champion.version == first.version != loser.version
+    assert status == 0 and f"The champion of duel is from an earlier run ({champion.tags['decision']})." in said
     for version in (champion, loser):
         assert "does not beat the incumbent" in version.tags["decision"]
         assert float(version.tags["difference_low"]) <= float(version.tags["difference"])
