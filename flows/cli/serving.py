@@ -45,8 +45,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, limits: Limits, origin: Origin | None = None) -> None:
         self.app, self.limits, self.turn = app, limits, asyncio.Lock()
-        # What every answer says of its model, as the last field of its JSON object.
-        self.about = f', "model": {json.dumps(origin.fields())}}}'.encode() if origin else b"}"
+        self.about = {"model": origin.fields()} if origin else {}  # what every answer says of its model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/invocations" or scope["method"] != "POST":
@@ -86,8 +85,9 @@ class Guard:
             await _refuse(BadRequestError(500, message), scope, receive, send)
             return
         if start["status"] == 200:
-            said = said.replace(b": NaN", b": null")  # an interval that the model does not give: JSON knows no NaN
-            said = said.removesuffix(b"}") + self.about
+            # MLflow writes NaN where there is no price or no interval. No JSON has that, and many readers refuse it.
+            answer = json.loads(said, parse_constant=lambda _: None)
+            said = json.dumps({**answer, **self.about}, allow_nan=False).encode()
         lengths = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
         await send({**start, "headers": [*lengths, (b"content-length", str(len(said)).encode())]})
         await send({"type": "http.response.body", "body": said})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 
@@ -191,13 +193,9 @@ def test_what_is_not_called_json_is_refused(server: str, content_type: str) -> N
     assert status == 415 and "Expected application/json" in json.loads(said)["message"]
 
 
-def test_a_model_that_fails_inside_is_a_500_and_an_interval_that_it_does_not_give_is_null(
-    conf: str, capsys: pytest.CaptureFixture
-) -> None:
-    """Its stack trace is in the log of the server and not in the answer, and the next request is answered."""
-    import asyncio
-
-    import httpx
+@pytest.fixture
+def posted(conf: str) -> Callable[..., httpx.Response]:
+    """What a server in this process answers to texts, with another predictor in the champion if one is given."""
     from mlflow import pyfunc
     from mlflow.pyfunc import scoring_server
 
@@ -206,22 +204,31 @@ def test_a_model_that_fails_inside_is_a_500_and_an_interval_that_it_does_not_giv
     connect(load(conf))
     model = pyfunc.load_model(f"models:/{load(conf).registered_model}@{CHAMPION}")
     inside = model.unwrap_python_model()
-    whole, inside.predictor = inside.predictor, None
-    guard = Guard(scoring_server.init(model), Limits())
+    whole, app = inside.predictor, scoring_server.init(model)
 
-    async def post() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://127.0.0.1") as client:
-            return await client.post("/invocations", json={"inputs": ["Kettle"]})
+    async def post(texts: tuple[str, ...]) -> httpx.Response:
+        guard = httpx.ASGITransport(Guard(app, Limits()))
+        async with httpx.AsyncClient(transport=guard, base_url="http://127.0.0.1") as client:
+            return await client.post("/invocations", json={"inputs": texts})
 
-    answer = asyncio.run(post())
+    def answer(*texts: str, **predictor: object) -> httpx.Response:
+        inside.predictor = predictor.get("predictor", whole)
+        return asyncio.run(post(texts))
+
+    return answer
+
+
+def test_a_model_that_fails_inside_is_a_500_in_one_sentence(posted: Callable, capsys: pytest.CaptureFixture) -> None:
+    """Its stack trace is in the log of the server and not in the answer, and the next request is answered."""
+    answer = posted("Kettle", predictor=None)
     assert answer.status_code == 500 and answer.json()["error_code"] == "INTERNAL_ERROR"
     assert "Traceback" not in answer.text and "AttributeError" not in answer.text
     assert "AttributeError" in capsys.readouterr().err
-    inside.predictor = whole
-    guard.turn = asyncio.Lock()
-    assert asyncio.run(post()).status_code == 200
-    # One that gives no interval says null.
-    inside.predictor = SimpleNamespace(predict=lambda _: Predictions.points(np.array([5.0])))
-    guard.turn = asyncio.Lock()
-    answer = json.loads(asyncio.run(post()).text, parse_constant=pytest.fail)
-    assert answer["predictions"] == [{"price": 5.0, "low": None, "high": None}]
+    assert posted("Kettle").status_code == 200
+
+
+def test_what_a_model_does_not_say_is_null(posted: Callable) -> None:
+    """No interval, or no price: MLflow alone would write NaN, which is no JSON."""
+    points = SimpleNamespace(predict=lambda _: Predictions.points([5.0, float("nan")]))
+    rows = json.loads(posted("Kettle", "Desk", predictor=points).text, parse_constant=pytest.fail)["predictions"]
+    assert [list(row.values()) for row in rows] == [[5.0, None, None], [None, None, None]]
