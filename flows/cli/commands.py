@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import shlex
 import sys
@@ -147,11 +146,10 @@ def print_table(standings: Standings) -> None:
 
 def predict(arguments: argparse.Namespace) -> None:
     """Price texts, or the items of a file, with the champion."""
-    from tasks.data.cleaning import as_trained
     from tasks.data.items import Item
     from tasks.data.prices import rounded, shown
     from tasks.data.sources import list_files
-    from tasks.models.loading import load_predictor, load_rules
+    from tasks.models.loading import load_predictor, load_rules, priced
     from tasks.scoring.origin import Origin
     from tasks.scoring.wording import with_unit
     from tasks.tracking.reading import reader
@@ -172,8 +170,7 @@ def predict(arguments: argparse.Namespace) -> None:
     rules = load_rules(folder)
     if arguments.file:
         items += read_items(arguments.file, rules or experiment.data)
-    items = [dataclasses.replace(item, price=None) for item in as_trained(items, rules)]
-    answer = load_predictor(folder).predict(items)
+    answer = priced(load_predictor(folder), items, rules)
     rows = [
         {"id": item.id, "title": item.title, "price": rounded(price), "low": rounded(low), "high": rounded(high)}
         for item, price, low, high in zip(
@@ -183,6 +180,8 @@ def predict(arguments: argparse.Namespace) -> None:
     origin = Origin.read(version.tags)
     if origin:
         say(f"{version.name} version {version.version}: {origin}")
+    if none := sum(row["price"] != row["price"] for row in rows):  # NaN
+        say(f"{none} of {len(rows)} without a price: cleaning leaves no words of it, or the model answered with none.")
     if arguments.json:
         plain = [{key: None if value != value else value for key, value in row.items()} for row in rows]  # NaN: no JSON
         print(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False))
@@ -192,7 +191,7 @@ def predict(arguments: argparse.Namespace) -> None:
     for row in rows:
         price, low, high = (with_unit(shown(row[name]), unit) for name in ("price", "low", "high"))
         interval = "" if row["low"] != row["low"] else f"  (80%: {low} to {high})"  # NaN: the model gives none
-        print(f"{price}{interval}  {row['title']}")
+        print(f"{price if row['price'] == row['price'] else 'no price'}{interval}  {row['title']}")
 
 
 def read_items(file: str, rules: Data) -> list[Item]:

@@ -195,11 +195,10 @@ def _to_be_shown(override: str) -> str:
 
 
 def is_override(word: str) -> bool:
-    """Whether a word of a command line sets a key of an experiment, such as `data.rows=500`; else it is a text."""
+    """Whether a word of a command line sets a key of an experiment, such as `data.rows=500`; else it is a text. So is
+    what looks like a key of a section that there is not: a misspelt one is to be refused, and not to be priced."""
     key, equals, _ = word.partition("=")
-    return (
-        bool(equals) and key.partition(".")[0] in Experiment.model_fields and re.fullmatch(r"[\w.]+", key) is not None
-    )
+    return bool(equals) and (key in Experiment.model_fields or re.fullmatch(r"[a-z_]+(\.\w+)+", key) is not None)
 
 
 def _apply(tree: dict, override: str) -> None:

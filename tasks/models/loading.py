@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from tasks.config.experiment import Data
-from tasks.models.predictor import Predictor
+from tasks.data.cleaning import as_trained
+from tasks.data.items import Item
+from tasks.models.predictor import Predictions, Predictor
 from tasks.tracking.runs import RULES
 
 
@@ -33,3 +39,19 @@ def load_rules(folder: Path) -> Data | None:
     them."""
     file = folder / RULES
     return Data.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def priced(predictor: Predictor, items: Sequence[Item], rules: Data | None) -> Predictions:
+    """What a predictor answers for items as somebody wrote them, their texts cleaned as those that it was trained on.
+
+    An item of which cleaning leaves neither title nor text gets no price, as curation drops it: the price would be that
+    of anything. A price that an item brings is used to find the text that states it, and is not shown to the predictor.
+    """
+    cleaned = [dataclasses.replace(item, price=None) for item in as_trained(items, rules)]
+    kept = np.array([bool(item.title or item.text) for item in cleaned], dtype=bool)
+    prices = np.full((3, len(cleaned)), np.nan)
+    if kept.any():
+        answer = predictor.predict([item for item, whole in zip(cleaned, kept, strict=True) if whole])
+        prices[:, kept] = answer.price, answer.low, answer.high
+    price, low, high = prices
+    return Predictions(price, low, high)

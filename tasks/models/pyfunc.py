@@ -8,9 +8,8 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from tasks.data.cleaning import as_trained
 from tasks.data.items import Item
-from tasks.models.loading import load_predictor, load_rules
+from tasks.models.loading import load_predictor, load_rules, priced
 
 
 class PricePredictor(PythonModel):
@@ -22,8 +21,9 @@ class PricePredictor(PythonModel):
         self.predictor, self.rules = load_predictor(folder), load_rules(folder)
 
     def predict(self, model_input: list[str]) -> pd.DataFrame:
-        """One row for each text: `price`, and `low` to `high`, its 80% interval, in US dollars."""
-        answer = self.predictor.predict(as_trained([Item.from_text(text) for text in model_input], self.rules))
+        """One row for each text: `price`, and `low` to `high`, its 80% interval, in US dollars; NaN where there is
+        none, as for a text of which cleaning leaves no words."""
+        answer = priced(self.predictor, [Item.from_text(text) for text in model_input], self.rules)
         return pd.DataFrame({"price": answer.price, "low": answer.low, "high": answer.high})
 
 

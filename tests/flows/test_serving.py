@@ -55,6 +55,20 @@ def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path, monk
         assert status == 2 and expected in said
 
 
+def test_what_cleaning_leaves_nothing_of_gets_no_price(conf: str, capsys: pytest.CaptureFixture) -> None:
+    """The reason is said; and each answer has the title that was given, by which rows can be joined."""
+    from flows.cli.main import main
+
+    texts = ["XJ-4500B77", "RTX4090X steel kettle, 8 cups"]  # part numbers are scrubbed
+    assert main(["predict", "-c", conf, *texts, "--json"]) == 0
+    captured = capsys.readouterr()
+    none, some = json.loads(captured.out)
+    assert none == {"id": none["id"], "title": texts[0], "price": None, "low": None, "high": None}
+    assert some["title"] == texts[1] and some["low"] <= some["price"] <= some["high"]
+    assert "1 of 2 without a price: cleaning leaves no words of it" in captured.err
+    assert command("predict", "-c", conf, texts[0]) == (0, f"no price  {texts[0]}\n")
+
+
 def test_a_price_says_where_it_comes_from(conf: str, capsys: pytest.CaptureFixture) -> None:
     """The model, what it learned from and its error on test, as the leaderboard has them: on standard error, and on the
     pages of MLflow's registry."""
@@ -228,7 +242,9 @@ def test_a_model_that_fails_inside_is_a_500_in_one_sentence(posted: Callable, ca
 
 
 def test_what_a_model_does_not_say_is_null(posted: Callable) -> None:
-    """No interval, or no price: MLflow alone would write NaN, which is no JSON."""
+    """No interval, or no price, as where cleaning leaves no words: MLflow alone would write NaN, which is no JSON."""
+    (row,) = json.loads(posted("XJ-4500B77").text, parse_constant=pytest.fail)["predictions"]
+    assert row == {"price": None, "low": None, "high": None}
     points = SimpleNamespace(predict=lambda _: Predictions.points([5.0, float("nan")]))
     rows = json.loads(posted("Kettle", "Desk", predictor=points).text, parse_constant=pytest.fail)["predictions"]
     assert [list(row.values()) for row in rows] == [[5.0, None, None], [None, None, None]]
