@@ -36,6 +36,7 @@ from tasks.tracking.registry import (
     note_look,
     register,
     registered,
+    version_of,
     withdraw,
 )
 from tasks.tracking.runs import StageRun, candidate
@@ -139,6 +140,8 @@ class Duel:
             return Decision(challenger, None, "no incumbent", {"decision": "no incumbent"})
         if incumbent == challenger:  # how it came to be champion stays on its version
             return Decision(challenger, None, "the champion is still the challenger")
+        if foreign := self._foreign():
+            return self._crowned(f"the incumbent {foreign}, so {self.names[challenger]} takes its place")
         items = read_split(self.record.whole_dataset(self.experiment), "test")
         try:
             theirs = self.answers(incumbent, items)
@@ -153,6 +156,19 @@ class Duel:
         if unseen.sum() < MIN_UNSEEN:
             return self._too_few(int(unseen.sum()))
         return self._tested(items, theirs, unseen)
+
+    def _foreign(self) -> str | None:
+        """Why the prices of the incumbent are no answer for these products; None if they are, or if nobody noted it.
+
+        Two datasets of one name have one registered model, and a figure of dollars is no guess at one of euros.
+        """
+        version, unit = version_of(self.experiment, CHAMPION), self.experiment.data.unit
+        origin = Origin.read(version.tags) if version else None
+        if origin is None:
+            return None
+        if origin.generated != self.record.dataset.generated:
+            return f"was trained on {'generated products' if origin.generated else f'products of {origin.dataset}'}"
+        return f"has prices in {origin.unit}, and these are in {unit}" if origin.unit != unit else None
 
     def _unseen(self, items: Sequence[Item]) -> np.ndarray | None:
         """Which test items [n] the incumbent does not know from its training; None where that cannot be found out."""

@@ -17,13 +17,17 @@ AMAZON = (
     *("Automotive", "Electronics", "Office_Products", "Tools_and_Home_Improvement", "Cell_Phones_and_Accessories"),
     *("Toys_and_Games", "Appliances", "Musical_Instruments"),
 )
+# What ends the name of a file of data. Other dots are of the name: products.eu.csv and products.us.csv are two shops.
+SUFFIX = re.compile(r"(\.(jsonl|ndjson|jl|json|csv|tsv|txt|tab|parquet))?(\.gz)?$", re.IGNORECASE)
+GLOB = re.compile(r"[*?\[]")
+GENERATED = "sample"  # the source whose products a program makes up
 Column = Literal["id", "title", "text", "description", "features", "details", "category", "price"]
 
 
 class Data(Section):
     """Where the products come from, which are kept, and how they are split."""
 
-    source: str = Field("sample", description="a name in tasks.data.sources.SOURCES")
+    source: str = Field(GENERATED, description="a name in tasks.data.sources.SOURCES")
     name: str | None = Field(None, description="how the dataset is called in MLflow; by default as its file or repo")
     rows: Count = Field(3000, description="size of the generated catalogue (source: sample)")
     path: Place | None = Field(None, description="a file, folder or glob (source: files)")
@@ -71,12 +75,14 @@ class Data(Section):
     def dataset_name(self) -> str:
         """What the dataset is called: the conf's name for it, that of its file (of the folder for a glob such as *.csv)
         or of its repository on the hub, or that of its source."""
-        repo = (self.repo or "").replace(".", "-")  # no suffix begins at its dots
-        path = {"files": self.path or "", "hub": repo}.get(self.source, "")
+        path = {"files": self.path or "", "hub": self.repo or ""}.get(self.source, "")
         path = path.partition("?")[0] if "://" in path else path  # the query of an address may hold a signature
-        names = (re.sub(r"\..*", "", part) for part in reversed(Path(path).parts))
+        ending = SUFFIX if self.source == "files" else ""
+        names = (re.sub(r"\..*" if GLOB.search(part) else ending, "", part) for part in reversed(Path(path).parts))
         words = (re.sub(r"[^\w-]+", "-", name).strip("-") for name in names)
-        return self.name or next(filter(None, words), self.source)
+        found = self.name or next(filter(None, words), self.source)
+        # A file of this name must not meet the champion of the products that are made up.
+        return f"{found}-{self.source}" if found == GENERATED != self.source else found
 
     @property
     def unit(self) -> str:

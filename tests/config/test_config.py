@@ -10,6 +10,7 @@ import pytest
 from tasks.config.experiment import Experiment
 from tasks.config.loading import anchored, command_of, load
 from tasks.config.section import shown
+from tasks.data.files.kinds import NAMED_ALONE, SUFFIXES
 from tasks.errors import UserError
 from tasks.paths import PROJECT
 
@@ -188,10 +189,15 @@ def test_a_file_without_a_conf_that_reads_it_is_not_left_out_in_silence() -> Non
         ("https://shop.example/export?sig=0a1b", "export"),
         ("s3://shop/*.parquet", "shop"),
         ("/shop/товары 2026/**/*.csv", "товары-2026"),
+        *((f"/shop/goods.eu{suffix}", "goods-eu") for suffix in (*SUFFIXES, *NAMED_ALONE, ".CSV")),
+        ("/shop/goods.us.v2.csv", "goods-us-v2"),
+        ("/shop/part-*.jsonl*", "part"),
+        ("/shop/sample.csv", "sample-files"),
     ],
 )
 def test_a_dataset_is_called_as_its_file_is(path: str, name: str) -> None:
-    """The query of an address, which may hold a signature, is no part of the name."""
+    """Up to its suffix, so that products.eu.csv and products.us.csv are two, and never as the generated catalogue is.
+    The query of an address, which may hold a signature, is no part of the name."""
     assert load("conf/files.yaml", [f"data.path={path}"]).data.dataset_name == name
 
 

@@ -30,7 +30,7 @@ from tasks.report.tables import as_markdown
 from tasks.scoring.contest import Contest
 from tasks.scoring.origin import Origin
 from tasks.tracking.reading import latest_evaluation
-from tasks.tracking.registry import CHAMPION, version_of
+from tasks.tracking.registry import CHAMPION, looks, version_of
 from tasks.tracking.runs import MODEL_ID, Candidate, candidate
 from tasks.tracking.store import connect, local_path
 
@@ -199,10 +199,26 @@ def test_each_dataset_has_a_champion_of_its_own(night: Callable, tmp_path: Path)
     experiment, mine = night("constant", 600)
     assert mine.name == "pricewright-shop"
     other = load("conf/smoke.yaml", [*QUICK, f"data.path={tmp_path}/Other Shop.v2.csv"])
-    assert other.registered_model == "pricewright-Other-Shop"
+    assert other.registered_model == "pricewright-Other-Shop-v2"
     assert load("conf/smoke.yaml").registered_model == "pricewright-sample"
     assert load("conf/smoke.yaml", ["promote.name=one"]).registered_model == "one"
     assert version_of(experiment, CHAMPION) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["data.source=sample", "data.rows=600", "data.path=null"], "was trained on products of shop"),
+        (["data.currency=[€]"], "has prices in $, and these are in €"),
+    ],
+)
+def test_a_champion_of_other_prices_gives_way(night: Callable, change: list[str], said: str) -> None:
+    """Generated products or a shop's, dollars or euros: where one name is given to both, the one says nothing about the
+    other, and no look at the test items is spent on it."""
+    night("constant", 600, "promote.name=one")
+    experiment, after = night("random", 600, "promote.name=one", *change)
+    assert after.model == "random" and after.decision == f"the incumbent {said}, so random takes its place"
+    assert looks(experiment) == []
 
 
 def test_errors_are_shown_in_the_currency_of_the_data(night: Callable) -> None:
