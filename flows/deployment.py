@@ -5,30 +5,33 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import re
 import signal
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
 
 from flows.addresses import address_of, reached
 from flows.schedule import find_runs
-from tasks.config.loading import anchored, conf_files, load
+from tasks.config.loading import anchored, command_of, conf_files, load
 from tasks.config.schedule import Schedule
 from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.locks import LockedError, locked
 from tasks.paths import PROJECT
+from tasks.progress import say
 from tasks.tracking.store import LOCKS
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.responses import DeploymentResponse
 
 OURS = "conf"  # the slug of the schedule that comes from the conf; a person added the others, and they stay
 GRACE = 30  # seconds that a run gets to write its checkpoint, the same as when it is cancelled
@@ -38,17 +41,30 @@ HERE = {"prefect.deployments.steps.set_working_directory": {"directory": f"{{{{ 
 ATTEMPTS = 3  # a run whose process ended so often without a result is not started again
 
 
-def deploy(conf: str, overrides: list[str], port: int | None, *, work: bool, queues: list[str] | None = None) -> None:
-    """Register every deployment of prefect.yaml for a conf and, if wanted, run what comes due until Ctrl-C.
+def deploy(
+    conf: str,
+    overrides: list[str],
+    port: int | None,
+    *,
+    work: bool,
+    queues: list[str] | None = None,
+    name: str | None = None,
+) -> None:
+    """Register every deployment of prefect.yaml for a conf, called as its file or as `name`, and, if wanted, run what
+    comes due until Ctrl-C.
 
     Raises:
-        UserError: the conf is no experiment, no server is reached, or a worker of this project is running already.
+        UserError: the conf is no experiment, its name is none for Prefect, no server is reached, or a worker of this
+            project is running already.
     """
     from prefect.client.orchestration import get_client
 
     experiment = load(conf, overrides)
+    name = name or "-".join(file.stem for file in conf_files(conf))
+    if not re.fullmatch(r"[^/%&<>]+", name):
+        raise UserError(f"Prefect takes no deployment called {name!r}. Give it a --name without / % & < and >.")
     with server(port) as address, get_client(sync_client=True) as client:
-        pool, names = register(client, conf, overrides, experiment.schedule)
+        pool, names = register(client, name, conf, overrides, experiment.schedule)
         print("\n".join(names), flush=True)
         print(f"Prefect: {address.removesuffix('/api')}/deployments", flush=True)
         if work:
@@ -74,8 +90,11 @@ def server(port: int | None) -> Generator[str]:
         yield address
 
 
-def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedule: Schedule) -> tuple[str, list[str]]:
-    """Create or update the deployments of prefect.yaml; returns the work pool, and a line for each deployment.
+def register(
+    client: SyncPrefectClient, name: str, conf: str, overrides: list[str], schedule: Schedule
+) -> tuple[str, list[str]]:
+    """Create or update the deployments of prefect.yaml; returns the work pool, and a line for each deployment. If those
+    of this name run something else so far, that is said.
 
     Where two workers start at the same moment, what one of them was about to make may be there by then: it looks again.
     """
@@ -83,19 +102,20 @@ def register(client: SyncPrefectClient, conf: str, overrides: list[str], schedul
 
     for wait in (0.5, 1, 2):
         with suppress(ObjectAlreadyExists):
-            return _register(client, conf, overrides, schedule)
+            return _register(client, name, conf, overrides, schedule)
         time.sleep(wait)
-    return _register(client, conf, overrides, schedule)
+    return _register(client, name, conf, overrides, schedule)
 
 
-def _register(client: SyncPrefectClient, conf: str, overrides: list[str], schedule: Schedule) -> tuple[str, list[str]]:
+def _register(
+    client: SyncPrefectClient, name: str, conf: str, overrides: list[str], schedule: Schedule
+) -> tuple[str, list[str]]:
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
     from flows.pipeline import pipeline
 
     files = conf_files(conf)
-    name = "-".join(file.stem for file in files)
     # Of a file of the project each worker takes its own copy, wherever that lies.
     places = [file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file for file in files]
     parameters = {"conf": ",".join(map(str, places)), "overrides": anchored(overrides)}
@@ -105,7 +125,10 @@ def _register(client: SyncPrefectClient, conf: str, overrides: list[str], schedu
     ensure_pool(client, pool)
     for deployment in deployments:
         flow = load_flow_from_entrypoint(deployment["entrypoint"])
-        schedules = schedules_of(client, f"{flow.name}/{name}", schedule if flow is pipeline else Schedule())
+        known = deployed(client, f"{flow.name}/{name}")
+        schedules = schedules_of(known, schedule if flow is pipeline else Schedule())
+        if flow is pipeline and known:
+            say_what_is_replaced(name, known.parameters, parameters)
         client.create_deployment(
             flow_id=client.create_flow_from_name(flow.name),
             name=name,
@@ -124,16 +147,30 @@ def _register(client: SyncPrefectClient, conf: str, overrides: list[str], schedu
     return pool, lines
 
 
-def schedules_of(client: SyncPrefectClient, name: str, schedule: Schedule) -> list[DeploymentScheduleCreate]:
-    """The schedules that a deployment should have: that of the conf, and those that a person added in the dashboard."""
-    from prefect.client.schemas.actions import DeploymentScheduleCreate
-    from prefect.client.schemas.schedules import CronSchedule
+def deployed(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    """The deployment of this name, if there is one."""
     from prefect.exceptions import ObjectNotFound
 
     try:
-        known = client.read_deployment_by_name(name).schedules
+        return client.read_deployment_by_name(name)
     except ObjectNotFound:
-        known = []
+        return None
+
+
+def say_what_is_replaced(name: str, *parameters: dict[str, Any]) -> None:
+    """Say so where deployments of this name have run something else: it may be what somebody else relies on."""
+    before, now = (command_of(one.get("conf", ""), one.get("overrides")) for one in parameters)
+    if before != now:
+        say(f"The deployments called {name} ran `{before}` so far. From now on they run `{now}`.")
+        say("To have both, deploy one of them with a --name of its own.")
+
+
+def schedules_of(deployment: DeploymentResponse | None, schedule: Schedule) -> list[DeploymentScheduleCreate]:
+    """The schedules that a deployment should have: that of the conf, and those that a person added in the dashboard."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    known = deployment.schedules if deployment else []
     kept = {"schedule", "active", "parameters", "slug"}
     schedules = [DeploymentScheduleCreate(**old.model_dump(include=kept)) for old in known if old.slug != OURS]
     if schedule.cron:

@@ -285,8 +285,8 @@ def deploy(arguments: argparse.Namespace) -> None:
     """Register the deployments, then work."""
     from flows.deployment import deploy as register
 
-    work, queues = not arguments.no_worker, arguments.queue
-    register(arguments.conf, arguments.overrides, arguments.prefect_port, work=work, queues=queues)
+    work, queues, name = not arguments.no_worker, arguments.queue, arguments.as_name
+    register(arguments.conf, arguments.overrides, arguments.prefect_port, work=work, queues=queues, name=name)
 
 
 def doctor(arguments: argparse.Namespace) -> None:

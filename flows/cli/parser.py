@@ -111,6 +111,7 @@ def _add_service(add: Callable) -> None:
     command.add_argument("--mlflow-port", type=int, default=5000, help="the port of the MLflow UI (default 5000)")
     command.add_argument("--prefect-port", type=int, default=4200, help="the port of the dashboard (default 4200)")
     command = add("deploy", does.deploy, "register the flows at a Prefect server and run what comes due, until Ctrl-C")
+    command.add_argument("--name", dest="as_name", help="what to call the deployments (default: the conf's file)")
     command.add_argument("--no-worker", action="store_true", help="only register; another worker does the work")
     command.add_argument("--queue", action="append", help="run only what is in this work queue: gpu or default")
     command.add_argument("--prefect-port", type=int, help="the port of Prefect's server (default 4200)")

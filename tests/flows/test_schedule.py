@@ -19,7 +19,7 @@ import pytest
 from flows.cli.main import main
 from flows.deployment import OURS, alive, deploy, go_on, reached, unfinished
 from flows.schedule import find_runs, missed
-from tasks.config.loading import load
+from tasks.config.loading import anchored, load
 from tasks.config.schedule import Schedule
 from tasks.paths import PROJECT
 from tasks.tracking.runs import STAGE
@@ -168,6 +168,25 @@ def test_the_conf_says_when_and_prefect_yaml_says_what(site: Site) -> None:
         ours = [schedule for schedule in deployment.schedules if schedule.slug == OURS]
         assert [schedule.schedule.cron for schedule in ours] == ([CRON] if name == "pricewright" else [])
     assert site.client.read_work_pool("pricewright").concurrency_limit is None
+
+
+def test_a_deployment_that_ran_something_else_is_not_replaced_in_silence(
+    site: Site, capsys: pytest.CaptureFixture
+) -> None:
+    """Both are named, as it may be another shop's; under a name of its own each stands beside the others."""
+    words = ["deploy", "-c", SMOKE, "--no-worker", "--prefect-port", str(site.port), "--name"]
+    for _ in range(2):
+        assert main([*words, "shop"]) == 0
+        assert "so far" not in capsys.readouterr().err
+    assert main([*words, "shop", "data.rows=650"]) == 0
+    said = capsys.readouterr().err
+    assert f"called shop ran `pricewright run -c {SMOKE}` so far" in said and f"-c {SMOKE} data.rows=650`" in said
+    overrides = {
+        name: site.client.read_deployment_by_name(f"pricewright/{name}").parameters["overrides"]
+        for name in ("smoke", "shop")
+    }
+    assert overrides == {"smoke": anchored(site.overrides), "shop": ["data.rows=650"]}
+    assert main([*words, "a/b"]) == 2 and "'a/b'" in capsys.readouterr().err
 
 
 def test_scheduled_runs_end_with_a_leaderboard_and_late_ones_do_not_pile_up(
