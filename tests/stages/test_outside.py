@@ -104,7 +104,8 @@ def test_what_is_to_be_priced_is_cleaned_as_what_was_trained_on(words: list[str]
         return json.loads(command("predict", *what, "--json", *[word for word in words if "models" not in word]))
 
     clean, raw = asked(plain, shop)
-    assert {**raw, "id": clean["id"]} == clean
+    assert {**raw, "id": clean["id"], "title": clean["title"]} == clean
+    assert raw["title"] == shop.split("\n")[0]  # as it was given: rows are joined by it
     file = tmp_path / "shop.csv"
     file.write_text('Title;Description;Price\n"Stainless kettle";"<i>Holds 1.7 litres.</i> now $18,50";"18,50"\n')
     (listed,) = asked("--file", str(file))
