@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.config.experiment import Experiment
 from tasks.data.items import Item
+from tasks.data.prices import same_currency
 from tasks.data.splits import Dataset, items_digest, read_split
 from tasks.digests import digest
 from tasks.errors import ModelGoneError, UserError
@@ -168,7 +169,7 @@ class Duel:
             return None
         if origin.generated != self.record.dataset.generated:
             return f"was trained on {'generated products' if origin.generated else f'products of {origin.dataset}'}"
-        return f"has prices in {origin.unit}, and these are in {unit}" if origin.unit != unit else None
+        return None if same_currency(origin.unit, unit) else f"has prices in {origin.unit}, and these are in {unit}"
 
     def _unseen(self, items: Sequence[Item]) -> np.ndarray | None:
         """Which test items [n] the incumbent does not know from its training; None where that cannot be found out."""

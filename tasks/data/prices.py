@@ -63,6 +63,11 @@ class UnreadableError(ValueError):
     """Text that is not one price; the message is the reason, short enough to count by."""
 
 
+def same_currency(one: str, other: str) -> bool:
+    """Whether two signs may be of one currency, as € and EUR are; kr may be that of three."""
+    return one == other or any(one in signs and other in signs for signs in CURRENCIES)
+
+
 def number(figure: str, decimal: str) -> float | None:
     """The number that a FIGURE writes with this decimal mark; None where it does not keep to it.
 

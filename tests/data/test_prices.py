@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.data.price_words import leading_price, price_in
-from tasks.data.prices import Evidence, UnreadableError, decimal_of, number, read_cell, rounded, shown
+from tasks.data.prices import Evidence, UnreadableError, decimal_of, number, read_cell, rounded, same_currency, shown
 
 
 @pytest.mark.parametrize(
@@ -224,3 +224,9 @@ def test_no_words_crash_the_parser(text: str) -> None:
     """Any answer is a positive, finite price, or none."""
     price = price_in(text)
     assert price is None or 0 < price < float("inf")
+
+
+def test_signs_of_one_currency() -> None:
+    """A champion's prices in € answer for products in EUR, and not for others."""
+    assert same_currency("€", "EUR") and same_currency("USD", "$") and same_currency("SFr", "SFr")
+    assert not same_currency("€", "$") and not same_currency("SFr", "€")
