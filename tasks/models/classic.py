@@ -154,7 +154,9 @@ class Classic:
         estimator = None
         if baseline.estimator is not None:
             target = np.log1p(prices) if baseline.log else prices
-            estimator = baseline.estimator(seed, near).fit(baseline.features(train), target)
+            # Two threads add up a long vector in two parts, and so round otherwise than one or four.
+            with threadpool_limits(1, user_api="blas"):
+                estimator = baseline.estimator(seed, near).fit(baseline.features(train), target)
         fitted = cls(name, estimator, float(prices.min()), float(prices.max()))
         if validation:
             fitted.spread = conformal([item.price for item in validation], fitted.predict(validation).price)

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from threadpoolctl import threadpool_limits
 
 from tasks.data.catalogue import generate
 from tasks.data.items import Item, from_row
@@ -110,6 +111,20 @@ def test_titles_may_be_missing_and_texts_may_share_no_words(splits: tuple, tmp_p
         folder.mkdir()
         model.save(folder)
         np.testing.assert_array_equal(load_predictor(folder).predict([*train, *items]).price, price)
+
+
+def test_a_fit_is_the_same_on_any_number_of_cores() -> None:
+    """To the last bit: trees that come after it part the items otherwise for less. Its vectors are long ones."""
+    random, train = np.random.default_rng(5), []
+    for number in range(300):
+        text = " ".join(random.choice(3000, 45).astype(str))
+        train += [Item(f"{number}-{copy}", copy, text, price=float(random.integers(5, 500))) for copy in ("red", "blue")]
+    fits = []
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads):
+            fits.append(Classic.fit("tfidf_ridge", train, [], seed=1).estimator[-1].coef_)
+    assert len(fits[0]) > 10_000
+    np.testing.assert_array_equal(fits[1:], fits[:-1])
 
 
 def test_words_are_read_where_no_spaces_part_them() -> None:
