@@ -17,6 +17,7 @@ from tasks.progress import say
 
 if TYPE_CHECKING:
     from flows.artifacts import Report
+    from tasks.data.files.columns import Mapped
     from tasks.data.items import Item
     from tasks.report.standings import Standings
 
@@ -196,7 +197,7 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def read_items(file: str, rules: Data) -> list[Item]:
     """The items of a file to be priced, here or at an address, such as the one that trained: its columns are those of
-    the rules. A price in it is looked at only to find the text that states it."""
+    the rules, or have our own names. A price in it is looked at only to find the text that states it."""
     from tasks.data.cleaning import fields_of
     from tasks.data.files.delimited import LINE, REJECTED
     from tasks.data.items import RejectedError, unpriced
@@ -207,11 +208,13 @@ def read_items(file: str, rules: Data) -> list[Item]:
     for one in list_files(file):
         check_columns(one, rules, priced=False)
     items = []
+    keys: dict[str, None] = {}  # of all rows, in their order
     for number, row in enumerate(read_files(file, rules), 1):
         try:
             if REJECTED in row:
                 raise RejectedError(f"{row[REJECTED]} in {row[LINE][:60]!r}")
-            fields = fields_of(row, rules)
+            keys |= dict.fromkeys(row)
+            fields = fields_of(row, rules, strict=False)
             price = None
             with contextlib.suppress(UnreadableError):
                 price = read_cell(fields.get("price"), rules.decimal or ".", rules.currency)
@@ -220,7 +223,24 @@ def read_items(file: str, rules: Data) -> list[Item]:
             raise UserError(f"{file}, row {number}: {error}. Expected a title or text.") from None
     if not items:
         raise UserError(f"{file} holds no rows. Expected a title or text in each.")
+    _say_missing(file, tuple(keys), rules.columns)
     return items
+
+
+def _say_missing(file: str, keys: tuple[str, ...], mapped: Mapped) -> None:
+    """Name the columns of the conf that no row has, besides those of price and id, which no price rests on."""
+    from tasks.data.files.columns import plan
+
+    found = plan(keys, mapped, strict=False)
+    there = dict(found.columns)
+    for ours, theirs in mapped.items():
+        names = (theirs,) if isinstance(theirs, str) else theirs
+        missing = [name for name in names if name in found.missing]
+        if missing and ours not in ("id", "price"):
+            own = ours in there and len(missing) == len(names)
+            instead = f"{there[ours]!r} is read in its place" if own else "prices rest on its other columns alone"
+            absent = " and no ".join(map(repr, missing))
+            say(f"{file} has no {absent}, where data.columns looks for the {ours}: {instead}.")
 
 
 def serve(arguments: argparse.Namespace) -> None:

@@ -208,26 +208,26 @@ def read_rows(rows: Sequence[Row], rules: Data) -> Cleaned:
     return Cleaned(items, tally)
 
 
-def plan_of(keys: tuple[str, ...], rules: Data) -> Plan:
-    """Which of the keys of a row are which of our fields, by the conf or by their own names.
+def plan_of(keys: tuple[str, ...], rules: Data, *, strict: bool = True) -> Plan:
+    """Which of the keys of a row are which of our fields, by the conf or by their own names; `strict` as in `plan`.
 
     Raises:
         RejectedError: two of them are the same but for case, so that nobody knows which one counts.
     """
-    found = plan(keys, rules.columns)
+    found = plan(keys, rules.columns, strict=strict)
     if found.twice:
         ours, names = found.twice[0]
         raise RejectedError(f"two keys for {ours}: {' and '.join(names)}")
     return found
 
 
-def fields_of(row: Row, rules: Data) -> Row:
-    """The row under our names.
+def fields_of(row: Row, rules: Data, *, strict: bool = True) -> Row:
+    """The row under our names; `strict` as in `plan`.
 
     Raises:
         RejectedError: as `plan_of`.
     """
-    return plan_of(tuple(row), rules).of(row)
+    return plan_of(tuple(row), rules, strict=strict).of(row)
 
 
 def _example(row: Row, rules: Data) -> str:

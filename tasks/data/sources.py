@@ -99,7 +99,7 @@ def _name_files(data: Data, _seed: int) -> list[Any]:
 
 
 def check_columns(file: Path, data: Data, *, priced: bool = True) -> None:
-    """A file with a header must have what the conf takes from it, each of it once.
+    """A file with a header must have what the conf takes from it, each of it once; one to be priced, any words.
 
     Raises:
         UserError: a column is missing or ambiguous.
@@ -110,7 +110,7 @@ def check_columns(file: Path, data: Data, *, priced: bool = True) -> None:
 def _check(file: Path | str, there: list[str] | None, data: Data, *, priced: bool = True) -> None:
     if not there:
         return
-    found = plan(tuple(there), data.columns)
+    found = plan(tuple(there), data.columns, strict=priced)
     if found.twice:
         ours, names = found.twice[0]
         both = " and ".join(repr(name) for name in names)

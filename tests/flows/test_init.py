@@ -12,7 +12,9 @@ import fsspec
 import pytest
 
 from flows.cli.commands import read_items
+from tasks.config.experiment import Data
 from tasks.config.loading import load
+from tasks.errors import UserError
 from tests.smoke import command
 
 HEAD = "Nr;Ware;Text;Betrag"
@@ -117,6 +119,34 @@ def test_a_file_at_an_address_is_looked_at_and_priced(tmp_path: Path, monkeypatc
     data = load("goods.yaml").data
     assert (data.path, data.columns) == (address, {"title": "name", "price": "cost"})
     assert [item.title for item in read_items(address, data)] == ["Kettle of steel", "Lamp of brass"]
+
+
+def test_what_the_conf_maps_and_a_file_to_be_priced_lacks_is_read_by_our_own_name_or_missed_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A feed need not have the columns of the shop's export that trained, and no price may rest on less unnoticed; a
+    column of the conf comes first where it is there, row by row in JSON."""
+    mapped = {"title": "Bezeichnung", "text": ("Text", "Notiz"), "category": "Gruppe", "id": "Nr", "price": "Preis"}
+    data = Data(source="files", columns=mapped)
+    (tmp_path / "feed.tsv").write_text("id\ttitle\tText\n7\tKettle\tOf steel\n")
+    (item,) = read_items(str(tmp_path / "feed.tsv"), data)
+    assert (item.id, item.title, item.text) == ("7", "Kettle", "Of steel")
+    feed, *others = capsys.readouterr().err.splitlines()
+    assert "feed.tsv has no 'Bezeichnung', where data.columns looks for the title: 'title' is read in its place" in feed
+    assert ["'Notiz'" in others[0], "'Gruppe'" in others[1], len(others)] == [True, True, 2]
+    assert all("prices rest on its other columns alone" in line for line in others)
+
+    rows = [{"Bezeichnung": "Tee", "title": "tea", "Gruppe": "A", "Text": "x", "Notiz": "y"}, {"title": "Lamp"}]
+    (tmp_path / "feed.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [item.title for item in read_items(str(tmp_path / "feed.jsonl"), data)] == ["Tee", "Lamp"]
+    assert capsys.readouterr().err == ""
+
+    (tmp_path / "twice.csv").write_text("title,Title\nKettle,Lamp\n")
+    with pytest.raises(UserError, match="2 columns that could be the title"):
+        read_items(str(tmp_path / "twice.csv"), data)
+    (tmp_path / "bare.csv").write_text("sku,name\n7,Kettle\n")
+    with pytest.raises(UserError, match=r"has the columns sku, name\. Expected a price, and a title or text"):
+        read_items(str(tmp_path / "bare.csv"), data)
 
 
 def test_a_password_in_an_address_is_refused() -> None:

@@ -30,13 +30,14 @@ def _several(row: Mapping[str, Any], names: tuple[str | None, ...] | None) -> li
     return None if names is None else [None if name is None else row[name] for name in names]
 
 
-def plan(keys: tuple[str, ...], mapped: Mapped) -> Plan:
-    """The plan for rows, or a header, of these keys."""
-    return _plan(keys, tuple(mapped.items()))
+def plan(keys: tuple[str, ...], mapped: Mapped, *, strict: bool = True) -> Plan:
+    """The plan for rows, or a header, of these keys. Unless `strict`, a field that has none of the conf's columns goes
+    by our own name: for items to be priced, of which all words are wanted; a price is learned from no other column."""
+    return _plan(keys, tuple(mapped.items()), strict)
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(keys: tuple[str, ...], mapped: tuple[tuple[str, str | tuple[str, ...]], ...]) -> Plan:
+def _plan(keys: tuple[str, ...], mapped: tuple[tuple[str, str | tuple[str, ...]], ...], strict: bool) -> Plan:
     known: dict[str, list[str]] = {}
     for key in keys:
         known.setdefault(_plain(key), []).append(key)
@@ -55,7 +56,8 @@ def _plan(keys: tuple[str, ...], mapped: tuple[tuple[str, str | tuple[str, ...]]
         names = (theirs,) if isinstance(theirs, str) else theirs
         found = tuple(find(ours, name) for name in names)
         missing += [name for name, key in zip(names, found, strict=True) if key is None]
-        columns[ours] = found[0] if isinstance(theirs, str) else found
+        if strict or any(key is not None for key in found):
+            columns[ours] = found[0] if isinstance(theirs, str) else found
     for ours in FIELDS:
         alike = [key for key in known.get(ours, []) if key not in taken]
         if ours not in columns and alike:
