@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import shutil
+import tempfile
 import time
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -55,15 +59,20 @@ def fit_baselines(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse"
 def fit_one(run: StageRun, name: str, dataset: Dataset, experiment: Experiment) -> None:
     """Fit one model, keep it, and score it on all validation items."""
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
-    start = time.perf_counter()
-    try:
-        fitted = Classic.fit(name, train, validation, experiment.seed, experiment.data.near)
-    except Exception as error:  # a model that does not converge or fit into memory must not take the others along
-        # The stage is done all the same; on another day there may be the memory or the disk.
-        remedy = ". `pricewright baselines --again` tries it again" if isinstance(error, MemoryError | OSError) else ""
-        run.log_absent(name, "baseline", "failed", f"{type(error).__name__}: {error}{remedy}")
-        return
-    seconds = time.perf_counter() - start
-    params = {"n_train": len(train), "fit_seconds": f"{seconds:.3f}"}
-    candidate = run.log_model(fitted.save, name, "baseline", params=params)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        try:
+            fitted = Classic.fit(name, train, validation, experiment.seed, experiment.data.near)
+            seconds = time.perf_counter() - start
+            # Apart from MLflow: what cannot be written is the model's own fault, and a server that is down is not.
+            fitted.save(Path(folder))
+        except Exception as error:  # a model that does not converge or fit into memory must not take the others along
+            # The stage is done all the same; on another day there may be the memory or the disk.
+            again = ". `pricewright baselines --again` tries it again"
+            remedy = again if isinstance(error, MemoryError | OSError) else ""
+            run.log_absent(name, "baseline", "failed", f"{type(error).__name__}: {error}{remedy}")
+            return
+        params = {"n_train": len(train), "fit_seconds": f"{seconds:.3f}"}
+        save = functools.partial(shutil.copytree, folder, dirs_exist_ok=True)
+        candidate = run.log_model(save, name, "baseline", params=params)
     score(run, candidate.model_id, validation, lambda: fitted.predict(validation), dataset=dataset, split="validation")

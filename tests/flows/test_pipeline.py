@@ -167,7 +167,10 @@ def test_stages_that_are_switched_off_leave_rows_with_the_reason(finished: Finis
 def test_a_model_that_fails_keeps_its_row_and_the_others_stand(
     tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reason is on the leaderboard."""
+    """The reason is on the leaderboard, also of one that was fitted and would be refused when it is loaded."""
+    from sklearn.dummy import DummyRegressor
+    from sklearn.ensemble import StackingRegressor
+
     from tasks.models import classic
 
     def breaks(_items: object) -> object:
@@ -176,10 +179,16 @@ def test_a_model_that_fails_keeps_its_row_and_the_others_stand(
     monkeypatch.setitem(
         classic.BASELINES, "tfidf_ridge", classic.Baseline(breaks, classic.BASELINES["constant"].estimator)
     )
+    stacked = StackingRegressor([("mean", DummyRegressor())], DummyRegressor())
+    monkeypatch.setitem(
+        classic.BASELINES, "constant_median", classic.BASELINES["constant"]._replace(estimator=lambda *_: stacked)
+    )
     words = ["-c", SMOKE, *at(tmp_path), "finetune.enabled=false"]
     assert command("run", *words)[0] == 0
     rows = {row["model"]: row for row in json.loads(command("leaderboard", "--json", *words)[1])}
-    assert rows["tfidf_ridge"]["status"] == "failed"
+    assert rows["tfidf_ridge"]["status"] == rows["constant_median"]["status"] == "failed"
+    assert "made of sklearn.utils._bunch.Bunch" in rows["constant_median"]["reason"]
+    assert "TRUSTED in tasks/models/estimator_files.py" in rows["constant_median"]["reason"]
     expected = "MemoryError: the features do not fit. `pricewright baselines --again` tries it again"
     assert rows["tfidf_ridge"]["reason"] == expected
     assert rows["constant"]["status"] == "ran"

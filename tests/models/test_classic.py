@@ -118,7 +118,9 @@ def test_a_fit_is_the_same_on_any_number_of_cores() -> None:
     random, train = np.random.default_rng(5), []
     for number in range(300):
         text = " ".join(random.choice(3000, 45).astype(str))
-        train += [Item(f"{number}-{copy}", copy, text, price=float(random.integers(5, 500))) for copy in ("red", "blue")]
+        train += [
+            Item(f"{number}-{copy}", copy, text, price=float(random.integers(5, 500))) for copy in ("red", "blue")
+        ]
     fits = []
     for threads in (1, 2, 4):
         with threadpool_limits(threads):
@@ -256,7 +258,7 @@ def test_a_model_whose_name_is_no_entry_any_more_is_gone(fitted: Callable[[str],
 
 
 def test_a_model_file_that_asks_for_other_types_is_refused(fitted: Callable[[str], Classic], tmp_path: Path) -> None:
-    """A model is data: loading one never runs what somebody put into it."""
+    """A model is data: loading one never runs what somebody put into it. Nor is such a file kept."""
     import skops.io
 
     fitted("constant").save(tmp_path)
@@ -268,3 +270,5 @@ def test_a_model_file_that_asks_for_other_types_is_refused(fitted: Callable[[str
         skops.io.dump(estimator, tmp_path / "estimator.skops")
         with pytest.raises(ValueError, match=rf"asks for .*{named}.*; expected estimators of scikit-learn"):
             load_predictor(tmp_path)
+        with pytest.raises(ValueError, match=rf"made of .*{named}.*TRUSTED in tasks/models/estimator_files\.py"):
+            Classic("constant", estimator, 0.0, 1.0).save(tmp_path)
