@@ -125,6 +125,13 @@ class Baselines(Section):
     enabled: bool = True
     models: list[str] | None = Field(None, description="names in BASELINES; all of them by default")
 
+    @field_validator("models")
+    @classmethod
+    def _some(cls, value: list[str] | None) -> list[str] | None:
+        if value == []:
+            raise ValueError("Expected one name or more, or null for all. To fit none, set baselines.enabled=false")
+        return value
+
 
 class Prompt(Section):
     """How a product is put to a language model, and the range of whole prices it may answer."""
