@@ -160,8 +160,10 @@ def predict(arguments: argparse.Namespace) -> None:
 
     overrides = [word for word in arguments.overrides if is_override(word)]
     items = [Item.from_text(word) for word in arguments.overrides if not is_override(word)]
-    if not arguments.file and (not items or not all(item.title or item.text for item in items)):
-        raise UserError("There is nothing to price. Expected texts that are not empty, or --file with a JSONL.")
+    if not arguments.file and not items:
+        raise UserError("There is nothing to price. Expected texts, or --file with a JSONL.")
+    if empty := [number for number, item in enumerate(items, 1) if not item.title and not item.text]:
+        raise UserError(f"Text {empty[0]} of {len(items)} is empty. Expected the words of a product in each.")
     if arguments.file:
         list_files(arguments.file)  # refuse one that is not there before a model is looked for
     experiment = load(arguments.conf, overrides)

@@ -47,7 +47,8 @@ def test_predict_gives_a_price_with_its_interval(conf: str, tmp_path: Path, monk
     assert (row["price"], row["low"], row["high"]) == (5.0, None, None)
     (tmp_path / "bad.jsonl").write_text('{"title": "Kettle"}\n{"price": 3}\n')
     for words, expected in (
-        ([" "], "nothing to price"),
+        (["Kettle", " "], "Text 2 of 2 is empty"),
+        ([], "nothing to price"),
         (["--file", f"{tmp_path}/bad.jsonl"], "row 2"),
         (["--file", f"{tmp_path}/none.jsonl"], "No data at"),
     ):
