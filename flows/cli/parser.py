@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from flows.cli import commands as does
-from tasks.config.loading import DEFAULT_CONF, FILES_CONF
+from tasks.config.loading import DEFAULT_CONF, FILES_CONF, is_override
 
 STAGES = {
     "run": "run the whole pipeline; the leaderboard comes at the end",
@@ -19,13 +19,21 @@ STAGES = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments; `key=value` pairs may stand before and after options, which argparse alone does not allow."""
+    """The arguments; `key=value` pairs may stand before and after options and before the file, the sheet or the folder
+    of a command, which argparse alone does not allow."""
     top = parser()
     arguments, rest = top.parse_known_args(argv)
     if rest and ("overrides" not in arguments or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
+    for word in arguments.positional:
+        first = getattr(arguments, word)  # it stays where nothing else can be meant: a file may be called a=b
+        meant = next((other for other in arguments.overrides if not is_override(other)), None)
+        if is_override(first) and meant is not None:
+            setattr(arguments, word, meant)
+            arguments.overrides.remove(meant)
+            arguments.overrides.insert(0, first)
     arguments.conf = ",".join(arguments.conf or [DEFAULT_CONF])
     return arguments
 
@@ -42,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
     def add(name: str, function: Callable, description: str, *positional: tuple[str, str]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=description, description=description, parents=[common])
-        command.set_defaults(command=function, name=name)
+        command.set_defaults(command=function, name=name, positional=[word for word, _ in positional])
         for word, meaning in positional:  # before the overrides, or they would take it for one of theirs
             command.add_argument(word, metavar=word.upper(), help=meaning)
         command.add_argument(

@@ -14,6 +14,7 @@ import pytest
 
 from flows.cli import ui
 from flows.cli.main import main
+from flows.cli.parser import parse
 from flows.cli.remedies import remedy
 from tasks.paths import PROJECT, cache_folder
 from tests.waiting import free_port
@@ -50,6 +51,27 @@ def test_what_the_user_can_mend_exits_with_2_and_says_how(
     ):
         status, message = outcome(capsys, *words)
         assert (status, expected in message, "Traceback" in message) == (2, True, False), (words, message)
+
+
+@pytest.mark.parametrize(
+    ("typed", "place", "overrides"),
+    [
+        ("human seed=3 sheet.csv -n 3", "sheet.csv", ["seed=3"]),
+        ("human sheet.csv seed=3 -n 3 data.rows=5", "sheet.csv", ["seed=3", "data.rows=5"]),
+        ("human seed=3 data.rows=5 -n 3 data.rows=6 sheet.csv", "sheet.csv", ["seed=3", "data.rows=5", "data.rows=6"]),
+        ("init data.columns.price=Cost na.csv", "na.csv", ["data.columns.price=Cost"]),
+        ("export seed=3 --adapter taken", "taken", ["seed=3"]),
+        ("init data.rows=5", "data.rows=5", []),
+        ("init data.rows=5 seed=3", "data.rows=5", ["seed=3"]),
+        ("init a=b na.csv", "a=b", ["na.csv"]),
+    ],
+)
+def test_overrides_may_stand_before_a_file(typed: str, place: str, overrides: list[str]) -> None:
+    """And before a sheet or a folder, in their order: the last one of a key counts. A file may be called as an override
+    is, where nothing else can be the file."""
+    found = parse(typed.split())
+    name = {"human": "sheet", "init": "file", "export": "folder"}[found.name]
+    assert (getattr(found, name), found.overrides) == (place, overrides)
 
 
 def test_a_port_in_use_is_said(capsys: pytest.CaptureFixture) -> None:
