@@ -21,6 +21,7 @@ AMAZON = (
 SUFFIX = re.compile(r"(\.(jsonl|ndjson|jl|json|csv|tsv|txt|tab|parquet))?(\.gz)?$", re.IGNORECASE)
 GLOB = re.compile(r"[*?\[]")
 GENERATED = "sample"  # the source whose products a program makes up
+NO_PATH = (GENERATED, "hub", "amazon")  # the sources that know no data.path; any other may
 Column = Literal["id", "title", "text", "description", "features", "details", "category", "price"]
 
 
@@ -75,9 +76,9 @@ class Data(Section):
     def dataset_name(self) -> str:
         """What the dataset is called: the conf's name for it, that of its file (of the folder for a glob such as *.csv)
         or of its repository on the hub, or that of its source."""
-        path = {"files": self.path or "", "hub": self.repo or ""}.get(self.source, "")
+        path = {GENERATED: None, "hub": self.repo, "amazon": None}.get(self.source, self.path or self.repo) or ""
         path = path.partition("?")[0] if "://" in path else path  # the query of an address may hold a signature
-        ending = SUFFIX if self.source == "files" else ""
+        ending = SUFFIX if self.path else ""
         names = (re.sub(r"\..*" if GLOB.search(part) else ending, "", part) for part in reversed(Path(path).parts))
         words = (re.sub(r"[^\w-]+", "-", name).strip("-") for name in names)
         found = self.name or next(filter(None, words), self.source)
@@ -107,7 +108,7 @@ class Data(Section):
             raise ValueError(f"price_min ({self.price_min}) must be below price_max ({self.price_max})")
         if self.validation_share + self.test_share >= 1:
             raise ValueError("validation_share and test_share together must leave something to train on")
-        if self.path and self.source != "files":
+        if self.path and self.source in NO_PATH:
             raise ValueError(
                 f"path is for the source files, and the source is {self.source}. `pricewright init "
                 f"{shlex.quote(self.path)}` looks at the file and writes a conf for it; or take -c conf/files.yaml"

@@ -178,8 +178,10 @@ def test_a_folder_of_a_model_is_a_path_and_a_name_is_none(tmp_path: Path, monkey
 
 def test_a_file_without_a_conf_that_reads_it_is_not_left_out_in_silence() -> None:
     """The default conf reads no file; what finds out how to read one is named."""
-    with pytest.raises(UserError, match=r"the source is sample\. `pricewright init /x/goods\.csv` looks at the file"):
-        load(overrides=["data.path=/x/goods.csv"])
+    for source in ("sample", "hub", "amazon"):
+        expected = rf"the source is {source}\. `pricewright init /x/goods\.csv` looks at the file"
+        with pytest.raises(UserError, match=expected):
+            load(overrides=[f"data.source={source}", "data.path=/x/goods.csv"])
 
 
 @pytest.mark.parametrize(
@@ -213,6 +215,9 @@ def test_each_dataset_has_a_registered_model_of_its_own() -> None:
     assert champions("data.name=../../a b") == "pricewright--a-b"
     assert champions("data.source=hub", "data.repo=shop/goods-1.5") == "pricewright-goods-1-5"
     assert champions("data.source=amazon", "data.repo=shop/copy") == "pricewright-amazon"
+    assert champions("data.source=new", "data.path=/shop/goods.xml") == "pricewright-goods-xml"
+    assert champions("data.source=new", "data.repo=shop/goods") == "pricewright-goods"
+    assert champions("data.source=new") == "pricewright-new"
     assert Experiment().registered_model == "pricewright-sample"
 
 
