@@ -150,16 +150,14 @@ def test_a_stray_quote_costs_no_other_row(name: str, curated: Callable) -> None:
         ["r1", '"24 monitor', "flat and wide", "100"],
         ["r2", 'Monitor 27"', "curved", "200"],
         ["r3", '"Small" lamp', "of brass", "30"],
-        ["r4", '"A chair\nof beech, for\ntwo"', "folding", "40"],
+        ["r4", '"A chair\nof beech, for\ntwo, or three"', "folding", "40"],
         ["r5", "Bench", '"with ""arms"""', "50"],
         ["r6", "Stool", "low", "60"],
     ]
     text = "\n".join(mark.join(row) for row in [HEADER, *rows])
-    items, tally = curated(
-        name, text.replace("of beech, for", "of beech for" if mark == "," else "of beech, for").encode()
-    )
+    items, tally = curated(name, text.encode())
     assert [item["price"] for item in items] == [100.0, 200.0, 30.0, 40.0, 50.0, 60.0]
-    assert items[3]["title"].endswith("two") and items[4]["text"] == 'with "arms"'
+    assert items[3]["title"].endswith("for two, or three") and items[4]["text"] == 'with "arms"'
     assert tally.read == 6
 
 

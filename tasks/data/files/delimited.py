@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tasks.data.prices import CURRENCIES
 from tasks.errors import UserError
 
 Row = dict[str, Any]
@@ -22,7 +23,8 @@ DELIMITERS = ",;\t|"
 SEPARATOR = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 SAMPLE = 200  # lines by which the delimiter is chosen
 MOST_LINES = 1000  # of one cell
-NUMERIC = re.compile(r"\W*\d[\d.,\s]*\W*")
+SIGN = rf"(?:(?:[A-Z]{{3}}\b|[A-Z]{{1,2}}\$|{'|'.join(map(re.escape, itertools.chain(*CURRENCIES)))})\W{{0,4}})?"
+NUMERIC = re.compile(rf"\s*\W{{0,4}}{SIGN}\d[\d.,\s]{{0,30}}\W{{0,4}}{SIGN}\s*")
 
 csv.field_size_limit(2**31 - 1)
 
@@ -91,10 +93,12 @@ class Table:
                 taken.append(following)
                 if '"' in following:
                     cells, closed = self._strictly("\n".join(taken))
-            # Lines that are rows by themselves are not the text of a cell: the quote is a stray one.
-            rows = sum(self._is_row(other, width) for other in taken[1:]) if width else 0
-            fits = cells is not None and width in (None, len(cells)) and 2 * rows < len(taken) - 1
-            if fits or (cells is not None and not rows):
+            # Lines that are rows by themselves are not the text of a cell: the quote is a stray one. The last line also
+            # holds the cells that follow, and may look like a row: it counts only if the first line is a row as well.
+            alone = [bool(width) and self._is_row(other, width) for other in taken]
+            rows = sum(alone[1:-1]) + (alone[0] and alone[-1])
+            fits = cells is not None and width in (None, len(cells)) and 2 * rows < len(taken)
+            if fits or (cells is not None and not any(alone[1:])):
                 return cells, "\n".join(taken)
             self.waiting.extendleft(reversed(taken[1:]))
             cells = None
@@ -108,7 +112,7 @@ class Table:
         """The cells, if quotes stand where they belong; and whether every quote is closed."""
         closed = True
         backslashes: dict[str, Any] = {"doublequote": False, "escapechar": "\\"}
-        for options in ({}, backslashes if "\\" in text else None):
+        for options in ({}, backslashes if '\\"' in text else None):
             try:
                 if options is not None:
                     (cells,) = csv.reader([text], delimiter=self.delimiter, strict=True, **options)
@@ -120,14 +124,22 @@ class Table:
     def _is_row(self, line: str, width: int) -> bool:
         """Whether a line by itself has the cells of a row, numbers where the column holds them."""
         cells = (self._strictly(line)[0] if '"' in line else None) or line.split(self.delimiter)
-        return len(cells) == width > 1 and all(NUMERIC.fullmatch(cells[number]) for number in self.numeric)
+        return len(cells) == width > 1 and all(
+            NUMERIC.fullmatch(cells[number]) or (gaps and cells[number].strip() in ("", '""'))
+            for number, gaps in self.numeric.items()
+        )
 
-    def _numeric_columns(self) -> list[int]:
-        """The columns that hold numbers alone in the first rows that need no second look."""
+    def _numeric_columns(self) -> dict[int, bool]:
+        """The columns that hold numbers in nearly all of the first rows, and whether they have empty cells."""
         width = len(self.header)
-        parted = (self._strictly(line)[0] if '"' in line else line.split(self.delimiter) for line in self.waiting)
-        rows = [cells for cells in parted if cells and len(cells) == width][:50]
-        return [n for n in range(width) if rows and all(NUMERIC.fullmatch(cells[n]) for cells in rows)]
+        parted = csv.reader([line.replace("\r", " ") for line in self.waiting], delimiter=self.delimiter)
+        rows = [cells for cells in parted if len(cells) == width][:50]
+        found = {}
+        for number, column in enumerate(zip(*rows, strict=True)):
+            filled = [cell for cell in column if cell.strip()]
+            if sum(bool(NUMERIC.fullmatch(cell)) for cell in filled) > 0.8 * len(filled):
+                found[number] = len(filled) < len(column)
+        return found
 
 
 def _delimiter(lines: Iterable[str], likely: str) -> str:
