@@ -28,10 +28,14 @@ BODY = (
 NUMBER = rf"{BODY}(?![\d\w]|[.,]\d)"
 PARTED = r"(?<!\d)(?<!\d[.,])\d{1,3}(?: \d{3}){1,3}(?:[.,]\d{1,2})?"  # in "iPhone 15 990 kr" maybe 15 and 990
 # Rs. is told from RS (RS-232, RS 485) by its case.
-SIGN = r"(?:(?:\b(?:US\s?|CA|AU|NZ|HK|[ACS]))?\$|€|£|¥|₹|\b(?:USD|EUR|GBP|INR|CAD|AUD)\b|\b(?-i:Rs\b\.?|rs\.))"
+SIGN = r"(?:(?:\b(?:US\s?|CA|AU|NZ|HK|[ACS]))?\$|€|£|¥|₹|\b(?:USD|EUR|GBP|INR|CAD|AUD)(?![^\W\d])|\b(?-i:Rs\b\.?|rs\.))"
 WORD = r"(?:USD|EUR|GBP|INR|dollars?|euros?|rupees|bucks)\b|€|£|₹"
 # A price that runs into the next word ("$44.25Multi-Unit") is one only with its cents.
-AMOUNT = rf"(?:{SIGN}\s?(?:{NUMBER}|\d[\d,]*\.\d{{2}}(?=[a-z]))|{NUMBER}\s?(?:{WORD}|\$(?![\w$])))"
+GLUED = rf"{BODY}(?:USD|EUR|GBP|INR)\b"
+AMOUNT = (
+    rf"(?:{SIGN}\s?(?:{NUMBER}|{GLUED}|\d[\d,]*\.\d{{2}}(?=[a-z]))"
+    rf"|{NUMBER}\s?(?:{WORD}|\$(?![\w$]))|(?<!\w)(?<!\d[.,]){GLUED})"
+)
 SOMETHING_ELSE = (
     r"(?!\s*(?:\+|(?:bills?|coins?|notes?|banknotes?|chips?|million|billion|[kmb]|plugs?|sockets?|pallets?"
     r"|v|volts?|w|watts?|hz|[cm]m)\b))"

@@ -19,11 +19,11 @@ CURRENCIES = (
     ("£", "GBP"),
     ("₹", "INR", "Rs", "Rs."),
     ("¥", "JPY", "CNY", "円", "元"),
-    ("₽", "RUB", "руб", "руб."),  # noqa: RUF001
-    ("zł", "PLN"),
+    ("₽", "RUB", "руб", "руб.", "рублей"),  # noqa: RUF001
+    ("zł", "PLN", "złotych"),
     ("Kč", "CZK"),
     ("Ft", "HUF"),
-    ("kr", "kr.", "SEK", "NOK", "DKK"),
+    ("kr", "kr.", "SEK", "NOK", "DKK", "kronor", "kroner", ":-"),
     ("₩", "KRW", "원"),
     ("₺", "TRY", "TL"),
     ("R$", "BRL"),
@@ -54,8 +54,8 @@ NUMBER = {mark: re.compile(rf"({WHOLE[mark]})?(?:{re.escape(mark)}(\d+))?") for 
 PLAIN = re.compile(r"\d+(?:\.\d{1,2})?|\d+(?:\.\d+)?[eE][+-]?\d+")  # the latter as programs write it
 CODES = "USD|EUR|GBP|INR|CAD|AUD|NZD|CHF|JPY|CNY|SEK|NOK|DKK|PLN|CZK|HUF|BRL|MXN|ZAR|KRW|TRY|RUB"
 STRANGE_SIGN = re.compile(rf"[^\d\W]?\s?[$€£¥₹₽₩₺]|\b(?:{CODES}|Rs\.?|kr\.?|zł|Kč|Ft|руб\.?)", re.IGNORECASE)  # noqa: RUF001
-# After the number: no cents (12,- or 12.--), a footnote, a full stop.
-NO_CENTS = r"(?:[.,]\s?[-\u2013\u2014]{1,2})?"
+# After the number: no cents (12,- or 12.-- or 12:-), a footnote, a full stop.
+NO_CENTS = r"(?:[.,:]\s?[-\u2013\u2014]{1,2})?"
 TAIL = rf"{NO_CENTS}\s*[*\u2020\u2021\u00b9\u00b2]*"
 
 

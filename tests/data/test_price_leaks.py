@@ -52,6 +52,9 @@ from tasks.data.price_leaks import possible, scrub, scrub_details
         ("{'Unit Price': 31.2, 'b': 2}", 5, "{ 'b': 2}"),
         ('{\\"list_price\\": \\"31.20\\"}', 5, "{ }"),
         ("costs: 31 today", 31, "today"),
+        ("kettle USD31.20, now CAD45", 31.2, "kettle ,"),
+        ("kettle 31.20USD or $31USD", 31.2, "kettle or"),
+        ("Price: EUR31,20 kettle", 5, "kettle"),
     ],
 )
 def test_a_statement_of_the_price_is_scrubbed(text: str, price: float, left: str) -> None:
@@ -73,7 +76,11 @@ def test_a_statement_of_the_price_is_scrubbed(text: str, price: float, left: str
         ("Price 49.90 CHF", 49.9, "CHF", ""),
         ("Jetzt CHF 49.90 oder Fr. 49.90", 49.9, "CHF", "Jetzt oder"),
         ("Kessel CHF 1'049.95 neu", 1049.95, "CHF", "Kessel neu"),
+        ("Kanna 199:- eller 199 kronor", 199, "kr", "Kanna eller"),
+        ("Jetzt EUR19,99 oder 19.99EUR", 19.99, "€", "Jetzt oder"),
         ("Cena 129 zł", 129, "zł", ""),
+        ("Czajnik 129 złotych", 129, "zł", "Czajnik"),
+        ("Чайник 1990 рублей", 1990, "₽", "Чайник"),
         ("Цена 1990 ₽", 1990, "₽", ""),
         ("Цена: 1 990 руб. новый", 1990, "₽", "новый"),  # noqa: RUF001
         ("Kettle, now only ₩12,000", 12_000, "₩", "Kettle,"),
@@ -122,7 +129,7 @@ def test_other_amounts_survive_in_any_currency(text: str, price: float, currency
 
 AMOUNTS = ["5", "5.00", "1,299", "$", "us", "Rs", "rs.", "€", "usd", "EUR", "Dollars", "bucks"]
 LABELS = ["price", "Cost", "m.s.r.p.", "MSRP", "rrp", "only", "now", "is"]
-ABROAD = ["199", "1 990", "kr", "Kr.", "NOK", "Preis", "prix", "Pris", "TTC", "cena", "F\u0130YAT", "価格", "UVP", ","]
+ABROAD = ["199", "1 990", "kr", "Kr.", "kronor", ":-", "Preis", "prix", "TTC", "cena", "F\u0130YAT", "価格", "UVP", ","]
 OTHERS = [":", "-", "\u017f", "\u212a", "\u00a0", "_", " ", " ", " "]  # two of them letters that fold to s and k
 
 
@@ -170,6 +177,7 @@ def test_the_quick_look_passes_over_most_texts() -> None:
         ("just 2 left, was 2019 model", 2),
         ("costs: 4 batteries a year", 5),
         ("EUR 230 V mains", 230),
+        ("EUR230V mains, USDA49, B5USD, 5USDs, INR18650 cell", 5),
         ("7 Euro plugs", 7),
         ('{"a": "price", "width": 5}', 5),
         ("Model MSRP-100, pricey 5, price/performance 10", 5),

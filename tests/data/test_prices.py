@@ -32,6 +32,7 @@ from tasks.data.prices import Evidence, UnreadableError, decimal_of, number, rea
         ("2\u202f499,95 USD", ",", 2499.95),
         ("2\u2009499", ",", 2499.0),
         ("12,-", ",", 12.0),
+        ("12:-", ",", 12.0),
         ("12.--", ".", 12.0),
     ],
 )
