@@ -23,10 +23,16 @@ BOILERPLATE = re.compile(
     r"|(?:are )?batteries (?:included|required)",
     re.IGNORECASE,
 )
+# What "price" is often written as one word with.
+KINDS = (
+    *("list", "sale", "sales", "unit", "retail", "item", "our", "old", "new", "base", "net", "gross", "final", "full"),
+    *("current", "original", "regular", "special", "selling", "discount"),
+)
 # In other languages the words behind count too: "pris en charge" is what something supports, and no price.
-ENDS = r"(?=[ _-]*(?:$|[^\w\s-])|[ _-]+(?:ttc|ht|brutto|netto|in|inkl|incl|d[ei] ven[dt]\w*)(?![^\W_]))"
+BEHIND = r"ttc|ht|brutto|netto|in|inkl|incl|con|sin|iva|за|d[ei] ven[dt]\w*"
+ENDS = rf"(?=[ _-]*(?:$|[^\w\s-])|[ _-]+(?:{BEHIND})(?![^\W_]))"
 PRICE_DETAIL = re.compile(
-    r"(?:[^\W_]+[ _-])*(?:(?:prices?|cost|msrp|rrp|srp|mrp|discount|savings)(?![^\W_])"
+    rf"(?:[^\W_]+[ _-])*(?:(?:(?:{'|'.join(KINDS)})?prices?\d*|costs?|msrp|rrp|srp|mrp|discount|savings)(?![^\W_])"
     rf"|[^\W_]*?{NAMED_ABROAD}{ENDS})",
     re.IGNORECASE,
 )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.data.items import is_price_name
+from tasks.data.items import KINDS, is_price_name
 from tasks.data.prices import ABROAD, CURRENCIES, DOLLARS, NAMED_ABROAD, NO_CENTS, number
 from tasks.data.prices import FIGURE as WRITTEN
 
@@ -53,7 +53,8 @@ KIND = (
     r"|best|low|lowest|full|today[\u2019']?s|discount(?:ed)?|introductory|promo(?:tional)?|final|net|selling|asking"
     r"|base|average|normal|usual|recommended|manufacturer[\u2019']?s)"
 )
-LABEL = r"(?:\b|(?<=_))(?:(?:price|cost)s?(?:\s+(?:tag|point))?|msrp|m\.s\.r\.p\.?|rrp|srp|mrp)"
+WITHIN = "|".join(rf"(?<={kind})(?=price)" for kind in KINDS)  # Listprice
+LABEL = rf"(?:\b|(?<=_)|{WITHIN})(?:(?:price|cost)s?(?:\s+(?:tag|point))?|msrp|m\.s\.r\.p\.?|rrp|srp|mrp)"
 LINK = r"\s*(?:(?:is|was|of|only|just|now|at|from)\b\s*|[:=\u2013\u2014-]\s*){0,3}"
 FIRM = r"[\"']?\s*(?:(?:is|was)\b\s*(?:only|just|now)?\s*|[:=]\s*)[\"']?"
 SELLING = r"yours|get it|buy it(?: now)?|buy now|on sale|sells|sold|selling|retails?|retailing|priced|available|offered"

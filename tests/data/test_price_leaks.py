@@ -55,6 +55,8 @@ from tasks.data.price_leaks import possible, scrub, scrub_details
         ("kettle USD31.20, now CAD45", 31.2, "kettle ,"),
         ("kettle 31.20USD or $31USD", 31.2, "kettle or"),
         ("Price: EUR31,20 kettle", 5, "kettle"),
+        ("Listprice: $59 kettle, wholesaleprice=31.20 today", 5, "kettle, today"),
+        ('{"saleprice": "31.20", "b": 2}', 5, '{ "b": 2}'),
     ],
 )
 def test_a_statement_of_the_price_is_scrubbed(text: str, price: float, left: str) -> None:
@@ -128,7 +130,7 @@ def test_other_amounts_survive_in_any_currency(text: str, price: float, currency
 
 
 AMOUNTS = ["5", "5.00", "1,299", "$", "us", "Rs", "rs.", "€", "usd", "EUR", "Dollars", "bucks"]
-LABELS = ["price", "Cost", "m.s.r.p.", "MSRP", "rrp", "only", "now", "is"]
+LABELS = ["list", "price", "Cost", "m.s.r.p.", "MSRP", "rrp", "only", "now", "is"]
 ABROAD = ["199", "1 990", "kr", "Kr.", "kronor", ":-", "Preis", "prix", "TTC", "cena", "F\u0130YAT", "価格", "UVP", ","]
 OTHERS = [":", "-", "\u017f", "\u212a", "\u00a0", "_", " ", " ", " "]  # two of them letters that fold to s and k
 
@@ -198,15 +200,19 @@ def test_details_that_are_prices_go() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Preis", "Prix", "UVP", "Prix TTC", "Verkaufspreis", "Preis (EUR)", "Stara cena", "販売価格", "prixTTC"],
+    [
+        *("Preis", "Prix", "UVP", "Prix TTC", "Verkaufspreis", "Preis (EUR)", "Stara cena", "販売価格", "prixTTC"),
+        *("Precio con IVA", "Цена за шт", "listprice", "Saleprices", "unitprice", "ITEMPRICE", "Price1", "costs"),
+    ],
 )
-def test_names_of_prices_in_other_languages_are_known(name: str) -> None:
-    """As those of columns are, and what is written as one word with them."""
+def test_names_of_prices_are_known(name: str) -> None:
+    """In other languages, as those of columns are, and what is written as one word with them, in English too."""
     assert is_price_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["Systèmes pris en charge", "Accessoires compris", "Grand Prix", "Scena", "Preisklasse"]
+    "name",
+    ["Systèmes pris en charge", "Accessoires compris", "Grand Prix", "Scena", "Preisklasse", "Enterprise", "Costume"],
 )
 def test_names_that_only_look_like_prices_stay(name: str) -> None:
     """What something supports or includes, a race, a scene."""
