@@ -44,6 +44,32 @@ def test_half_a_surrogate_is_a_question_mark(tmp_path: Path, name: str) -> None:
     ]
 
 
+BY_ID = {"1": {"title": "Kettle", "price": 5}, "b": {"title": "Lamp", "price": 6}}
+NODES = [{"node": row, "cursor": key} for key, row in BY_ID.items()]
+COLUMNS = {"title": {"0": "Kettle", "1": "Lamp"}, "price": {"0": 5, "1": 6}}
+
+
+@pytest.mark.parametrize(
+    "rows_held", [BY_ID, list(BY_ID.values()), {"count": 2, "items": BY_ID}, {"edges": NODES}, COLUMNS]
+)
+@pytest.mark.parametrize("names", [["products"], ["data", "products"]])
+def test_rows_may_stand_below_names(tmp_path: Path, names: list[str], rows_held: Any) -> None:
+    """As arrays, by id, by column or as the nodes of GraphQL, also where nothing stands beside the name."""
+    for name in reversed(names):
+        rows_held = {name: rows_held}
+    found = rows(tmp_path, json.dumps(rows_held).encode())
+    assert [(row["title"], row["price"]) for row in found] == [("Kettle", 5), ("Lamp", 6)]
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"variants": [{"size": 1}, {"size": 2}]}, {"maker": {"address": {"city": "Oslo"}}}]
+)
+def test_one_row_under_its_id_is_a_row(tmp_path: Path, more: dict[str, Any]) -> None:
+    """Whatever lists and objects it holds."""
+    row = {"title": "Kettle", "price": 5, **more}
+    assert rows(tmp_path, json.dumps({"a1": row}).encode()) == [{"id": "a1", **row}]
+
+
 @pytest.mark.parametrize("columns", [["title", 1], [{"name": "title", "type": "text"}, {"name": 1}]])
 @pytest.mark.parametrize("data", [[["Kettle", 5], ["Lamp", 6]], [["Kettle", 5], {"title": "Lamp", "1": 6}]])
 def test_rows_may_stand_apart_from_their_names(tmp_path: Path, columns: list[Any], data: list[Any]) -> None:

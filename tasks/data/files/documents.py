@@ -106,7 +106,10 @@ def document_rows(content: bytes, origin: str) -> Iterator[Row]:
             "objects by id, or one object a line."
         )
     for row in rows:
-        yield row if isinstance(row, dict) else {"text": row}
+        if isinstance(row, dict):  # GraphQL puts each row into an object beside its place in the list
+            yield row["node"] if row.keys() <= {"node", "cursor"} and isinstance(row.get("node"), dict) else row
+        else:
+            yield {"text": row}
 
 
 def _several(text: str, origin: str) -> list[Any]:
@@ -142,6 +145,9 @@ def _rows(found: Any, deep: int = 0) -> list[Any] | None:
     if values and all(isinstance(value, dict | list) for value in values) and names & OF_A_ROW:
         return _from_columns(found)
     if values and all(isinstance(value, dict) for value in values):
+        # One object is a row under its id, or what holds the rows.
+        if len(values) == 1 and deep < 3 and not _is_row(values[0]) and (rows := _rows(values[0], deep + 1)):
+            return rows
         if all(key.isdigit() for value in values for key in value) and any(values):
             return _from_columns(found)
         return [{"id": key, **value} for key, value in found.items()]
@@ -150,8 +156,14 @@ def _rows(found: Any, deep: int = 0) -> list[Any] | None:
         return held[0]
     if names & OF_A_ROW:
         return [found]
-    inner = [rows for value in values if isinstance(value, dict) and deep < 2 and (rows := _rows(value, deep + 1))]
+    inner = [rows for value in values if isinstance(value, dict) and deep < 3 and (rows := _rows(value, deep + 1))]
     return inner[0] if len(inner) == 1 else None
+
+
+def _is_row(found: dict[str, Any]) -> bool:
+    """Whether an object has a title or a price, and is not columns of these."""
+    ours = [value for name, value in found.items() if str(name).strip().lower() in OF_A_ROW]
+    return any(not isinstance(value, dict | list) for value in ours)
 
 
 def _from_table(columns: list[Any], data: Any) -> list[Any] | None:
