@@ -113,6 +113,42 @@ def test_encoding_and_separator_are_told(tmp_path: Path) -> None:
     assert "encoding" in found.told and "€ stands beside 60 of 60 prices" in found.told["currency"]
 
 
+@pytest.mark.parametrize(
+    "words", ["N/A", "NaN", "TBD", "free", "from {}", "{} each", "{}/kg", "<{}", "~{}", "<${}", "ab {}"]
+)
+def test_what_is_no_sign_of_a_currency_does_not_become_one(tmp_path: Path, words: str) -> None:
+    """Words for no price, bounds and units stand beside prices too, and even beside most: these rows are rejected."""
+    price = lambda n: words.format(f"{n + 3}.50") if n % 3 else f"${n + 3}.50"  # noqa: E731
+    found = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} of some age,{price(n)}"))
+    assert found.rules.currency == ("$", "US$", "USD") and "currency" not in found.told
+    assert found.tally.kept == 20
+
+
+@pytest.mark.parametrize(
+    ("price", "currency", "certain"),
+    [
+        ("₪{}", ("₪",), True),
+        ("{} eur", ("eur", "€", "EUR"), True),
+        ("CA$ {}", ("CA$",), True),
+        ("{} NZD", ("NZD",), True),
+        ("{} lei", ("lei",), False),
+        ("S/ {}", ("S/",), False),
+        ("{} ر.س", ("ر.س",), False),
+    ],
+)
+def test_a_sign_that_is_not_known_counts_beside_nearly_all_prices(
+    tmp_path: Path, price: str, currency: tuple[str, ...], certain: bool
+) -> None:
+    """And is called uncertain; one that Unicode or ISO knows is not, and counts beside a few."""
+    row = "{} of some age,{}".format
+    text = table("title,price", lambda n: row(told(n)[0], price.format(f"{n + 3}.50")))
+    found = look(tmp_path, text)
+    assert found.rules.currency == currency and found.tally.kept == 60
+    assert found.told["currency"].startswith("NOT CERTAIN") is not certain
+    text = table("title,price", lambda n: row(told(n)[0], f"{n + 3}.50" if n % 3 else price.format(f"{n + 3}.50")))
+    assert (look(tmp_path, text).rules.currency == currency) is certain
+
+
 def test_files_of_several_encodings_are_each_read_in_their_own(tmp_path: Path) -> None:
     """What one is written in says nothing of the others; what all are written in is written down."""
     words = "Стул складной из бука для сада"

@@ -10,6 +10,7 @@ import contextlib
 import math
 import re
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,16 @@ from tasks.data.files.kinds import kind_of
 from tasks.data.files.shards import separator_of
 from tasks.data.inspection.roles import columns_of, guess
 from tasks.data.items import Item, RejectedError
-from tasks.data.prices import BLANKS, CURRENCIES, DOLLARS, FIGURE, Evidence, UnreadableError, read_cell
+from tasks.data.prices import BLANKS, CODES, CURRENCIES, DOLLARS, FOUND, Evidence, UnreadableError, read_cell
 from tasks.data.sources import check_columns, list_files, read_files
 from tasks.errors import UserError
 
 MOST = 50_000  # rows that are looked at
 SHOWN = 5  # items
+NEARLY_ALL = 0.9  # of the prices have a sign that is not known, so that it counts
+# What makes a bound of a price, or that of a unit, in the languages of many shops.
+NO_SIGNS = {"from", "ab", "dès", "desde", "da", "od", "fra", "från", "от", "min", "max", "bis", "ca", "ca."}
+NO_SIGNS |= {"each", "ea", "ea.", "per", "je", "pcs"}
 HIGHEST = 999.49  # the highest price that a language model answers with three digits
 
 
@@ -152,20 +157,35 @@ def _prices(rows: Sequence[Row], rules: Data) -> Iterator[Any]:
 
 def _money(cells: Sequence[Any], rules: Data, given: Mapping[str, Any], told: dict[str, str]) -> Data:
     """The rules with the currency and the decimal mark that the prices show."""
-    evidence, signs = Evidence(), Counter()
+    if "currency" not in given:
+        rules = _currency(cells, rules, told)
+    return rules if "decimal" in given else _decimal(cells, rules, told)
+
+
+def _currency(cells: Sequence[Any], rules: Data, told: dict[str, str]) -> Data:
+    """The rules with the currency of the sign that most prices have. One that is not known counts beside nearly all of
+    them only: it may be a word such as "used", which makes another thing of a price."""
+    signs = Counter(sign for cell in cells if isinstance(cell, str) and (sign := _sign(cell)))
+    enough = NEARLY_ALL * sum(bool(re.search(r"\d", str(cell))) for cell in cells)
+    signs = Counter({sign: count for sign, count in signs.items() if _group(sign) or count >= enough})
+    if not signs:
+        return rules
+    sign, count = signs.most_common(1)[0]
+    known = _group(sign)
+    if known == DOLLARS:
+        return rules
+    beside = [other for other in signs if _group(other) == known]
+    told["currency"] = f"{sign} stands beside {count:,} of {len(cells):,} prices"
+    if not known:
+        told["currency"] = f"NOT CERTAIN: {told['currency']}, and may be no currency. Then give data.currency='[$]'"
+    return rules.model_copy(update={"currency": tuple(dict.fromkeys((*beside, *known[:2])))})
+
+
+def _decimal(cells: Sequence[Any], rules: Data, told: dict[str, str]) -> Data:
+    """The rules with the decimal mark that the prices show, where it was worth a thought."""
+    evidence = Evidence()
     for cell in cells:
         evidence.look(cell)
-        if isinstance(cell, str) and (sign := _sign(cell)):
-            signs[sign] += 1
-    if signs and "currency" not in given:
-        sign, count = signs.most_common(1)[0]
-        known = next((group for group in CURRENCIES if sign in group), (sign,))
-        beside = [other for other in signs if other in known]
-        if known != DOLLARS:
-            rules = rules.model_copy(update={"currency": tuple(dict.fromkeys((*beside, *known[:2])))})
-            told["currency"] = f"{sign} stands beside {count:,} of {len(cells):,} prices"
-    if "decimal" in given:
-        return rules
     try:
         mark, examples = evidence.decide()
         if evidence.counts:
@@ -189,9 +209,23 @@ def _likelier(evidence: Evidence) -> str:
 
 
 def _sign(cell: str) -> str:
-    """What stands beside the number of a price: a sign or a code of a currency."""
-    rest = re.sub(FIGURE, " ", cell, count=1).strip(f"{BLANKS}\t\r\n-\u2013\u2014,*\u2020\u2021")
-    return rest if 0 < len(rest) <= 4 and not any(map(str.isdigit, rest)) else ""
+    """What stands before or after the figure of a price, if it may be a sign or a code of a currency."""
+    found = FOUND.search(cell)
+    sides = (cell[: found.start()], cell[found.end() :]) if found else ()
+    signs = [sign for side in sides if (sign := side.strip(f"{BLANKS}\t\r\n-\u2013\u2014,*\u2020\u2021"))]
+    if len(signs) != 1 or len(signs[0]) > 4 or any(map(str.isdigit, signs[0])):
+        return ""
+    starts = signs[0][0].isalpha() or unicodedata.category(signs[0][0]) == "Sc"  # unlike < and /kg
+    return signs[0] if starts and not NO_SIGNS & set(signs[0].casefold().split()) else ""
+
+
+def _group(sign: str) -> tuple[str, ...]:
+    """The signs of the currency that a sign is surely one of; none where it may be no currency."""
+    for group in CURRENCIES:
+        if sign.casefold() in map(str.casefold, group):
+            return group
+    kinds = {unicodedata.category(mark) for mark in re.sub(r"[\w.\s]", "", sign)}
+    return (sign,) if kinds == {"Sc"} or sign.upper() in CODES.split("|") else ()
 
 
 def _window(cells: Sequence[Any], rules: Data, given: Mapping[str, Any], told: dict[str, str]) -> tuple[Data, float]:
