@@ -106,6 +106,31 @@ def test_columns_currency_and_decimal_mark_are_found(
     assert [item.title for item in found.items] == [told(number)[0] for number in range(5)]
 
 
+@pytest.mark.parametrize("no_sale", ["", "0.00"])
+@pytest.mark.parametrize("head", ["sale_price,regular_price", "Sale price,Regular price"])
+def test_a_price_that_few_rows_have_is_not_taken_for_that_of_all(tmp_path: Path, head: str, no_sale: str) -> None:
+    """A shop's sale price, which is empty or zero where nothing is on sale; a full one is what is paid."""
+    name, sale = "{} of some age".format, "{}.25".format
+    few = table(f"title,{head}", lambda n: f"{name(told(n)[0])},{no_sale if n % 3 else sale(n + 3)},{n + 9}.50")
+    found = look(tmp_path, few)
+    assert (found.rules.columns["price"], found.tally.kept) == (head.split(",")[1], 60)
+    nearly = table(f"title,{head}", lambda n: f"{name(told(n)[0])},{sale(n + 3) if n % 20 else no_sale},{n + 9}.50")
+    assert look(tmp_path, nearly).rules.columns["price"] == head.split(",")[0]
+
+
+def test_a_price_that_few_rows_have_is_more_likely_than_a_number_without_a_name(tmp_path: Path) -> None:
+    """What a column is called says more than what its values look like."""
+    text = table("title,cost,depot", lambda n: f"{told(n)[0]},{f'{n + 3}.25' if n % 9 == 0 else ''},{n}.125")
+    assert look(tmp_path, text).rules.columns["price"] == "cost"
+
+
+def test_categories_are_more_likely_than_the_type_of_all_products(tmp_path: Path) -> None:
+    """A shop's plug-in exports both."""
+    line = "simple,{},A thing for number {},Home > {},3.25".format
+    kinds = table("Type,Name,Description,Categories,price", lambda n: line(told(n)[0], n, GOODS[n % 10]))
+    assert look(tmp_path, kinds).rules.columns["category"] == "Categories"
+
+
 def test_encoding_and_separator_are_told(tmp_path: Path) -> None:
     """What is not UTF-8 is written down, so that the next reading need not find it out."""
     found = look(tmp_path, table("Réf;Désignation;Descriptif;Rubrique;Prix TTC;Stock", french), encoding="cp1252")

@@ -17,7 +17,7 @@ from tasks.data.prices import ABROAD, FIGURE
 NAMES: dict[str, tuple[str, ...]] = {
     "price": (
         *("price", "sale price", "selling price", "unit price", "retail price", "list price", "price usd", "cost"),
-        *("amount", *ABROAD, "msrp", "rrp", "mrp"),
+        *("amount", "regular price", *ABROAD, "msrp", "rrp", "mrp"),
     ),
     "title": (
         *("title", "name", "product name", "product title", "item name", "product", "item", "headline", "label"),
@@ -45,7 +45,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("açıklama", "описание", "опис", "商品説明", "描述", "설명"),  # noqa: RUF001
     ),
     "category": (
-        *("category", "main category", "product category", "product type", "department", "type", "group", "genre"),
+        *("category", "main category", "product category", "product type", "department", "categories", "type"),
+        *("group", "genre"),
         *("kategorie", "warengruppe", "produktgruppe", "rubrik", "catégorie", "rubrique", "categoría", "categoria"),
         *("categorie", "kategori", "kategoria", "luokka", "категория", "категорія", "カテゴリ", "分类", "카테고리"),
     ),
@@ -61,6 +62,7 @@ NEVER_PRICES = re.compile(
     r"|tax|vat|mwst|shipping|versand|lat|lon|zip|plz)\b"
 )
 ENOUGH = 0.5  # of the values have to look like it
+MOST_ROWS = 0.9  # have a price, if it is the price
 SAMPLE = 1000  # values of a column that are looked at
 
 
@@ -76,6 +78,7 @@ class Column:
     words: float  # on average
     length: float  # in characters, on average
     distinct: float
+    priced: float  # of all rows: have an amount of money that is not zero
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
@@ -101,6 +104,7 @@ def _column(name: str, values: list[Any], rows: int) -> Column:
         fmean(len(text.split()) for text in texts) if texts else 0.0,
         fmean(map(len, texts)) if texts else 0.0,
         len(set(texts)) / count,
+        sum(bool(re.search("[1-9]", text)) for text in prices) / max(1, rows),
     )
 
 
@@ -155,7 +159,12 @@ class Role:
         if not self.fits(column):
             return 0.0
         name = _called(column.name, NAMES[self.field])
-        return name + _likeness(self.field, column) / 2 if name or self.alone else 0.0
+        score = name + _likeness(self.field, column) / 2 if name or self.alone else 0.0
+        if self.field != "price":
+            return score
+        # A sale price is empty, or zero, where nothing is on sale; still its name says more than a number without one.
+        least = NAMED if name else 0.0
+        return least + (score - least) * min(1.0, column.priced / MOST_ROWS)
 
     def fits(self, column: Column) -> bool:
         """Whether its values can be it at all."""
