@@ -33,8 +33,8 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
     In a terminal the person is asked whether it is right; elsewhere the best guess is taken.
 
     Raises:
-        UserError: the file cannot be read, nothing in it looks like a price or a text, the conf is there already, or
-            there are several to start from.
+        UserError: the file cannot be read, nothing in it looks like a price or a text, none of its rows is kept, the
+            conf is there already, or there are several to start from.
     """
     base, *others = conf_files(conf)
     if others:
@@ -50,11 +50,7 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
     corrections = list(overrides)
     found = _look(conf, path, corrections)
     print("\n".join(report(found)))
-    if not asked():
-        say(
-            "There is no terminal to ask in, so this guess is taken. Other columns: data.columns.title=NAME, and so on."
-        )
-    else:
+    if asked():
         while answer := _answer():
             try:
                 more = [*corrections, *_as_overrides(answer)]
@@ -62,6 +58,16 @@ def init(conf: str, file: str, overrides: Sequence[str], to: str | None) -> Path
                 print("\n".join(report(found)))
             except (UserError, ValueError) as error:
                 print(error)
+    elif found.tally.kept:
+        say(
+            "There is no terminal to ask in, so this guess is taken. Other columns: data.columns.title=NAME, and so on."
+        )
+    if not found.tally.kept:
+        reason, count = found.tally.dropped.most_common(1)[0]
+        raise UserError(
+            f"No row of {file} would be kept, so no conf was written: {count:,} of {found.rows:,} are dropped for "
+            f"{reason!r}. Say what is otherwise, such as data.columns.price=NAME data.currency='[€]' data.text_min=3."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")  # one that cannot be loaded would stand in the way of the next try
     try:

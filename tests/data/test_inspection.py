@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,34 @@ def test_a_mark_that_can_be_read_either_way_is_called_uncertain(tmp_path: Path) 
     found = look(tmp_path, table("title,price", lambda n: f"{told(n)[0]} of some age,{n + 2}.250 EUR"))
     assert found.rules.decimal == "," and "NOT CERTAIN" in found.told["decimal"]
     assert found.items[0].price == 2250
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"price": {"value": 81.5, "currency": "USD"}}, ".price.value"),
+        ({"price": [81.5]}, ".price[0]"),
+        (
+            {"gtin13": "4006381333931", "mpn": 7.25, "offers": {"priceCurrency": "USD", "price": "81.50"}},
+            ".offers.price",
+        ),
+        ({"variants": [{"position": 1, "compare at price": "90.00", "price": "81.50"}]}, ".variants[0].price"),
+        ({"position": 3, "item": {"@type": "Product", "offers": {"list price": 81.5}}}, '.item.offers."list price"'),
+    ],
+)
+def test_prices_within_other_values_are_refused(tmp_path: Path, fields: dict[str, Any], where: str) -> None:
+    """With where they stand, and how to get them out; a number beside them is the price only if it is named so."""
+    rows = [json.dumps({"title": f"{told(n)[0]} of some age", "depot": n + 0.25, **fields}) for n in range(60)]
+    with pytest.raises(UserError, match=re.escape(f"by jq '.price = {where}' for each object")):
+        look(tmp_path, "\n".join(rows), "goods.jsonl")
+    found = look(tmp_path, "\n".join(rows), "goods.jsonl", columns={"price": "depot"})
+    assert found.rules.columns["price"] == "depot" and found.tally.kept == 59
+
+
+def test_a_measure_is_not_taken_for_the_price(tmp_path: Path) -> None:
+    """Nor the place in a list, where the price has a name that is not known."""
+    text = table("Position,Name,Height,VK brutto", lambda n: f"{n + 1},{told(n)[0]} of some age,{n}.25,{n + 3}")
+    assert look(tmp_path, text).rules.columns["price"] == "VK brutto"
 
 
 def test_what_is_given_stands(tmp_path: Path) -> None:

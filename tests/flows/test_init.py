@@ -82,6 +82,21 @@ def test_a_question_that_is_not_answered_writes_nothing(shop: Path, monkeypatch:
     assert [path.name for path in shop.parent.iterdir()] == [shop.name]
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_file_of_which_no_row_is_kept_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """A conf of it could only fail; why they are dropped is said, and what is given then is taken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtins, "input", lambda _: "")
+    monkeypatch.setattr("flows.cli.init.asked", lambda: asked)
+    Path("short.csv").write_text("\n".join(["title,price", *(f"Lamp {n},{n + 3}.50" for n in range(60))]))
+    status, said = command("init", "short.csv")
+    assert status == 2 and "60 of 60 are dropped for 'text shorter than 20 characters'" in said, said
+    assert "this guess is taken" not in said and not Path("short.yaml").exists()
+    assert command("init", "short.csv", "data.text_min=3")[0] == 0
+
+
 def test_what_is_given_or_stands_in_the_base_is_in_the_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run reads the file by the same rules as the look at it did, what was corrected in the terminal included."""
     monkeypatch.chdir(tmp_path)
@@ -113,12 +128,14 @@ def test_a_file_at_an_address_is_looked_at_and_priced(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "cache"))
     address = f"memory://{tmp_path.name}/goods.csv"
-    fsspec.filesystem("memory").pipe(address, b"name,cost\nKettle of steel,5.50\nLamp of brass,6.25\n")
+    fsspec.filesystem("memory").pipe(
+        address, b"name,cost\nKettle of stainless steel,5.50\nLamp of hammered brass,6.25\n"
+    )
     status, said = command("init", address)
     assert status == 0 and said.splitlines()[-1] == "goods.yaml", said
     data = load("goods.yaml").data
     assert (data.path, data.columns) == (address, {"title": "name", "price": "cost"})
-    assert [item.title for item in read_items(address, data)] == ["Kettle of steel", "Lamp of brass"]
+    assert [item.title for item in read_items(address, data)] == ["Kettle of stainless steel", "Lamp of hammered brass"]
 
 
 def test_what_the_conf_maps_and_a_file_to_be_priced_lacks_is_read_by_our_own_name_or_missed_aloud(
@@ -158,7 +175,7 @@ def test_a_password_in_an_address_is_refused() -> None:
 def test_a_price_over_two_lines_breaks_no_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is scraped from a page, the sign on a line of its own; a column's name may hold a line break too."""
     monkeypatch.chdir(tmp_path)
-    items = [{"product\nname": f"Stuhl {n} aus Esche", "price": f"€\n{n + 20},50"} for n in range(60)]
+    items = [{"product\nname": f"Stuhl {n} aus Esche mit Lehne", "price": f"€\n{n + 20},50"} for n in range(60)]
     Path("scraped.json").write_text(json.dumps(items))
     assert command("init", "scraped.json")[0] == 0
     data = load("scraped.yaml").data

@@ -27,7 +27,7 @@ from tasks.data.files.delimited import REJECTED, Row
 from tasks.data.files.encodings import encoding_of
 from tasks.data.files.kinds import kind_of
 from tasks.data.files.shards import separator_of
-from tasks.data.inspection.roles import columns_of, guess
+from tasks.data.inspection.roles import NESTED, columns_of, guess, price_within
 from tasks.data.items import Item, RejectedError
 from tasks.data.prices import BLANKS, CODES, CURRENCIES, DOLLARS, FOUND, Evidence, UnreadableError, read_cell
 from tasks.data.sources import check_columns, list_files, read_files
@@ -134,10 +134,17 @@ def _check(path: str, rows: Sequence[Row], rules: Data) -> None:
         if found.twice:
             return
         absent = set(found.missing) & (set(found.missing) if absent is None else absent)
-        fields |= {ours for ours, value in found.of(row).items() if value not in (None, "")}
+        there = {ours: value for ours, value in found.of(row).items() if value not in (None, "")}
+        fields |= {ours for ours, value in there.items() if ours != "price" or not isinstance(value, NESTED)}
     if absent:
         names = ", ".join(column.name for column in columns_of(rows)[:20])
         raise UserError(f"{path} has no column {' and '.join(sorted(absent))}. It has the columns {names}.")
+    if "price" not in fields and (where := price_within(rows)):
+        raise UserError(
+            f"{path} has its prices within other values, in {where}. Expected a column of prices. Write them as one, "
+            f"such as by jq {shlex.quote(f'.price = {where}')} for each object, or name one that is there: "
+            f"pricewright init {shlex.quote(path)} data.columns.price=NAME"
+        )
     missing = [] if "price" in fields else ["the price"]
     missing += [] if WORDS & fields else ["the title or text"]
     if missing:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -58,12 +59,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
 }
 NEVER_PRICES = re.compile(
-    r"\b(?:id|sku|ean|gtin|upc|year|jahr|stock|qty|quantity|menge|rating|rank|reviews?|weight|gewicht|count|discount"
-    r"|tax|vat|mwst|shipping|versand|lat|lon|zip|plz)\b"
+    r"\b(?:id|sku|(?:ean|gtin|upc)\d*|year|jahr|stock|qty|quantity|menge|rating|rank|reviews?|count|discount|tax|vat|mwst"
+    r"|shipping|versand|lat|lon|zip|plz|position|index|row|weight|gewicht|height|width|depth|length)\b"
 )
 ENOUGH = 0.5  # of the values have to look like it
 MOST_ROWS = 0.9  # have a price, if it is the price
 SAMPLE = 1000  # values of a column that are looked at
+NESTED = (Mapping, list, tuple)
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,40 @@ def guess(rows: Sequence[Row], given: Mapping[Any, str | tuple[str, ...]]) -> di
         likely = [(score, column.name) for column in columns if column.name not in taken and (score := role(column))]
         if not likely:
             continue
-        best = max(likely, key=lambda pair: pair[0])[1]
+        score, best = max(likely, key=lambda pair: pair[0])
+        if field == "price" and score < NAMED and price_within(rows):
+            continue  # a number without a name, beside a price that cannot be read where it stands
         named = [name for score, name in likely if score >= NAMED]
         found[field] = tuple(named) if field == "text" and len(named) > 1 else best
         taken.update(named if field == "text" else [best])
         taken.add(best)
     return found
+
+
+def price_within(rows: Sequence[Row]) -> str:
+    """Where within other values the price of a row stands, as jq writes it (`.offers.price`); empty if it does not."""
+    for row in rows[:SAMPLE]:
+        held = {key: value for key, value in row.items() if isinstance(value, NESTED)}
+        if found := list(_prices_within(held, "", 0.0)):
+            return max(found, key=lambda pair: pair[0])[1]
+    return ""
+
+
+def _prices_within(value: Any, path: str, called: float, deeper: int = 6) -> Iterator[tuple[float, str]]:
+    """The amounts within a value below keys that are called a price: how surely, and where."""
+    if isinstance(value, NESTED) and deeper == 0:
+        return
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not NEVER_PRICES.search(plain(str(key))):
+                step = f".{key}" if re.fullmatch(r"(?a:[A-Za-z_]\w*)", str(key)) else f".{json.dumps(str(key))}"
+                name = max(called, _called(str(key), NAMES["price"]))
+                yield from _prices_within(part, path + step, name, deeper - 1)
+    elif isinstance(value, NESTED):
+        for part in value[:1]:
+            yield from _prices_within(part, f"{path}[0]", called, deeper - 1)
+    elif called and _is_amount(text := str(value).strip()) and re.search("[1-9]", text):
+        yield called, path
 
 
 NAMED = 1.0  # a score from which the name says it, and not only the values
