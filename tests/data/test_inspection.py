@@ -81,6 +81,14 @@ def swedish(number: int) -> str:
             ".",
         ),
         (
+            "dressed.csv",
+            "utf-8",
+            table("Title*,Description:,Price ($)", lambda n: f'{told(n)[0]},"{told(n)[1]}",{n + 5}.25'),
+            {"title": "Title*", "text": "Description:", "price": "Price ($)"},
+            ("$", "US$", "USD"),
+            ".",
+        ),
+        (
             "sale.csv",
             "utf-8",
             table("sku,name,body_html,price,sale_price", lambda n: f'x{n},{told(n)[0]},"{told(n)[1]}",,{n + 5}.25'),

@@ -40,13 +40,13 @@ def plan(keys: tuple[str, ...], mapped: Mapped, *, strict: bool = True) -> Plan:
 def _plan(keys: tuple[str, ...], mapped: tuple[tuple[str, str | tuple[str, ...]], ...], strict: bool) -> Plan:
     known: dict[str, list[str]] = {}
     for key in keys:
-        known.setdefault(_plain(key), []).append(key)
+        known.setdefault(folded(key), []).append(key)
     columns: dict[str, str | tuple[str | None, ...] | None] = {}
     missing, twice, taken = [], {}, set()
 
     def find(ours: str, name: str) -> str | None:
         exact = [key for key in keys if key == name]
-        alike = exact or known.get(_plain(name), [])
+        alike = exact or known.get(folded(name), [])
         if len(alike) > 1:
             twice[ours] = tuple(alike)
         taken.update(alike)
@@ -67,5 +67,6 @@ def _plan(keys: tuple[str, ...], mapped: tuple[tuple[str, str | tuple[str, ...]]
     return Plan(tuple(columns.items()), tuple(missing), tuple(twice.items()))
 
 
-def _plain(name: str) -> str:
+def folded(name: str) -> str:
+    """A name as names are compared: without case, and blanks around it."""
     return name.replace("\ufeff", "").strip().casefold()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tasks.data.files.columns import WORDS
+from tasks.data.files.columns import WORDS, folded
 from tasks.data.files.delimited import Row
 from tasks.data.items import HUMP
 from tasks.data.prices import ABROAD, FIGURE
@@ -126,7 +126,7 @@ def guess(rows: Sequence[Row], given: Mapping[Any, str | tuple[str, ...]]) -> di
     found: dict[str, str | tuple[str, ...]] = {str(ours): theirs for ours, theirs in given.items()}
     taken = {name for theirs in found.values() for name in ([theirs] if isinstance(theirs, str) else theirs)}
     columns = [column for column in columns_of(rows) if column.filled > 0.02]
-    own = {plain(column.name): column for column in columns if column.name not in taken}
+    own = {folded(column.name): column for column in columns if column.name not in taken}
     for field, role in ROLES.items():
         if field in found or (field == "text" and WORDS & found.keys() - {"title"}):
             continue
