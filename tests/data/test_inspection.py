@@ -13,6 +13,7 @@ import pytest
 from tasks.config.loading import load
 from tasks.data.inspection.findings import Findings, inspect
 from tasks.data.inspection.roles import plain
+from tasks.data.prices import DOLLARS
 from tasks.data.sources import read_files
 from tasks.errors import UserError
 
@@ -211,6 +212,43 @@ def test_json_of_other_keys_is_found(tmp_path: Path) -> None:
     assert found.items[0].text == f"{told(0)[1]} It is old, piece 0." and found.form.startswith(
         "one JSON object a line"
     )
+
+
+@pytest.mark.parametrize(
+    ("head", "money", "currency"),
+    [
+        ("price,currency", "{}.50,EUR", ("EUR", "€")),
+        ("price,priceCurrency", "{}.50,cad", ("CAD",)),
+        ("price,CURRENCY_CODE", "{}.50,RON", ("RON",)),
+        ("price,Währung", "{}.50,SEK", ("SEK", "kr", "kr.")),
+        ("price_eur,depot", "{}.50,9", ("EUR", "€")),
+        ("Price (£),depot", "{}.50,9", ("£", "GBP")),
+        ("price,currency", "{}.50,USD", DOLLARS),
+        ("price_usd,depot", "{}.50,9", DOLLARS),
+        ("price,currency", "£{}.50,EUR", ("£", "GBP")),  # what is beside a price says more
+        ("price,unit", "{}.50,Ft", DOLLARS),  # feet
+        ("price,format", "{}.50,CAD and more", DOLLARS),
+    ],
+)
+def test_a_currency_that_does_not_stand_beside_the_prices_is_found(
+    tmp_path: Path, head: str, money: str, currency: tuple[str, ...]
+) -> None:
+    """In a column of its own, or in the name of the price's."""
+    found = look(tmp_path, table(f"title,{head}", lambda n: f"{told(n)[0]} of some age,{money.format(n + 3)}"))
+    assert found.rules.currency == currency and found.tally.kept == 60
+    assert ("currency" in found.told) is (currency != DOLLARS)
+
+
+@pytest.mark.parametrize("most", ["EUR", "USD"])
+def test_prices_in_several_currencies_are_called_uncertain(tmp_path: Path, most: str) -> None:
+    """They would become one target, as nothing is converted; rows that name no currency are no other one."""
+    few = {"EUR": "USD", "USD": "EUR"}[most]
+    code = {0: few, 1: "", 2: "n/a"}
+    text = table("title,price,currency", lambda n: f"{told(n)[0]} of some age,{n + 3}.50,{code.get(n % 8, most)}")
+    found = look(tmp_path, text)
+    assert found.rules.currency[0] == {"EUR": "EUR", "USD": "$"}[most]
+    assert "NOT CERTAIN: currency holds EUR and USD, and nothing is converted" in found.told["currency"]
+    assert "currency" not in look(tmp_path, text, currency=("€",)).told
 
 
 def test_the_window_and_the_step_of_the_answer_follow_the_prices(tmp_path: Path) -> None:

@@ -27,14 +27,15 @@ from tasks.data.files.delimited import REJECTED, Row
 from tasks.data.files.encodings import encoding_of
 from tasks.data.files.kinds import kind_of
 from tasks.data.files.shards import separator_of
-from tasks.data.inspection.roles import NESTED, columns_of, guess, price_within
+from tasks.data.inspection.roles import NESTED, columns_of, guess, plain, price_within
 from tasks.data.items import Item, RejectedError
-from tasks.data.prices import BLANKS, CODES, CURRENCIES, DOLLARS, FOUND, Evidence, UnreadableError, read_cell
+from tasks.data.prices import BLANKS, CODES, CURRENCIES, DOLLARS, FOUND, NO_PRICE, Evidence, UnreadableError, read_cell
 from tasks.data.sources import check_columns, list_files, read_files
 from tasks.errors import UserError
 
 MOST = 50_000  # rows that are looked at
 SHOWN = 5  # items
+ISO = frozenset(CODES.split("|"))
 NEARLY_ALL = 0.9  # of the prices have a sign that is not known, so that it counts
 # What makes a bound of a price, or that of a unit, in the languages of many shops.
 NO_SIGNS = {"from", "ab", "dès", "desde", "da", "od", "fra", "från", "от", "min", "max", "bis", "ca", "ca."}
@@ -91,7 +92,10 @@ def inspect(path: str, conf: Data, given: Mapping[str, Any]) -> Findings:
             rules = rules.model_copy(update={"encoding": written.pop()})
             told["encoding"] = "found out from the bytes"
     cells = list(_prices(sound, rules))
-    rules = _money(cells, rules, given, told)
+    if "currency" not in given:
+        rules = _currency(cells, sound, rules, told)
+    if "decimal" not in given:
+        rules = _decimal(cells, rules, told)
     rules, unit = _window(cells, rules, given, told)
     cleaned = clean_rows(rows, rules)
     return Findings(
@@ -162,30 +166,62 @@ def _prices(rows: Sequence[Row], rules: Data) -> Iterator[Any]:
             yield plan_of(tuple(row), rules).of(row).get("price")
 
 
-def _money(cells: Sequence[Any], rules: Data, given: Mapping[str, Any], told: dict[str, str]) -> Data:
-    """The rules with the currency and the decimal mark that the prices show."""
-    if "currency" not in given:
-        rules = _currency(cells, rules, told)
-    return rules if "decimal" in given else _decimal(cells, rules, told)
-
-
-def _currency(cells: Sequence[Any], rules: Data, told: dict[str, str]) -> Data:
-    """The rules with the currency of the sign that most prices have. One that is not known counts beside nearly all of
-    them only: it may be a word such as "used", which makes another thing of a price."""
-    signs = Counter(sign for cell in cells if isinstance(cell, str) and (sign := _sign(cell)))
-    enough = NEARLY_ALL * sum(bool(re.search(r"\d", str(cell))) for cell in cells)
-    signs = Counter({sign: count for sign, count in signs.items() if _group(sign) or count >= enough})
-    if not signs:
+def _currency(cells: Sequence[Any], rows: Sequence[Row], rules: Data, told: dict[str, str]) -> Data:
+    """The rules with the currency that most prices are in: by the signs beside them, by a column of codes, or by the
+    name of the price's own column."""
+    signs, (column, codes) = _signs(cells), _codes(rows)
+    name = str(rules.columns.get("price", ""))
+    in_name = {code for code in plain(name).upper().split() if code in ISO} | set(filter(_is_mark, name))
+    if signs:
+        sign, count = signs.most_common(1)[0]
+        why = f"{sign} stands beside {count:,} of {len(cells):,} prices"
+    elif codes:
+        sign, count = codes.most_common(1)[0]
+        why = f"{column} says {sign} in {count:,} of {len(rows):,} rows"
+    elif len(in_name) == 1:
+        sign = in_name.pop()
+        why = f"the name {name} says {sign}"
+    else:
         return rules
-    sign, count = signs.most_common(1)[0]
     known = _group(sign)
+    if len(codes) > 1:
+        several = " and ".join(sorted(code for code, _ in codes.most_common(3)))
+        why = f"NOT CERTAIN: {column} holds {several}, and nothing is converted. Leave the rows of one in the file"
+    elif not known:
+        why = f"NOT CERTAIN: {why}, and may be no currency. Then give data.currency='[$]'"
+    if known != DOLLARS or len(codes) > 1:
+        told["currency"] = why
     if known == DOLLARS:
         return rules
-    beside = [other for other in signs if _group(other) == known]
-    told["currency"] = f"{sign} stands beside {count:,} of {len(cells):,} prices"
-    if not known:
-        told["currency"] = f"NOT CERTAIN: {told['currency']}, and may be no currency. Then give data.currency='[$]'"
+    beside = [other for other in signs if _group(other) == known] or [sign]
     return rules.model_copy(update={"currency": tuple(dict.fromkeys((*beside, *known[:2])))})
+
+
+def _signs(cells: Sequence[Any]) -> Counter[str]:
+    """How many prices have which sign. One that is not known counts beside nearly all of them only: it may be a word
+    such as "used", which makes another thing of a price."""
+    signs = Counter(sign for cell in cells if isinstance(cell, str) and (sign := _sign(cell)))
+    enough = NEARLY_ALL * sum(bool(re.search(r"\d", str(cell))) for cell in cells)
+    return Counter({sign: count for sign, count in signs.items() if _group(sign) or count >= enough})
+
+
+def _codes(rows: Sequence[Row]) -> tuple[str, Counter[str]]:
+    """The column that names the currency of each row, and how many rows name which: it holds codes alone, or is called
+    so and holds what may be some."""
+    for name in (column.name for column in columns_of(rows)):
+        called = "currency" in plain(name).split()
+        codes: Counter[str] = Counter()
+        for row in rows:
+            value = row.get(name)
+            code = value.strip() if isinstance(value, str) else "" if value is None else "?"
+            if code.upper() in ISO or (called and (_group(code) or re.fullmatch("[A-Za-z]{3}", code))):
+                codes[code.upper() if code.isascii() else code] += 1
+            elif code.lower() not in NO_PRICE:
+                break
+        else:
+            if codes:
+                return name, codes
+    return "", Counter()
 
 
 def _decimal(cells: Sequence[Any], rules: Data, told: dict[str, str]) -> Data:
@@ -222,7 +258,7 @@ def _sign(cell: str) -> str:
     signs = [sign for side in sides if (sign := side.strip(f"{BLANKS}\t\r\n-\u2013\u2014,*\u2020\u2021"))]
     if len(signs) != 1 or len(signs[0]) > 4 or any(map(str.isdigit, signs[0])):
         return ""
-    starts = signs[0][0].isalpha() or unicodedata.category(signs[0][0]) == "Sc"  # unlike < and /kg
+    starts = signs[0][0].isalpha() or _is_mark(signs[0][0])  # unlike < and /kg
     return signs[0] if starts and not NO_SIGNS & set(signs[0].casefold().split()) else ""
 
 
@@ -231,8 +267,13 @@ def _group(sign: str) -> tuple[str, ...]:
     for group in CURRENCIES:
         if sign.casefold() in map(str.casefold, group):
             return group
-    kinds = {unicodedata.category(mark) for mark in re.sub(r"[\w.\s]", "", sign)}
-    return (sign,) if kinds == {"Sc"} or sign.upper() in CODES.split("|") else ()
+    marks = re.sub(r"[\w.\s]", "", sign)
+    return (sign,) if sign.upper() in ISO or (marks and all(map(_is_mark, marks))) else ()
+
+
+def _is_mark(character: str) -> bool:
+    """Whether it is a sign of a currency, such as ₪."""
+    return unicodedata.category(character) == "Sc"
 
 
 def _window(cells: Sequence[Any], rules: Data, given: Mapping[str, Any], told: dict[str, str]) -> tuple[Data, float]:
