@@ -92,24 +92,29 @@ def promote(experiment: Experiment, run_id: str, dry_run: bool = False) -> Champ
 
 
 def _apply(experiment: Experiment, record: Record, decision: Decision, run_id: str) -> str:
-    tags = {"dataset": record.dataset.digest, "evaluation": run_id}
+    give = functools.partial(_register, experiment, record, run_id)
     if decision.look is not None:
         # Before an alias moves: after a kill the same pair meets again, and by its name that is the same look.
         note_look(experiment, decision.look)
     if record.best_checkpoint:
-        _register(experiment, record, record.best_checkpoint, BEST_CHECKPOINT, tags)
+        give(record.best_checkpoint, BEST_CHECKPOINT, {})
     if decision.loser is None:
         withdraw(experiment, CHALLENGER)
-    else:
-        _register(experiment, record, decision.loser, CHALLENGER, tags | decision.tags)
-    return _register(experiment, record, decision.winner, CHAMPION, tags | decision.tags)
+        return give(decision.winner, CHAMPION, decision.tags)
+    give(decision.loser, CHALLENGER, decision.tags)
+    return give(decision.winner, CHAMPION, {})  # an incumbent that stays keeps the decision that made it champion
 
 
-def _register(experiment: Experiment, record: Record, model_id: str, alias: str, tags: Mapping[str, Any]) -> str:
+def _register(
+    experiment: Experiment, record: Record, run_id: str, model_id: str, alias: str, tags: Mapping[str, Any]
+) -> str:
     """Give an alias to a model, and say on its page what it learned from and how far off it is, as `predict` says it.
 
-    An incumbent that is not among the rows of this evaluation keeps what an earlier one said.
+    An incumbent that is not among the rows of this evaluation keeps what an earlier one said: it may have learned from
+    these test items.
     """
+    if any(row.model_id == model_id for row in record.rows):
+        tags = {**tags, "dataset": record.dataset.digest, "evaluation": run_id}
     origin = Origin.of(record, model_id, experiment.data.unit)
     version = register(experiment, model_id, alias, {**tags, **(origin.tags() if origin else {})})
     if origin:

@@ -73,7 +73,7 @@ def print_leaderboard(experiment: Experiment, report: Report, *, contest: bool =
     of these models has met the champion."""
     from tasks.report.conclusion import conclusion
     from tasks.report.standings import read_standings
-    from tasks.tracking.registry import CHAMPION, version_of
+    from tasks.tracking.registry import CHALLENGER, CHAMPION, version_of
 
     standings = read_standings(experiment, report.run_id)
     print_table(standings)
@@ -82,7 +82,8 @@ def print_leaderboard(experiment: Experiment, report: Report, *, contest: bool =
         print(sentence)
     champion = version_of(experiment, CHAMPION)
     if champion is not None and not any(row.champion for row in standings.rows):
-        outcome = f" ({decision})" if contest and (decision := champion.tags.get("decision")) else ""
+        loser = version_of(experiment, CHALLENGER) if contest else None  # with what it lost by
+        outcome = f" ({loser.tags['decision']})" if loser else ""
         print(f"The champion of {experiment.registered_model} is from an earlier run{outcome}.")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
     own = f"For your own products: `{program} init FILE`. " if standings.generated else ""

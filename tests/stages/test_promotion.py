@@ -11,6 +11,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+import yaml
 
 from tasks import promotion
 from tasks.baselines import fit_baselines
@@ -22,6 +23,7 @@ from tasks.data.items import Item
 from tasks.data.splits import Part
 from tasks.errors import ModelGoneError, UserError
 from tasks.evaluation import evaluate
+from tasks.export import export
 from tasks.promotion import MIN_UNSEEN, Champion, Duel, spent_alpha
 from tasks.report.board import read_leaderboard
 from tasks.report.headline import headline
@@ -70,6 +72,26 @@ def test_the_incumbent_is_not_judged_on_items_it_was_trained_on(night: Callable)
     experiment, again = night("neighbours", 700, "seed=2")
     assert "fitted on today's data" in again.decision
     assert "new to the incumbent" in version_of(experiment, CHAMPION).tags["decision"]
+
+
+def test_a_card_has_figures_on_items_that_the_champion_never_learned_from(night: Callable, tmp_path: Path) -> None:
+    """Also after it stayed on splits whose test items it was trained on; and it says how it became champion. In an
+    evaluation that has it as a row, it has the figures of that one."""
+
+    def exported() -> tuple[dict, str]:
+        folder = tmp_path / f"taken-{len(list(tmp_path.glob('taken-*')))}"
+        export(experiment, folder, CHAMPION)
+        text = (folder / "README.md").read_text()
+        return yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0], text
+
+    experiment, _ = night("tfidf_ridge", 700)
+    before = exported()
+    _, after = night("random", 700, "data.test_share=0.4")
+    assert after.model == "tfidf_ridge" and "more left out since the incumbent knows them" in after.decision
+    assert exported() == before and "| how it came to be promoted | no incumbent |" in before[1]
+    experiment, _ = night("tfidf_ridge", 700, "evaluate.resamples=300")
+    results, text = exported()
+    assert results == before[0] and text != before[1]
 
 
 def test_grown_data_are_compared_on_the_items_that_are_new(night: Callable) -> None:
