@@ -40,7 +40,7 @@ from tasks.scoring.record import PREDICTIONS, Record
 from tasks.scoring.roles import estimated_errors, mean_error
 from tasks.scoring.rows import Row, last_metric, predictions_table, row_of
 from tasks.tracking.runs import MADE_FROM, SERVABLE, Candidate, Mode
-from tasks.tracking.stages import stage
+from tasks.tracking.stages import stage, whole_model
 from tasks.tracking.store import model_folder
 
 OWN = ("base", "finetuned", "blend", "human", FLOOR)  # rows whose names no model behind an API may have
@@ -168,7 +168,7 @@ def _base(contest: Contest) -> Candidate:
             "code": code_digest("tasks.models.language.model"),
         }
     )
-    known = run.known_model(made_from)
+    known = whole_model(run, made_from)
     if known is not None:
         return known
     if told:
@@ -312,7 +312,7 @@ def _blend_model(contest: Contest, fitted: Blend, members: dict[str, Candidate],
             "code": code_digest("tasks.models.blend"),
         }
     )
-    known = contest.run.known_model(made_from)
+    known = whole_model(contest.run, made_from)
     return known or contest.run.log_model(
         fitted.save, "blend", "blend", tags={MADE_FROM: made_from}, params={"weight": weights}
     )

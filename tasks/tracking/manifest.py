@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.digests import as_noted, file_digest
-from tasks.tracking.store import fetch, forget, listing, local_path
+from tasks.tracking.store import fetch, forget, gone_as_file_not_found, listing, local_path, model_address
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 MANIFEST = "manifest.json"
 REWRITTEN = {MANIFEST, "report.html"}  # the report is made again when the registry's marks change
@@ -30,6 +36,19 @@ def intact(noted: Manifest, addresses: Mapping[str, str]) -> bool:
         return all(_is_as_noted(addresses[key], files) for key, files in noted.items())
     except (FileNotFoundError, KeyError, AttributeError):
         return False
+
+
+def is_whole(client: MlflowClient, model: LoggedModel) -> bool:
+    """Whether every file of a LoggedModel is as the run that made it noted it; where that noted nothing, since it did
+    not end or is gone, whether there are any."""
+    address = str(model.artifact_location)
+    try:
+        with gone_as_file_not_found():
+            uri = client.get_run(str(model.source_run_id)).info.artifact_uri
+        noted = json.loads(fetch(f"{uri}/{MANIFEST}").read_text(encoding="utf-8"))[model.model_id]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return bool(listing(model_address(client, model.model_id)))
+    return intact({model.model_id: noted}, {model.model_id: address})
 
 
 def _is_as_noted(address: str, files: dict[str, str]) -> bool:

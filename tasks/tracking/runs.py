@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.paths import PROJECT
 from tasks.tracking.manifest import MANIFEST, intact
-from tasks.tracking.store import fetch, forget, listing, local_path, pages
+from tasks.tracking.store import fetch, forget, listing, local_path, model_location, pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,6 +76,7 @@ class StageRun:
     ) -> None:
         self.client, self.run, self.stage, self.done, self.rules, self.check = client, run, stage, done, rules, check
         self._model_runs: dict[str, str] | None = None
+        self.shared: list[str] = []  # ids of the models of other runs that are rows of this one
 
     @property
     def id(self) -> str:
@@ -324,17 +325,6 @@ class StageRun:
         self.client.finalize_logged_model(model.model_id, "READY")
         return Candidate(model.model_id, name, kind, None, status, reason)
 
-    def known_model(self, made_from: str) -> Candidate | None:
-        """A model that was kept before, in any run, with the tag that says what it was made from; noted as read."""
-        query = f"tags.`{MADE_FROM}` = '{made_from}'"
-        found = self.client.search_logged_models([self.run.info.experiment_id], query)
-        ready = [model for model in found if str(model.status) == "READY"]
-        first = min(ready, key=lambda model: model.creation_timestamp, default=None)
-        if first is None:
-            return None
-        self.log_models_read([first.model_id])
-        return candidate(first)
-
     def models(self) -> list[LoggedModel]:
         """The LoggedModels of this run that were written to their end, by name and step."""
         # By the run and not all of the experiment: a team's store holds tens of thousands.
@@ -352,18 +342,24 @@ class StageRun:
         runs = [StageRun(self.client, run, self.stage, done=run.info.status == "FINISHED") for run in found]
         return [run for run in runs if run.id != self.id]
 
-    def addresses(self) -> dict[str, str]:
-        """Where the artifacts of the run ("") and of its models (by id) lie."""
-        models = {model.model_id: str(model.artifact_location) for model in self.models()}
-        return {"": str(self.run.info.artifact_uri), **models}
+    def addresses(self, shared: Iterable[str] = ()) -> dict[str, str]:
+        """Where the artifacts of the run (""), of its models and of shared ones (by id) lie.
+
+        Raises:
+            FileNotFoundError: a shared one is gone.
+        """
+        own = {model.model_id: str(model.artifact_location) for model in self.models()}
+        others = {key: model_location(self.client, key) for key in shared if key not in own}
+        return {"": str(self.run.info.artifact_uri), **own, **others}
 
     def intact(self) -> bool:
-        """Whether every file that the run left is still as it was."""
+        """Whether every file that the run left, and of the models that it shares, is still as it was."""
         try:
             noted = self.read_json(MANIFEST)
-        except (FileNotFoundError, ValueError):
+            addresses = self.addresses(key for key in noted if key)
+        except (FileNotFoundError, ValueError, TypeError):
             return False
-        return intact(noted, self.addresses())
+        return intact(noted, addresses)
 
     def candidates(self) -> list[Candidate]:
         """The handles of `models`; of a finished run those it ended with, though models may be deleted since."""

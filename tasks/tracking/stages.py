@@ -18,18 +18,21 @@ from tasks.locks import locked
 from tasks.progress import outlook, say
 from tasks.tracking import means
 from tasks.tracking.claims import NOBODY, Claim, abandon, await_owner, is_elected, owner_of
-from tasks.tracking.manifest import MANIFEST, manifest
+from tasks.tracking.manifest import MANIFEST, is_whole, manifest
 from tasks.tracking.runs import (
     CANDIDATES,
     CONTENT,
     DIGEST,
     KIND_OF_WORK,
     LOCK,
+    MADE_FROM,
     STAGE,
     SUPERSEDED,
     TOOK,
+    Candidate,
     Mode,
     StageRun,
+    candidate,
 )
 from tasks.tracking.store import LOCKS, connect, experiment_id
 
@@ -91,7 +94,7 @@ def stage(
                 raise
             claim.check(at_once=True)
             current.log_json([vars(one) for one in current.candidates()], CANDIDATES)
-            current.log_json(manifest(current.addresses()), MANIFEST)
+            current.log_json(manifest(current.addresses(current.shared)), MANIFEST)
             client.set_terminated(current.id, "FINISHED")
             if current.run.info.start_time >= 1000 * begun:  # of one that was interrupted, nobody knows
                 client.set_tag(current.id, TOOK, f"{time.time() - begun:.1f}")
@@ -196,6 +199,19 @@ def whole_splits(experiment: Experiment, content: str) -> str | None:
         curated = StageRun(client, run, "curate", done=True)
         if curated.intact():
             return curated.artifact_address(f"splits/{content}")
+    return None
+
+
+def whole_model(run: StageRun, made_from: str) -> Candidate | None:
+    """The first model that any run kept with the tag that says what it was made from, if its files are as they were;
+    the run shares it then, and notes it as read."""
+    query = f"tags.`{MADE_FROM}` = '{made_from}'"
+    found = run.client.search_logged_models([run.run.info.experiment_id], query)
+    for model in sorted(found, key=lambda model: model.creation_timestamp):
+        if str(model.status) == "READY" and is_whole(run.client, model):
+            run.log_models_read([model.model_id])
+            run.shared.append(model.model_id)
+            return candidate(model)
     return None
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -173,13 +174,42 @@ def _check_layout(experiment: Experiment, client: MlflowClient, known: MlflowExp
     client.set_experiment_tag(known.experiment_id, LAYOUT_TAG, LAYOUT)
 
 
+@contextmanager
+def gone_as_file_not_found() -> Iterator[None]:
+    """Within it, what MLflow no longer has is a FileNotFoundError, as files are that are gone."""
+    try:
+        yield
+    except Exception as error:  # MLflow's own, which takes seconds to import
+        if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise FileNotFoundError(str(error)) from error
+
+
+def model_location(client: MlflowClient, model_id: str) -> str:
+    """Where the artifacts of a LoggedModel lie in its store.
+
+    Raises:
+        FileNotFoundError: it was deleted in MLflow.
+    """
+    with gone_as_file_not_found():
+        return str(client.get_logged_model(model_id).artifact_location)
+
+
 def model_address(client: MlflowClient, model_id: str) -> str:
-    """Where the saved predictor of a LoggedModel lies in its store."""
-    return f"{client.get_logged_model(model_id).artifact_location}/artifacts/predictor"
+    """Where the saved predictor of a LoggedModel lies in its store.
+
+    Raises:
+        FileNotFoundError: it was deleted in MLflow.
+    """
+    return f"{model_location(client, model_id)}/artifacts/predictor"
 
 
 def model_folder(client: MlflowClient, model_id: str) -> Path:
-    """Where the saved predictor of a LoggedModel lies on this machine."""
+    """Where the saved predictor of a LoggedModel lies on this machine.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
     return fetch(model_address(client, model_id))
 
 

@@ -24,7 +24,7 @@ from tasks.locks import locked
 from tasks.scoring.contest import Contest
 from tasks.tracking import retention
 from tasks.tracking.runs import MADE_FROM, MODEL, STAGE, Candidate
-from tasks.tracking.stages import stage
+from tasks.tracking.stages import stage, whole_model
 from tasks.tracking.store import connect, experiment_id, local_path
 
 pytestmark = pytest.mark.usefixtures("without_prefect")
@@ -114,7 +114,7 @@ def test_what_an_evaluation_reads_stays_while_it_runs(
         database.execute("update runs set start_time = start_time - 60 * 86400000, end_time = end_time - 60 * 86400000")
 
     def look(contest: Contest, _: list[Candidate]) -> None:
-        assert contest.run.known_model("base") == shared
+        assert whole_model(contest.run, "base") == shared
         kept.update(retention.Ledger(experiment).kept())
         raise ValueError("enough")
 

@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ import pytest
 from tasks import locks
 from tasks.config.experiment import Experiment
 from tasks.errors import UserError
-from tasks.tracking.runs import slug
-from tasks.tracking.stages import stage
+from tasks.tracking.runs import MADE_FROM, slug
+from tasks.tracking.stages import stage, whole_model
 from tasks.tracking.store import connect, experiment_id, local_path
 from tests.waiting import PATIENCE
 
@@ -104,6 +105,53 @@ def test_a_finished_run_whose_files_changed_is_not_done(experiment: Experiment, 
         case "manifest":
             (folder / "manifest.json").unlink()
     assert not work(experiment)[0]
+
+
+def shared(experiment: Experiment, digest: str, fail: BaseException | None = None) -> str | None:
+    """The id of a model that all evaluations share; None where the evaluation had been done."""
+    with stage(experiment, "evaluate", digest, command="") as run:
+        if run.done:
+            return None
+        known = whole_model(run, "nothing that changes")
+        made = known or run.log_model(
+            lambda folder: (folder / "weights").write_text("1"),
+            "base",
+            "base",
+            tags={MADE_FROM: "nothing that changes"},
+        )
+        if fail is not None:
+            raise fail
+        return made.model_id
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "deleted"])
+def test_a_shared_model_that_is_no_longer_whole_is_made_again(experiment: Experiment, damage: str) -> None:
+    """By every evaluation that had it, once; else each of them would fail for ever, or name a model that is gone."""
+    first = shared(experiment, "e1")
+    assert shared(experiment, "e2") == first and shared(experiment, "e2") is None
+    client = connect(experiment)
+    folder = local_path(client.get_logged_model(first).artifact_location)
+    match damage:
+        case "changed":
+            (folder / "artifacts" / "predictor" / "weights").write_text("2")
+        case "removed":
+            shutil.rmtree(folder)
+        case "deleted":
+            client.delete_logged_model(first)
+    second = shared(experiment, "e2")
+    assert second not in (None, first) and shared(experiment, "e1") == second == shared(experiment, "e3")
+    assert {shared(experiment, digest) for digest in ("e1", "e2", "e3")} == {None}
+
+
+def test_the_model_of_an_evaluation_that_failed_is_shared_while_it_has_files(experiment: Experiment) -> None:
+    """What it should hold was not noted."""
+    with pytest.raises(ValueError, match="x"):
+        shared(experiment, "failed", fail=ValueError("x"))
+    client = connect(experiment)
+    (first,) = client.search_logged_models([experiment_id(experiment)])
+    assert shared(experiment, "e1") == first.model_id
+    shutil.rmtree(local_path(first.artifact_location))
+    assert shared(experiment, "e1") not in (None, first.model_id)
 
 
 def test_recalling_what_is_not_there_says_which_command_makes_it(experiment: Experiment) -> None:
