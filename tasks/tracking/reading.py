@@ -80,8 +80,16 @@ class SqliteReader:
         return SimpleNamespace(name=name, version=str(version), tags=self._pairs(tags, name, version, DEFAULT))
 
     def get_logged_model(self, model_id: str) -> SimpleNamespace:
-        """A LoggedModel: where its artifacts lie, and its tags."""
-        ((uri,),) = self._rows("SELECT artifact_location FROM logged_models WHERE model_id = ?", model_id)
+        """A LoggedModel: where its artifacts lie, and its tags.
+
+        Raises:
+            FileNotFoundError: it was deleted.
+        """
+        query = "SELECT artifact_location FROM logged_models WHERE model_id = ? AND lifecycle_stage = 'active'"
+        found = self._rows(query, model_id)
+        if not found:
+            raise FileNotFoundError(f"Logged model with ID '{model_id}' not found.")
+        ((uri,),) = found
         tags = self._pairs("SELECT tag_key, tag_value FROM logged_model_tags WHERE model_id = ?", model_id)
         return SimpleNamespace(model_id=model_id, artifact_location=uri, tags=tags)
 

@@ -30,15 +30,18 @@ def expected(experiment: Experiment, alias: str) -> ModelVersion | SimpleNamespa
     """The version that has an alias of the registered model of the conf.
 
     Raises:
-        UserError: nobody has it, or the files of its model are gone.
+        UserError: nobody has it, or its model or the files of that are gone.
     """
     version, remedy = version_of(experiment, alias), "Run: pricewright run, with the same -c and key=value."
     if version is None:
         raise UserError(f"{experiment.registered_model} has no {alias} yet. {remedy}")
     asked: Any = reader(experiment)
-    where = model_address(asked, version.tags[MODEL_ID])
+    named = f"{version.name} version {version.version}, the {alias},"
+    try:
+        where = model_address(asked, version.tags[MODEL_ID])
+    except FileNotFoundError:
+        raise UserError(f"The model of {named} was deleted in MLflow. {remedy} It makes another one.") from None
     if not listing(where):
-        named = f"{version.name} version {version.version}, the {alias},"
         raise UserError(f"The files of {named} are gone from {where}. {remedy} It makes another one.")
     return version
 

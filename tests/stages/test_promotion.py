@@ -204,12 +204,16 @@ def test_a_part_without_items_is_not_asked_about(night: Callable, monkeypatch: p
     assert night("constant", 600, "evaluate.blend_items=0")[1].decision == "no incumbent"
 
 
-def test_a_champion_whose_files_are_gone_does_not_block_promotion(night: Callable) -> None:
-    """It cannot be served either: the challenger takes its place, and the reason is said."""
+@pytest.mark.parametrize("gone", ["files", "model"])
+def test_a_champion_that_is_gone_does_not_block_promotion(night: Callable, gone: str) -> None:
+    """From the disk or MLflow. It cannot be served either: the challenger takes its place, and the reason is said."""
     experiment, _ = night("constant", 600)
     model_id = version_of(experiment, CHAMPION).tags[MODEL_ID]
     model = connect(experiment).get_logged_model(model_id)
-    shutil.rmtree(local_path(model.artifact_location))
+    if gone == "files":
+        shutil.rmtree(local_path(model.artifact_location))
+    else:
+        connect(experiment).delete_logged_model(model_id)
     _, after = night("tfidf_ridge", 600)
     assert after.model == "tfidf_ridge" and "can no longer be asked" in after.decision
     winner = connect(experiment).get_logged_model(version_of(experiment, CHAMPION).tags[MODEL_ID])

@@ -14,9 +14,9 @@ from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.tracking import reading
 from tasks.tracking.reading import SqliteReader, latest_evaluation, reader, version_with
-from tasks.tracking.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, register
+from tasks.tracking.registry import BEST_CHECKPOINT, CHALLENGER, CHAMPION, expected, register, registered
 from tasks.tracking.runs import STAGE, SUPERSEDED
-from tasks.tracking.store import connect, experiment_id
+from tasks.tracking.store import connect, experiment_id, model_address
 from tests.smoke import SMOKE
 
 
@@ -82,6 +82,17 @@ def test_the_same_run_and_model_are_found(filled: Experiment) -> None:
     (champion,) = client.search_logged_models([experiment_id(filled)], f"tags.kind = '{CHAMPION}'")
     found = mine.get_logged_model(champion.model_id)
     assert (found.artifact_location, found.tags) == (champion.artifact_location, champion.tags)
+
+
+def test_a_model_that_was_deleted_is_gone(filled: Experiment) -> None:
+    """For both; whoever wants its prices is told so, and what helps."""
+    client, model_id = connect(filled), registered(filled, CHAMPION)
+    client.delete_logged_model(model_id)
+    for asked in (client, reader(filled)):
+        with pytest.raises(FileNotFoundError, match=f"Logged model with ID '{model_id}' not found"):
+            model_address(asked, model_id)
+    with pytest.raises(UserError, match=r"version 1, the champion, was deleted in MLflow. Run: pricewright run"):
+        expected(filled, CHAMPION)
 
 
 def test_what_it_does_not_know_is_asked_of_the_client(filled: Experiment, tmp_path: Path) -> None:
