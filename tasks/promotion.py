@@ -20,6 +20,7 @@ from tasks.data.prices import same_currency
 from tasks.data.splits import Dataset, items_digest, read_split
 from tasks.digests import digest
 from tasks.errors import ModelGoneError, UserError
+from tasks.models.language.model import untuned
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions, Predictor
 from tasks.scoring.comparisons import Comparison, paired_comparison
@@ -115,7 +116,9 @@ def _register(
     """
     if any(row.model_id == model_id for row in record.rows):
         tags = {**tags, "dataset": record.dataset.digest, "evaluation": run_id}
-    origin = Origin.of(record, model_id, experiment.data.unit)
+    prompts = {"finetuned": experiment.finetune.prompt, "base": untuned(experiment.finetune).prompt}
+    told = [kind for kind, prompt in prompts.items() if prompt.tells_more]
+    origin = Origin.of(record, model_id, experiment.data.unit, told)
     version = register(experiment, model_id, alias, {**tags, **(origin.tags() if origin else {})})
     if origin:
         describe(experiment, version, f"{origin}.", headline=alias == CHAMPION)

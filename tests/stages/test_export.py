@@ -50,6 +50,8 @@ def test_a_model_that_answers_by_a_head_goes_through_the_whole_pipeline(conf: st
     merged, adapter = tmp_path / "merged", tmp_path / "adapter"
     status, said = command("export", str(merged), *words, "--best-checkpoint", "-n", "8")
     assert status == 0 and "scored again on 8 test items" in said
+    train = {row["n_train"] for row in rows.values() if row["model"] == "random"}.pop()
+    assert f", trained on 32 generated products and told what is known of {train}, $" in said
     assert command("export", str(adapter), *words, "--best-checkpoint", "--adapter")[0] == 0
     card = (merged / "README.md").read_text()
     assert "price_head.safetensors" in card and "Similar products cost" not in card
