@@ -25,7 +25,10 @@ def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
     tied = [row for row in ranked if row.rank == 1]
     off = f"{amount(leader.mae or 0, unit)} off on average"
     if not ranked:
-        first = f"{leader.label} is the only model that ran: its answers are {off}."
+        alone = all(row is leader or row.kind == FLOOR for row in ran)
+        first = (
+            f"{leader.label} is the only model that {'ran' if alone else 'priced every item'}: its answers are {off}."
+        )
     elif tied:
         them = tied[0].label if len(tied) == 1 else f"{len(tied)} other models"
         first = f"No certain winner: {leader.label} is {off}, and {them} cannot be distinguished from it."

@@ -40,6 +40,14 @@ def test_some_guesses_do_not_make_a_winner_uncertain() -> None:
     assert "certainly worse, ridge" in text
 
 
+def test_a_model_that_ran_beside_one_that_left_items_unpriced_is_not_the_only_one() -> None:
+    """It is the only one that priced them all; beside the floor, which is no model, it is the only one."""
+    rows = [row("finetuned", 10.0, 1), row("floor", 5.0, None, -5.0, kind="floor")]
+    assert said(rows).startswith("finetuned is the only model that ran: its answers are $10.00 off")
+    some = row("base", 8.0, 2, 4.0, 0.0005, kind="base", n=300)
+    assert said([*rows, some]).startswith("finetuned is the only model that priced every item: its answers are")
+
+
 def test_rows_stand_by_their_distance_to_the_leader() -> None:
     """The error of a row that covers cheap items alone is small; how far it is behind on them is what counts."""
     cheap = row("recorded/cheap", 9.0, 3, 6.0, 0.0005, kind="recorded", n=80)
