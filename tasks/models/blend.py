@@ -16,7 +16,7 @@ from tasks.models.intervals import conformal, interval
 from tasks.models.predictor import Predictions, Predictor
 
 SMALLEST = 0.01  # a member with less weight than this is left out
-MIN_ITEMS = 16  # fewer say nothing about the weights of several models, or about their interval
+MIN_ITEMS = 16  # fewer say nothing about the weights of several models
 
 
 @dataclass
@@ -24,11 +24,11 @@ class Blend:
     """A weighted mean of other models, its members: `weights` by name, which add up to 1, and where each was saved.
 
     A member is loaded by `load_member` when it is asked; `spread` are the quantiles of log(truth / answer) which make
-    its 80% interval, on other items than those it was weighed on, where there are enough of them.
+    its 80% interval, on other items than those it was weighed on; None where too few of them say so.
     """
 
     weights: dict[str, float]
-    spread: tuple[float, float] | None
+    spread: tuple[float, float] | None = None
     folders: dict[str, Path] = field(default_factory=dict)
     load_member: Callable[[Path], Predictor] | None = None
 
@@ -38,16 +38,14 @@ class Blend:
         names = list(prices)
         raw = least_absolute_weights(truth, np.stack([prices[name] for name in names], axis=1))
         kept = {name: float(weight) for name, weight in zip(names, raw, strict=True) if weight >= SMALLEST}
-        weights = {name: weight / sum(kept.values()) for name, weight in kept.items()}
-        return cls(weights, conformal(truth, mean({name: prices[name] for name in weights}, weights)))
+        return cls({name: weight / sum(kept.values()) for name, weight in kept.items()})
 
     def judge(self, truth: np.ndarray, prices: Mapping[str, np.ndarray]) -> None:
         """Learn from items of known price [n] that it was not weighed on how far off it is: on those that it was, its
-        errors are the smallest there could be. Of fewer than MIN_ITEMS with a price it learns nothing."""
+        errors are the smallest there could be."""
         price = mean(prices, self.weights)
         priced = ~np.isnan(price)
-        if priced.sum() >= MIN_ITEMS:
-            self.spread = conformal(truth[priced], price[priced])
+        self.spread = conformal(truth[priced], price[priced])
 
     def answer(self, prices: Mapping[str, np.ndarray]) -> Predictions:
         """What it answers where its members gave these prices, each [n]; NaN where one of them gave none."""
@@ -75,7 +73,8 @@ class Blend:
         """Read what `save` wrote; `load_member` reads what a member saved."""
         fields = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
         folders = {name: folder / "members" / str(place) for place, name in enumerate(fields["weights"])}
-        return cls(fields["weights"], tuple(fields["spread"]), folders, load_member)
+        spread = fields["spread"] and tuple(fields["spread"])
+        return cls(fields["weights"], spread, folders, load_member)
 
 
 def mean(prices: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
