@@ -160,6 +160,7 @@ def train_checkpoints(
     Raises:
         UserError: the items do not fit the conf, or the training does not fit this machine.
     """
+    from tasks.training.candidates import adapters_needed
     from tasks.training.earlier import ask_again, finished, take_over
     from tasks.training.plan import TrainingPlan
     from tasks.training.trainer import train
@@ -173,7 +174,7 @@ def train_checkpoints(
     cost = TrainingCost.of(conf, resolved, plan.items)
     with lock_gpus(device, conf.processes, cache_folder() / "locks", conf.busy):
         try:
-            if (trained := finished(before, conf.keep)) is not None:
+            if (trained := finished(before, adapters_needed(conf))) is not None:
                 use_own_gpu(device)
                 ask_again(run, plan, trained)
                 return

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.config.experiment import Finetune
 from tasks.models.language.model import LanguageModel
 from tasks.models.language.price_head import mean_head
 from tasks.models.predictor import Predictions
@@ -27,6 +28,11 @@ from tasks.tracking.store import model_folder
 from tasks.training.plan import TrainingPlan
 
 ADAPTER = "adapter_model.safetensors"
+
+
+def adapters_needed(conf: Finetune) -> int | None:
+    """How many of the best adapters are needed until a training ends, those that it averages too; None: all of them."""
+    return None if conf.keep is None else max(conf.keep, conf.average or 0)
 
 
 class Candidates:
@@ -53,7 +59,7 @@ class Candidates:
                 loss = losses[-1] if losses else None
                 self.run.log_metrics({"train_loss": loss}, step=step, model_id=model.model_id)
             self.answers[step] = self.score(tuned, self.models[step], step)
-        self._drop(step, max(self.conf.keep or 0, self.conf.average or 0))
+        self._drop(step, adapters_needed(self.conf))
 
     def recall(self, model_id: str) -> Predictions | None:
         """The answers of a candidate on validation, if it gave them before."""
@@ -86,9 +92,9 @@ class Candidates:
         since = sum(best < other <= step for other in self.answers)
         return self.conf.patience is not None and since >= self.conf.patience
 
-    def _drop(self, last: int, most: int) -> None:
-        """Let go of the adapters that are neither among the best nor the last, if `finetune.keep` bounds them."""
-        if self.conf.keep is not None:
+    def _drop(self, last: int, most: int | None) -> None:
+        """Let go of the adapters that are neither among so many best nor the last; of none if `most` is None."""
+        if most is not None:
             for step in self.best(until=last)[most:]:
                 if step != last:
                     self.run.drop_model(self.models[step])
@@ -119,7 +125,7 @@ class Candidates:
         """Write down with the run which candidate is best on validation, and by how much; drop what is not kept."""
         if not self.answers:
             return
-        self._drop(max(self.answers), self.conf.keep or 0)
+        self._drop(max(self.answers), self.conf.keep)
         candidates = self.run.candidates()
         kept = {model.model_id: self.recall(model.model_id) for model in candidates}
         answers = {model_id: answer for model_id, answer in kept.items() if answer is not None}

@@ -14,23 +14,27 @@ from tasks.paths import PROJECT
 from tasks.progress import say
 from tasks.tracking.runs import TRAINED_IN, StageRun
 from tasks.tracking.store import model_folder
-from tasks.training.candidates import Candidates
+from tasks.training.candidates import Candidates, adapters_needed
 from tasks.training.plan import TrainingPlan
 
 
-def finished(before: Sequence[StageRun], keep: int | None) -> StageRun | None:
+def finished(before: Sequence[StageRun], needed: int | None) -> StageRun | None:
     """A run that ended with the same weights, all files of which are as they were, and that kept as many adapters as
-    are to be kept now; None if there is none."""
-    found = next((run for run in before if run.done and keeps(run, keep) and run.intact()), None)
-    if found is None and any(run.done and not keeps(run, keep) for run in before):
+    are `needed` now; None if there is none."""
+    found = next((run for run in before if run.done and keeps(run, needed) and run.intact()), None)
+    if found is None and any(run.done and not keeps(run, needed) for run in before):
         say("These weights were trained before, but finetune.keep deleted adapters that are asked for now.")
     return found
 
 
-def keeps(earlier: StageRun, keep: int | None) -> bool:
+def keeps(earlier: StageRun, needed: int | None) -> bool:
     """Whether an earlier run kept the best adapters, so many or (None) all of them, as far as it came."""
-    kept = earlier.run.data.params.get("finetune.keep", "None")
-    return kept == "None" or (keep is not None and keep <= int(kept))
+    keep, average = (earlier.run.data.params.get(f"finetune.{key}", "None") for key in ("keep", "average"))
+    if keep == "None":
+        return True
+    # Those that are averaged are kept until the mean is made.
+    kept = int(keep) if earlier.done or average == "None" else max(int(keep), int(average))
+    return needed is not None and needed <= kept
 
 
 def ask_again(run: StageRun, plan: TrainingPlan, earlier: StageRun) -> None:
@@ -48,7 +52,7 @@ def take_over(run: StageRun, plan: TrainingPlan, before: Sequence[StageRun]) -> 
     folder is here."""
     work = Path(plan.arguments.output_dir)
     # With patience it counts how many checkpoints came after the best, those that are gone too.
-    needed = plan.conf.keep if plan.conf.patience is None else None
+    needed = adapters_needed(plan.conf) if plan.conf.patience is None else None
     for earlier in before:
         left = PROJECT / "mlruns" / "work" / earlier.id
         if not earlier.done and left.is_dir() and not work.exists() and keeps(earlier, needed):

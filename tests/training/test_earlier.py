@@ -147,10 +147,28 @@ def test_fewer_adapters_are_kept_without_a_training_and_more_are_trained_again(
     assert taken == 2 * STEPS and len(three) > 2 and three >= two
 
 
+def test_a_mean_is_that_of_the_best_adapters_and_not_of_those_that_an_earlier_training_left(
+    tmp_path: Path, at: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Whatever was trained before in the same store: it takes a training where adapters to average are gone."""
+    taken, keep = steps_trained(monkeypatch), [*at(tmp_path), "finetune.keep=1"]
+    experiment = load(SMOKE, keep)
+    finetuning.finetune(experiment, dataset := curate(experiment))
+    capsys.readouterr()
+    averaged = finetuning.finetune(load(SMOKE, [*keep, "finetune.average=3"]), dataset)
+    assert taken == 2 * STEPS and "finetune.keep deleted adapters" in capsys.readouterr().err
+    (mean,) = (one for one in averaged if one.step is None)
+    assert mean.reason is not None and mean.reason.count(",") == 2
+
+
 @pytest.mark.parametrize(
     ("first", "then", "steps"),
-    [([], ["finetune.answer.estimate=mean"], [4]), (["finetune.keep=1"], [], STEPS)],
-    ids=["asked otherwise", "to keep more"],
+    [
+        ([], ["finetune.answer.estimate=mean"], [4]),
+        (["finetune.keep=1"], [], STEPS),
+        (["finetune.keep=1", "finetune.average=4"], ["finetune.keep=4"], [4]),
+    ],
+    ids=["asked otherwise", "to keep more", "to keep those that were to be averaged"],
 )
 def test_an_interrupted_training_that_is_to_be_asked_otherwise_goes_on(
     trained: list[str],
