@@ -71,6 +71,7 @@ COMPARABLES_CODE = frozenset({"tasks.models.language.retrieval", "tasks.models.l
 TOLD_CODE = frozenset(f"tasks.models.{module}" for module in ("terms", "neighbours", "estimator_files"))
 LIBRARIES = ("trl", "peft", "accelerate")
 NOT_AVERAGED = ("use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices")
+CHANGE_BASE = ("pissa", "olora", "corda", "loftq")  # of init_lora_weights: they change the weights of the base model
 
 
 def finetune(experiment: Experiment, dataset: Dataset, mode: Mode = "reuse") -> list[Candidate]:
@@ -216,6 +217,11 @@ def check(experiment: Experiment) -> None:
             raise UserError(
                 f"finetune.average: adapters with lora.{key} cannot be averaged. Remove one of the two settings."
             )
+    if (how := str(conf.lora.get("init_lora_weights", ""))).startswith(CHANGE_BASE):
+        raise UserError(
+            f"finetune.lora.init_lora_weights: {how} changes the weights of the base model, on which all checkpoints "
+            "are scored. Expected an initialization that leaves them as they are: true, gaussian or orthogonal."
+        )
     for section, values, config in (("sft", conf.sft, SFTConfig), ("lora", conf.lora, LoraConfig)):
         _check_names(f"finetune.{section}", values, [field.name for field in dataclasses.fields(config) if field.init])
         for name, value in values.items():

@@ -344,6 +344,7 @@ def test_a_loss_that_is_no_number_stops_the_training_at_its_step(
         ("finetune.quantization.bnb_4bit_quant_type=nf5", "bnb_4bit_quant_type: got 'nf5'. Expected nf4 or fp4"),
         ("finetune.lora.r=0", "finetune.lora: tiny-random takes no such adapter. `r` should be a positive"),
         ("finetune.lora.target_modules=[query_key_value]", "finetune.lora: tiny-random takes no such adapter. Target"),
+        ("finetune.lora.init_lora_weights=pissa_niter_4", "pissa_niter_4 changes the weights of the base model"),
         ("finetune.quantization.load_in_4bit=often", "finetune.quantization: load_in_4bit must be a boolean"),
     ],
 )
