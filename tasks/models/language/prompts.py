@@ -188,12 +188,16 @@ def check_prices(items: Sequence[Item], prompt: Prompt) -> None:
 def beyond_range(prices: Sequence[float] | np.ndarray, prompt: Prompt) -> str | None:
     """A remark where more than one in a hundred prices is beyond what the model can answer; None where it fits."""
     lowest, highest = prompt.lowest * prompt.unit, prompt.highest * prompt.unit
-    beyond = [price for price in prices if not lowest - prompt.unit < price < highest + prompt.unit]
-    if len(beyond) <= 0.01 * len(prices):
+    below = [price for price in prices if price <= lowest - prompt.unit]
+    above = [price for price in prices if price >= highest + prompt.unit]
+    beyond = (len(below) + len(above)) / len(prices) if len(prices) else 0.0
+    if beyond <= 0.01:
         return None
+    ends = [f"down to {shown(min(below))} (finetune.prompt.lowest, .unit)"] if below else []
+    ends += [f"up to {shown(max(above))} (finetune.prompt.highest, .unit)"] if above else []
     return (
-        f"can only answer prices from {lowest:,g} to {highest:,g}: {len(beyond) / len(prices):.0%} of the prices lie "
-        f"outside this range, up to {shown(max(beyond))} (finetune.prompt.highest, .unit)"
+        f"can only answer prices from {lowest:,.12g} to {highest:,.12g}: {beyond:.0%} of the prices lie outside this "
+        f"range, {' and '.join(ends)}"
     )
 
 

@@ -107,9 +107,13 @@ def test_a_long_text_is_cut_to_its_tokens_and_the_price_is_still_asked_for() -> 
 
 def test_prices_beyond_what_a_model_can_answer_are_remarked() -> None:
     """A model that ends at 999 beside cars says so; a stray price, or another unit, is no reason."""
-    assert "67% of the prices lie outside this range, up to 49,851.00" in str(
-        beyond_range([500, 20_000, 49_851], Prompt())
-    )
+    above = "67% of the prices lie outside this range, up to 49,851.00 (finetune.prompt.highest, .unit)"
+    assert str(beyond_range([500, 20_000, 49_851], Prompt())).endswith(above)
+    below = "75% of the prices lie outside this range, down to 1.00 (finetune.prompt.lowest, .unit)"
+    assert str(beyond_range([1, 2, 2, 50], Prompt(lowest=10))).endswith(below)
+    both = "down to 1.00 (finetune.prompt.lowest, .unit) and up to 3,000,000.00 (finetune.prompt.highest, .unit)"
+    said = str(beyond_range([1, 20, 3e6], Prompt(lowest=10, highest=2_000_000)))
+    assert said.startswith("can only answer prices from 10 to 2,000,000: 67%") and said.endswith(both)
     assert beyond_range([*[500.0] * 200, 1200.0], Prompt()) is None
     assert beyond_range([500, 20_000, 49_851], Prompt(unit=100)) is None
 
