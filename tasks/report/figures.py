@@ -178,7 +178,7 @@ def price_bands(truth: np.ndarray, unit: str) -> tuple[list[str], np.ndarray]:
     """Names of about five bands with round edges and similar numbers of items, and each item's band [n]."""
     quintiles = {float(f"{edge:.1g}") for edge in np.quantile(truth, [0.2, 0.4, 0.6, 0.8])}
     edges = [edge for edge in sorted(quintiles) if truth.min() < edge <= truth.max()]
-    words = [amount(edge, unit, "g") for edge in edges]
+    words = [amount(edge, unit, ",.12g") for edge in edges]
     if not edges:
         return ["all prices"], np.zeros(len(truth), dtype=int)
     between = [f"{low} to {high}" for low, high in pairwise(words)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.report.figures import bars, calibration, nice_ticks, quantiles, running
+from tasks.report.figures import bars, calibration, nice_ticks, price_bands, quantiles, running
 from tasks.report.tables import in_order
 from tests.report.boards import board_of, row
 
@@ -14,6 +14,13 @@ def test_ticks_are_round_and_inside():
     """Axis labels are round numbers within the axis."""
     assert nice_ticks(0, 47) == [0, 10, 20, 30, 40]
     assert nice_ticks(27.3, 31.9, 4) == [28, 29, 30, 31]
+
+
+def test_bands_of_large_prices_are_written_out():
+    """In won or rupiah, too, and not as powers of ten."""
+    names, _ = price_bands(np.linspace(1, 5e6, 100), "₩")
+    assert names[:2] == ["under ₩1,000,000", "₩1,000,000 to ₩2,000,000"]
+    assert price_bands(np.linspace(0.01, 1, 100), "$")[0][1] == "$0.2 to $0.4"
 
 
 def test_a_bar_out_of_all_proportion_is_cut_and_the_others_keep_theirs():
