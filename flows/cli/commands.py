@@ -83,7 +83,7 @@ def print_leaderboard(experiment: Experiment, report: Report, *, contest: bool =
     champion = version_of(experiment, CHAMPION)
     if champion is not None and not any(row.champion for row in standings.rows):
         loser = version_of(experiment, CHALLENGER) if contest else None  # with what it lost by
-        outcome = f" ({loser.tags['decision']})" if loser else ""
+        outcome = f" ({decision})" if loser and (decision := loser.tags.get("decision")) else ""
         print(f"The champion of {experiment.registered_model} is from an earlier run{outcome}.")
     program = sys.argv[0] if Path(sys.argv[0]).name == "pricewright" else "pricewright"
     own = f"For your own products: `{program} init FILE`. " if standings.generated else ""
