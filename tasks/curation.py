@@ -27,7 +27,7 @@ from tasks.data.items import RejectedError, from_row
 from tasks.data.prices import Evidence, UnreadableError
 from tasks.data.sources import Source, check_columns, list_files, read_files, source_of
 from tasks.data.splits import SCHEMA, SPLITS, Dataset, Split, joint_digest, write_split
-from tasks.data.splitting import SHARED_ID, Splitter
+from tasks.data.splitting import OTHER_PRICE, SHARED_ID, Splitter
 from tasks.data.summary import summarise
 from tasks.digests import code_digest, data_digest, digest, file_digest, versions
 from tasks.errors import UserError
@@ -382,6 +382,9 @@ def warn(tally: Tally, card: str) -> None:
             f"{near:,} of {tally.kept + near:,} items are near duplicates of an item that validation or test holds, "
             f"and were left out. If they are other products, a higher data.near tells them apart. Examples: {card}"
         )
+    unlike = tally.noted[OTHER_PRICE]
+    if unlike and unlike >= MANY_REJECTED * tally.read:
+        say(f"{unlike:,} rows repeat the text of another one at another price. One of each stays. Examples: {card}")
     if shared := tally.noted[SHARED_ID]:
         example = tally.examples[SHARED_ID][0][1]
         say(f"{shared:,} items share their id with another text (such as {example}): each has an id of its own now.")

@@ -30,6 +30,7 @@ BUCKET = 50_000  # rows sorted at once; more where there would be too many bucke
 MOST_BUCKETS = 250  # each of which is an open file
 SAMPLE_PER_BUCKET = 100  # ids by which buckets are cut
 SHARED_ID = "id shared with another text, made an id of its own"
+OTHER_PRICE = "duplicate with another price"
 FEW = 4  # held-out items of a bucket that are tried first
 
 
@@ -93,6 +94,7 @@ class Splitter:
 
     def merge_duplicates(self, tally: Tally) -> None:
         """One item for each text; other texts under one id are other items, which get ids of their own."""
+        self._note_contradictions(tally)
         self.drop_after(1, "id, digest, row", "duplicate of another row", tally, by="same")
         shared = "id IN (SELECT id FROM items GROUP BY id HAVING count(*) > 1)"
         rows = self.run(f"SELECT id, count(*) FROM items WHERE {shared} GROUP BY id ORDER BY id").fetchall()
@@ -105,6 +107,20 @@ class Splitter:
                 f"UPDATE items SET id = id || '#' || left(same, 8), digest = left(sha256(digest || '#'), 16) "
                 f"WHERE {shared}"
             )
+
+    def _note_contradictions(self, tally: Tally) -> None:
+        """Count the items of one text with one of another price: all but one of them will be left out."""
+        unlike = (
+            "SELECT same, arg_min(row, digest) AS row, count(*) AS count, min(price) AS low, max(price) AS high "
+            "FROM items GROUP BY same HAVING low <> high"
+        )
+        if count := self.run(f"SELECT sum(count - 1) FROM ({unlike})").fetchone()[0]:
+            tally.noted[OTHER_PRICE] += int(count)
+            first = f"SELECT * FROM ({unlike}) ORDER BY same LIMIT {EXAMPLES}"
+            for title, text, low, high in self.run(
+                f"SELECT title, left(text, 120), low, high FROM {self.files} JOIN ({first}) first USING (row)"
+            ).fetchall():
+                tally.show(OTHER_PRICE, f"{title or text} ({low:g} to {high:g})")
 
     def cap_slots(self, rules: Data, tally: Tally) -> None:
         """At most `slot_items` for each whole dollar below `slot_below`, drawn by the weights of the categories."""

@@ -65,10 +65,11 @@ def test_adding_data_never_moves_an_item(curated: Callable) -> None:
         assert {item.id for item in read_split(small, split)} <= {item.id for item in read_split(large, split)}
 
 
-def test_duplicates_are_merged_and_splits_are_disjoint(curated: Callable) -> None:
-    """The same text twice is one item, and no id stands in two splits."""
-    raw = rows(120)
-    dataset = curated([*raw, *({**row, "id": f"again-{row['id']}"} for row in raw)])
+def test_duplicates_are_merged_and_splits_are_disjoint(curated: Callable, capsys: pytest.CaptureFixture) -> None:
+    """The same text twice is one item, and no id stands in two splits; that many prices differ is said."""
+    raw = enumerate(rows(120) * 2)
+    dataset = curated([{**row, "id": f"i{n}", "price": row["price"] + n // 180} for n, row in raw])
+    assert "60 rows repeat the text of another one at another price" in capsys.readouterr().err
     ids = [item.id for split in SPLITS for item in read_split(dataset, split)]
     assert len(ids) == len(set(ids)) == 120
 
