@@ -76,7 +76,7 @@ class Data(Section):
     def dataset_name(self) -> str:
         """What the dataset is called: the conf's name for it, that of its file (of the folder for a glob such as *.csv)
         or of its repository on the hub, or that of its source."""
-        path = {GENERATED: None, "hub": self.repo, "amazon": None}.get(self.source, self.path or self.repo) or ""
+        path = "" if self.source in (GENERATED, "amazon") else self.path or self.repo or ""
         path = path.partition("?")[0] if "://" in path else path  # the query of an address may hold a signature
         ending = SUFFIX if self.path else ""
         names = (re.sub(r"\..*" if GLOB.search(part) else ending, "", part) for part in reversed(Path(path).parts))

@@ -53,7 +53,8 @@ KIND = (
     r"|best|low|lowest|full|today[\u2019']?s|discount(?:ed)?|introductory|promo(?:tional)?|final|net|selling|asking"
     r"|base|average|normal|usual|recommended|manufacturer[\u2019']?s)"
 )
-WITHIN = "|".join(rf"(?<={kind})(?=price)" for kind in KINDS)  # Listprice
+# Listprice; what comes next is asked first, since it is almost nowhere so.
+WITHIN = rf"(?=price)(?:{'|'.join(rf'(?<={kind})' for kind in KINDS)})"
 LABEL = rf"(?:\b|(?<=_)|{WITHIN})(?:(?:price|cost)s?(?:\s+(?:tag|point))?|msrp|m\.s\.r\.p\.?|rrp|srp|mrp)"
 LINK = r"\s*(?:(?:is|was|of|only|just|now|at|from)\b\s*|[:=\u2013\u2014-]\s*){0,3}"
 FIRM = r"[\"']?\s*(?:(?:is|was)\b\s*(?:only|just|now)?\s*|[:=]\s*)[\"']?"
