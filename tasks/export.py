@@ -17,7 +17,7 @@ from tasks.config.experiment import Experiment
 from tasks.data.items import Item
 from tasks.data.splits import Dataset, read_split, sample
 from tasks.errors import UserError
-from tasks.models.language.base_model import EMBEDDED
+from tasks.models.language.base_model import EMBEDDED, load_config
 from tasks.models.language.model import ModelSpec
 from tasks.models.language.prompts import example, in_words
 from tasks.models.loading import load_predictor, load_rules
@@ -127,6 +127,11 @@ def _merge(source: Path, folder: Path) -> None:
     from tasks.models.language.model import LanguageModel
 
     spec = ModelSpec.load(source)
+    if getattr(load_config(spec.base), "quantization_config", None):
+        raise UserError(
+            f"The weights of {spec.base} are stored in few bits, into which no adapter is merged. Give --adapter, "
+            "which exports the adapter alone."
+        )
     whole = dataclasses.replace(spec, quantization=None)
     language = LanguageModel.of(whole, source / "adapter" if (source / "adapter").is_dir() else None)
     model: Any = language.model  # with an adapter it is PEFT's, which transformers' type does not know

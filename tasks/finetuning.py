@@ -44,6 +44,14 @@ OURS = {
     "report_to": "the stage logs to MLflow",
     "push_to_hub": "checkpoints are kept in MLflow",
     "task_type": "it is CAUSAL_LM",
+    "bf16": "set finetune.dtype",
+    "use_cpu": "set finetune.device",
+    "max_length": "set finetune.prompt.text_tokens",
+    **dict.fromkeys(("packing", "padding_free", "shuffle_dataset"), "each price is learned behind a prompt of its own"),
+    **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), "prices are learned, and nothing else"),
+    **dict.fromkeys(("loss_type", "label_smoothing_factor", "router_aux_loss_coef"), "the loss is that of the price"),
+    **dict.fromkeys(("eval_strategy", "load_best_model_at_end"), "checkpoints are scored: set finetune.checkpoints"),
+    **dict.fromkeys(("save_only_model", "ignore_data_skip"), "an interrupted training goes on where it was"),
 }
 # What changes nothing that a training leaves behind.
 INDIFFERENT: Any = dict.fromkeys(("enabled", "busy", "oversize", "checkpoints_in"), True)
@@ -220,7 +228,12 @@ def check(experiment: Experiment) -> None:
     if (how := str(conf.lora.get("init_lora_weights", ""))).startswith(CHANGE_BASE):
         raise UserError(
             f"finetune.lora.init_lora_weights: {how} changes the weights of the base model, on which all checkpoints "
-            "are scored. Expected an initialization that leaves them as they are: true, gaussian or orthogonal."
+            "are scored. Expected an initialization that leaves them as they are: true or gaussian."
+        )
+    if how == "orthogonal" and resolved.quantization:
+        raise UserError(
+            "finetune.lora.init_lora_weights: orthogonal takes weights that are not quantized. Expected true or "
+            "gaussian, or finetune.quantization=null."
         )
     for section, values, config in (("sft", conf.sft, SFTConfig), ("lora", conf.lora, LoraConfig)):
         _check_names(f"finetune.{section}", values, [field.name for field in dataclasses.fields(config) if field.init])

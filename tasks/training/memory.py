@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LOGITS = 2 * LOGITS_BYTES  # at most, in scoring: they and a copy of them
 COMPLETION = 6  # tokens of a price
 COLUMNS = 2 * COMPLETION  # in which they stand in a batch of like lengths: measured on a GPU, docs/benchmarks.md
+HEAD = "lm_head"  # the layer that writes words, which TRL multiplies by itself, and so without an adapter
 PROBE_SECONDS = 0.3
 # On a CPU freed blocks stay in glibc's heap, cut into pieces that the next layer's do not fit into: measured in
 # docs/finetuning.md, with recomputed activations as much as all of them would take, without 1.7 times that.
@@ -148,8 +149,13 @@ def check_adapter(conf: Finetune, config: PreTrainedConfig) -> None:
     """Refuse an adapter that this model does not take.
 
     Raises:
-        UserError: peft puts none on it.
+        UserError: peft puts none on it, or TRL would not train it.
     """
+    if HEAD in (conf.lora.get("target_modules") or ()):
+        raise UserError(
+            f"finetune.lora.target_modules: TRL trains no adapter on {HEAD}. Expected layers below it, or all-linear, "
+            "which leaves it out."
+        )
     _adapter(_skeleton(config), conf, {})
 
 

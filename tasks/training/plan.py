@@ -75,6 +75,8 @@ def sft_config(conf: Finetune, settings: Settings, seed: int, n_items: int, work
         UserError: trl refuses it.
     """
     ours = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none", "save_strategy": "steps"}
+    # Of a mixture of experts too, only prices are learned: how evenly its experts are used is counted over texts.
+    ours["router_aux_loss_coef"] = 0.0
     # The other processes wait while the first one scores a checkpoint, however long that takes.
     several = {"ddp_timeout": 7 * 24 * 3600, "ddp_find_unused_parameters": False}
     quiet = {"disable_tqdm": True, "logging_steps": 5, "train_sampling_strategy": "group_by_length"}

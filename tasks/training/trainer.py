@@ -32,6 +32,7 @@ from tasks.training.checkpoints import Interruption, finish_checkpoint, keep_in_
 from tasks.training.head_lesson import HeadLesson
 from tasks.training.plan import TrainingPlan
 
+CHECKED = 100  # examples whose labels are looked at before anything is learned
 ROW = "row"  # of an example: which of the training items it is
 
 
@@ -328,7 +329,7 @@ def make_trainer(
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    check_labels(trainer, answers)
+    check_labels(trainer, answers, language.tokenizer(texts[:CHECKED])["input_ids"])
     return trainer
 
 
@@ -366,15 +367,23 @@ class _KeepOnResume(TrainerCallback):
             raise _EnoughError
 
 
-def check_labels(trainer: SFTTrainer, answers: Sequence[str]) -> None:
-    """Refuse to train if what the loss is taken on, decoded, is not the price: masks have been wrong after upgrades.
+def check_labels(trainer: SFTTrainer, answers: Sequence[str], prompts: Sequence[list[int]]) -> None:
+    """Refuse to train if what the loss is taken on, decoded, is not the price, or does not stand behind the prompt that
+    the model is asked with: masks have been wrong after upgrades.
 
     Raises:
-        UserError: an example's labels are something else.
+        UserError: an example's labels or its prompt are something else.
     """
     tokenizer = trainer.processing_class
-    for index, answer in enumerate(answers[:100]):
-        labels = trainer.train_dataset[index]["labels"]
+    for index, (answer, prompt) in enumerate(zip(answers, prompts, strict=False)):
+        example = trainer.train_dataset[index]
+        labels = example["labels"]
         learned = tokenizer.decode([token for token in labels if token != -100], skip_special_tokens=True)
         if learned != answer:
             raise UserError(f"The labels of a training example say {learned!r}, but its price is {answer!r}.")
+        before = example["input_ids"][: next(place for place, token in enumerate(labels) if token != -100)]
+        if before != prompt:
+            raise UserError(
+                f"A price is learned behind the tokens {tokenizer.decode(before)!r}, but would be asked for behind "
+                f"{tokenizer.decode(prompt)!r}. Expected the same: take a base model with another tokenizer."
+            )

@@ -20,10 +20,13 @@ from tasks.errors import UserError
 from tasks.evaluation import evaluate
 from tasks.models.language import base_model
 from tasks.models.language.model import LanguageModel
+from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions
 from tasks.progress import Progress
 from tasks.scoring.checkpoint_choice import choice, chosen, curve
+from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
+from tasks.scoring.roles import Roles
 from tasks.tracking.runs import CHOSEN, Candidate, StageRun
 from tasks.tracking.store import connect, experiment_id, model_folder
 from tasks.training.candidates import Candidates, mean_adapter
@@ -76,6 +79,19 @@ def test_the_choice_stands_on_the_run_with_its_margin(whole: Experiment) -> None
     assert f"| ◆ {tags[CHOSEN]} | {found[best]:.2f} |" in tags["mlflow.note.content"]
     chosen = [m.tags[CHOSEN] for m in run.models() if CHOSEN in m.tags]
     assert chosen == ["true"] and run.client.get_logged_model(models[best].model_id).tags[CHOSEN] == "true"
+
+
+@pytest.mark.parametrize("by", ["text", "head"])
+def test_a_checkpoint_answers_as_it_did_when_it_was_scored(by: str, tmp_path: Path, at: Callable) -> None:
+    """In bfloat16, too, where an adapter in float32 could be computed in either."""
+    words = [*at(tmp_path), "finetune.dtype=bfloat16", "finetune.device=cpu", f"finetune.answer.by={by}"]
+    experiment = load("conf/smoke.yaml", [*words, "finetune.sft.learning_rate=2e-2", "finetune.checkpoints=1"])
+    (kept,) = finetuning.finetune(experiment, dataset := curate(experiment))
+    first = Roles.of(experiment, dataset).first
+    scored = recall(training(experiment), kept.model_id, "validation", first)
+    again = load_predictor(model_folder(connect(experiment), kept.model_id)).predict(first)
+    # What is kept of a distribution is in float32.
+    np.testing.assert_allclose(again.distribution.probabilities, scored.distribution.probabilities, rtol=1e-6)
 
 
 def test_only_the_best_adapters_the_last_and_the_mean_are_kept(whole: Experiment) -> None:

@@ -287,9 +287,12 @@ def test_labels_that_are_not_the_price_are_refused() -> None:
     def trainer(labels: list[int]) -> SimpleNamespace:
         return SimpleNamespace(processing_class=tokenizer, train_dataset=[{"input_ids": good, "labels": labels}])
 
-    check_labels(trainer(masked), ["12.00"])
+    asked = [good[:-5]]
+    check_labels(trainer(masked), ["12.00"], asked)
     with pytest.raises(UserError, match=r"say 'Price is \$12\.00', but its price is '12\.00'"):
-        check_labels(trainer(good), ["12.00"])
+        check_labels(trainer(good), ["12.00"], asked)
+    with pytest.raises(UserError, match=r"behind the tokens '.*Price is \$', but would be asked for behind 'Price'"):
+        check_labels(trainer(masked), ["12.00"], [tokenizer("Price")["input_ids"]])
 
 
 def test_a_loss_that_is_no_number_stops_the_training_at_its_step(
@@ -344,6 +347,14 @@ def test_a_loss_that_is_no_number_stops_the_training_at_its_step(
         ("finetune.quantization.bnb_4bit_quant_type=nf5", "bnb_4bit_quant_type: got 'nf5'. Expected nf4 or fp4"),
         ("finetune.lora.r=0", "finetune.lora: tiny-random takes no such adapter. `r` should be a positive"),
         ("finetune.lora.target_modules=[query_key_value]", "finetune.lora: tiny-random takes no such adapter. Target"),
+        ("finetune.lora.target_modules=[q_proj,lm_head]", "TRL trains no adapter on lm_head"),
+        ("finetune.lora.init_lora_weights=orthogonal", "orthogonal takes weights that are not quantized"),
+        ("finetune.sft.bf16=true", "finetune.sft.bf16 is not for the conf: set finetune.dtype"),
+        ("finetune.sft.max_length=40", "max_length is not for the conf: set finetune.prompt.text_tokens"),
+        ("finetune.sft.packing=true", "packing is not for the conf"),
+        ("finetune.sft.eval_strategy=steps", "eval_strategy is not for the conf: checkpoints are scored"),
+        ("finetune.sft.label_smoothing_factor=0.5", "label_smoothing_factor is not for the conf"),
+        ("finetune.sft.save_only_model=true", "save_only_model is not for the conf: an interrupted training goes on"),
         ("finetune.lora.init_lora_weights=pissa_niter_4", "pissa_niter_4 changes the weights of the base model"),
         ("finetune.quantization.load_in_4bit=often", "finetune.quantization: load_in_4bit must be a boolean"),
     ],

@@ -83,9 +83,9 @@ def identity(name: str) -> str:
 
 
 class Encoder:
-    """An encoder with its tokenizer, on the best device there is."""
+    """An encoder with its tokenizer, on a device; "auto" is the best one there is."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: str = "auto") -> None:
         """Load it.
 
         Raises:
@@ -99,7 +99,7 @@ class Encoder:
             options["revision"] = _checked(name, base_model.commit, name)
         self.tokenizer: Any = _checked(name, AutoTokenizer.from_pretrained, address, **options)
         model: Module = _checked(name, AutoModel.from_pretrained, address, **options)
-        self.device = Hardware.here("auto").device
+        self.device = Hardware.here(device).device
         self.model = model.eval().to(self.device)
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
@@ -125,7 +125,7 @@ class Encoder:
 
 
 @functools.lru_cache(maxsize=1)
-def loaded(name: str, made_by: str) -> Encoder:
+def loaded(name: str, made_by: str, device: str) -> Encoder:
     """An encoder to compare texts with vectors that are there already; it stays in memory for the next texts.
 
     Raises:
@@ -136,10 +136,10 @@ def loaded(name: str, made_by: str) -> Encoder:
             f"Similar items are looked up by vectors of the encoder {made_by}, and {name} is {found} now. Put that one "
             "back, or fine-tune again."
         )
-    return Encoder(name)
+    return Encoder(name, device)
 
 
-def vectors_of(name: str, texts: Sequence[str]) -> np.ndarray:
+def vectors_of(name: str, texts: Sequence[str], device: str = "auto") -> np.ndarray:
     """The vectors [n, size] of the training texts, which take minutes: kept in the user's cache.
 
     Raises:
@@ -152,7 +152,7 @@ def vectors_of(name: str, texts: Sequence[str]) -> np.ndarray:
         "libraries": versions(*base_model.LIBRARIES),
     }
     folder = cache_folder() / "vectors" / digest(parts)
-    made = cached(folder, lambda new: np.save(new / VECTORS, Encoder(name).vectors(texts)))
+    made = cached(folder, lambda new: np.save(new / VECTORS, Encoder(name, device).vectors(texts)))
     return np.load(made / VECTORS)
 
 

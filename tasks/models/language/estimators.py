@@ -12,6 +12,8 @@ import numpy as np
 from tasks.models.predictor import Distribution
 
 GREEDY = "greedy"  # the estimate that is none of these: the most probable text
+# How it is written. A base model may bring a penalty on words that the prompt holds, which are prices here.
+MOST_PROBABLE = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # 1 is among them
 TIE = 1e-12  # a cumulative probability this close to a quantile hits it exactly
 

@@ -127,6 +127,9 @@ def settings(
     if sft.get("use_liger_kernel") and not hardware.liger:
         notes.append("use_liger_kernel needs CUDA and the package liger-kernel: it is left out")
         changes["use_liger_kernel"] = False
+    if sft.get("activation_offloading") and not cuda:
+        notes.append("activation_offloading needs CUDA: it is left out")
+        changes["activation_offloading"] = False
     ours: dict[str, Any] = {"bf16": bf16, "use_cpu": hardware.device == "cpu", "dataloader_pin_memory": cuda}
     if cuda and hardware.bitsandbytes:
         ours["optim"] = "paged_adamw_32bit"  # its states leave the GPU when memory is short

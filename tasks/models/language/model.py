@@ -17,7 +17,7 @@ from tasks.data import minhash
 from tasks.data.items import Item
 from tasks.errors import ModelGoneError, UserError
 from tasks.models.language import base_model
-from tasks.models.language.estimators import ESTIMATORS, GREEDY, fit_temperature, quantile, temper
+from tasks.models.language.estimators import ESTIMATORS, GREEDY, MOST_PROBABLE, fit_temperature, quantile, temper
 from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.models.language.price_distribution import batches, evaluating, price_distribution
 from tasks.models.language.price_trie import build_trie
@@ -85,7 +85,7 @@ class ModelSpec:
 
             if encoder.asked_for(prompt):
                 encoder.locate(prompt.encoder)
-            told["comparables"] = None if train is None else Comparables.fit(train, prompt, near)
+            told["comparables"] = None if train is None else Comparables.fit(train, prompt, near, finetune.device)
         told |= {"device": finetune.device, "dtype": finetune.dtype}
         return cls(finetune.base, finetune.quantization, prompt, answer, **told)
 
@@ -99,7 +99,7 @@ class ModelSpec:
         if prompt.comparables:
             if self.comparables is None:
                 raise ValueError("finetune.prompt.comparables needs a spec that was given the training items")
-            places = self.comparables.look_up(items, prompt.comparables)
+            places = self.comparables.look_up(items, prompt.comparables, self.device)
             prices = self.comparables.prices[places]
             titles = None if self.comparables.titles is None else self.comparables.titles[places].tolist()
         if prompt.opinions:
@@ -288,7 +288,7 @@ class LanguageModel:
                     written = self.model.generate(
                         **batch,
                         max_new_tokens=longest,
-                        do_sample=False,
+                        **MOST_PROBABLE,
                         use_cache=True,
                         pad_token_id=self.tokenizer.pad_token_id,
                     )[:, batch["input_ids"].shape[1] :]

@@ -110,6 +110,8 @@ def check_layers(config: PreTrainedConfig, trie: PriceTrie, longest: int, closin
     """
     if trie.nodes == 1 and not closing:
         return
+    if getattr(config, "alibi", False):
+        raise ValueError(f"It counts places by ALiBi, which knows no tree.{_way_out(trie)}")
     kinds = set(getattr(config, "layer_types", None) or ())
     if foreign := kinds - {"full_attention", "sliding_attention"}:
         raise ValueError(
@@ -129,16 +131,17 @@ def check_layers(config: PreTrainedConfig, trie: PriceTrie, longest: int, closin
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode inside, and each module's own mode again afterwards (a frozen part may differ from the rest).
 
-    On a GPU an adapter in float32 on a model in bfloat16 computes in bfloat16 too, as in training: in float32 it took
-    half as long as the model itself (docs/benchmarks.md).
+    An adapter in float32 on a model in bfloat16 computes in bfloat16 too, as it does while it is trained, so that a
+    checkpoint answers the same then and when it is loaded. (On a GPU it took half as long as the model itself in
+    float32: docs/benchmarks.md.)
     """
     import torch
 
     modes, weight = [(module, module.training) for module in model.modules()], model.get_input_embeddings().weight
-    narrow = weight.is_cuda and weight.dtype == torch.bfloat16
+    device, narrow = weight.device.type, weight.dtype == torch.bfloat16
     model.eval()
     try:
-        with torch.autocast("cuda", torch.bfloat16) if narrow else contextlib.nullcontext():
+        with torch.autocast(device, torch.bfloat16) if narrow else contextlib.nullcontext():
             yield
     finally:
         for module, training in modes:

@@ -42,9 +42,11 @@ class Comparables:
     titles: np.ndarray | None = None  # [n], where a prompt holds them
 
     @classmethod
-    def fit(cls, items: Sequence[Item], prompt: Prompt, near: float | None = minhash.NEAR) -> Self:
+    def fit(
+        cls, items: Sequence[Item], prompt: Prompt, near: float | None = minhash.NEAR, device: str = "auto"
+    ) -> Self:
         """Keep of the items, which have prices, what a prompt tells of them. `near` says how alike near duplicates are;
-        None where none are kept out of the other splits.
+        None where none are kept out of the other splits. An encoder computes on the `device`.
 
         Raises:
             UserError: their texts have no words, or there is no such encoder.
@@ -55,13 +57,13 @@ class Comparables:
             kept["terms"], kept["rows"] = _fitted(texts)
         if asked_for(prompt):
             kept["encoder"] = prompt.encoder, identity(prompt.encoder)
-            kept["vectors"] = vectors_of(prompt.encoder, texts)
+            kept["vectors"] = vectors_of(prompt.encoder, texts, device)
         if prompt.titles:
             kept["titles"] = np.array([item.title[: ENOUGH * prompt.titles] for item in items])
         prices, known = np.array([item.price for item in items]), np.array([item_digest(item) for item in items])
         return cls(prices, known, minhash.groups(texts, near), **kept)
 
-    def look_up(self, items: Sequence[Item], count: int) -> np.ndarray:
+    def look_up(self, items: Sequence[Item], count: int, device: str = "auto") -> np.ndarray:
         """The places of the `count` most similar items, or of all where there are fewer, the most similar first:
         [m, count].
 
@@ -77,7 +79,7 @@ class Comparables:
         places = {digest: place for place, digest in enumerate(self.known)}
         # Where a kept item lies, -1 for a new one.
         own = np.array([places.get(item_digest(item), -1) for item in items])
-        ways = self._ways(items, own)
+        ways = self._ways(items, own, device)
         chosen, pending, wanted = np.zeros((len(items), count), dtype=int), np.arange(len(items)), count + 1 + SPARE
         while len(pending):
             wanted = min(wanted, len(self.known))
@@ -90,7 +92,7 @@ class Comparables:
             pending, wanted = pending[(last == 0).sum(axis=1) < count], min(8 * wanted, MOST_VARIANTS)
         return chosen
 
-    def _ways(self, items: Sequence[Item], own: np.ndarray) -> list[tuple[Any, Any]]:
+    def _ways(self, items: Sequence[Item], own: np.ndarray, device: str) -> list[tuple[Any, Any]]:
         """Rows of the kept items and rows of those asked about, for each way to tell how similar they are."""
         texts, ways = words(items), []
         if self.terms is not None:
@@ -100,7 +102,7 @@ class Comparables:
             if (own < 0).any():
                 new = [text for text, place in zip(texts, own, strict=True) if place < 0]
                 assert self.encoder is not None, "who keeps vectors keeps the name of what made them"
-                asked[own < 0] = loaded(*self.encoder).vectors(new)
+                asked[own < 0] = loaded(*self.encoder, device).vectors(new)
             ways.append((self.vectors, asked))
         return ways
 

@@ -41,6 +41,17 @@ def check_base(conf: Finetune) -> None:
             f"finetune.base: the tokenizer of {conf.base} has no token that ends a text (eos_token), with which an "
             "answer is learned to end. Set it in the model's tokenizer_config.json, or take another base model."
         )
+    if tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
+        raise UserError(
+            f"finetune.base: the tokenizer of {conf.base} ends every text by {tokenizer.eos_token}, the question for a "
+            "price too, behind which no price would come. Take that out of its tokenizer.json (post_processor), or "
+            "take another base model."
+        )
+    if getattr(config, "quantization_config", None) and not conf.quantization:
+        raise UserError(
+            f"finetune.base: the weights of {conf.base} are stored in few bits, and finetune.quantization is null. "
+            "Take the model that it was made from, or set finetune.quantization.load_in_4bit=true."
+        )
     if not kind._supports_sdpa:
         say(f"{conf.base} has no kernel of torch's attention (sdpa): training and prediction use eager attention")
     longest = longest_prompt(in_words(conf.prompt, conf.answer), tokenizer)

@@ -44,6 +44,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "cache_folder", lambda: tmp_path / "cache")
 
 
+def test_it_computes_where_the_conf_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on a device that the machine has and the conf does not want."""
+    monkeypatch.setattr("tasks.models.language.hardware._devices", lambda: ["mps", "cpu"])
+    words = [f"finetune.prompt.encoder={folder}", "finetune.prompt.comparables=2", "finetune.prompt.nearest=meaning"]
+    spec = ModelSpec.of(load("conf/smoke.yaml", ["finetune.device=cpu", *words]).finetune, KETTLES)
+    assert spec.told([Item.from_text("A kettle never seen")], spec.prompt).prices.shape == (1, 2)
+
+
 def by_meaning(folder: Path, nearest: str = "meaning") -> Prompt:
     return Prompt(comparables=4, nearest=nearest, encoder=str(folder))
 

@@ -52,10 +52,11 @@ def test_what_the_conf_says_stands_where_it_can() -> None:
     conf = load("conf/amazon.yaml").finetune
     assert settings(GPU, None, {"optim": "adamw_torch", "bf16": False}).sft.items() >= {"optim": "adamw_torch"}.items()
     assert settings(GPU, conf.quantization, conf.sft).sft["optim"] == "paged_adamw_32bit"
-    plan = settings(CPU, conf.quantization, {**conf.sft, "use_liger_kernel": True})
-    assert (plan.sft["optim"], plan.sft["use_liger_kernel"]) == ("adamw_torch", False)
-    computing, optimizer, liger = plan.notes
-    assert "paged_adamw_32bit needs CUDA" in optimizer and "liger" in liger
+    plan = settings(CPU, conf.quantization, {**conf.sft, "use_liger_kernel": True, "activation_offloading": True})
+    assert plan.sft["optim"] == "adamw_torch"
+    assert not plan.sft["use_liger_kernel"] and not plan.sft["activation_offloading"]
+    computing, optimizer, liger, offloading = plan.notes
+    assert "paged_adamw_32bit needs CUDA" in optimizer and "liger" in liger and "needs CUDA" in offloading
     assert computing == (
         "bnb_4bit_compute_dtype is bfloat16, but 4-bit layers compute in float32: cpu has no bfloat16 here"
     )

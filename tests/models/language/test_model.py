@@ -80,6 +80,14 @@ def test_greedy_text_is_what_one_at_a_time_writes_and_never_crashes(items: list[
     assert answer.distribution is None and np.isnan(answer.low).all()
 
 
+def test_greedy_text_is_the_most_probable_whatever_penalties_a_base_model_brings(items: list[Item]) -> None:
+    """They would fall on the prices that a prompt tells."""
+    model = language("finetune.answer.estimate=greedy")
+    plain = model.generate(items[:8])
+    model.model.generation_config.update(repetition_penalty=5.0, num_beams=3, no_repeat_ngram_size=1)
+    assert model.generate(items[:8]) == plain
+
+
 def test_words_are_read_in_the_unit_of_the_prompt(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     """Cents become dollars, a number out of range the nearest in range, and a refusal no price at all."""
     model = language("finetune.answer.estimate=greedy", "finetune.prompt.unit=0.01", "finetune.prompt.highest=99999")

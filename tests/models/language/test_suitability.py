@@ -116,6 +116,25 @@ def test_layers_that_cannot_take_the_tree_of_prices_are_refused(by: str, tmp_pat
     check(narrow, "finetune.answer.estimate=greedy", "finetune.prompt.text_tokens=100")
 
 
+def mixtral(transformers: object) -> object:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    return transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(**SMALL, **sizes, **experts, intermediate_size=16, sliding_window=None)
+    )
+
+
+def falcon(transformers: object) -> object:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return transformers.FalconForCausalLM(transformers.FalconConfig(**SMALL, **sizes, alibi=True))
+
+
+def test_places_that_are_counted_by_alibi_are_refused(tmp_path: Path) -> None:
+    """They know no tree of prices."""
+    with pytest.raises(UserError, match=r"\(falcon\): It counts places by ALiBi.* or finetune.answer.estimate=greedy"):
+        check(base(tmp_path / "model", falcon))
+
+
 @pytest.mark.parametrize("suffix", ["''", "'0'"])
 def test_a_suffix_that_ends_no_number_is_refused(suffix: str) -> None:
     """By the section that holds it; one that goes on with a digit ends none."""
@@ -133,6 +152,29 @@ def test_a_tokenizer_without_an_end_is_refused_and_one_without_padding_pads_with
     file.write_text(json.dumps({key: value for key, value in fields.items() if key not in ("pad_token", "eos_token")}))
     with pytest.raises(UserError, match="has no token that ends a text"):
         check(path)
+
+
+def test_a_tokenizer_that_ends_the_question_is_refused(tmp_path: Path) -> None:
+    """Prices would be learned behind the question and asked for behind its end."""
+    path = base(tmp_path / "model", llama(256))
+    file = Path(path) / "tokenizer.json"
+    end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    how = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}, end], "pair": [end]}
+    how["special_tokens"] = {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": how}))
+    with pytest.raises(UserError, match=r"finetune\.base: the tokenizer of .* ends every text by </s>"):
+        check(path)
+
+
+def test_weights_that_are_stored_in_4_bits_are_loaded_in_4_bits(tmp_path: Path) -> None:
+    """As many repositories hold them."""
+    path = base(tmp_path / "model", llama(256))
+    file = Path(path) / "config.json"
+    stored = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": stored}))
+    check(path)
+    with pytest.raises(UserError, match=r"are stored in few bits, and finetune\.quantization is null"):
+        check(path, "finetune.quantization=null")
 
 
 def test_an_adapter_and_a_gguf_are_told_from_a_model(tmp_path: Path) -> None:
@@ -166,12 +208,13 @@ def test_a_model_without_a_kernel_of_torch_s_attention_takes_the_eager_one(
     assert np.abs(together[0] - together[1]).max() > 1e-6
 
 
-def test_a_model_without_a_kernel_of_torch_s_attention_can_be_trained(tmp_path: Path, at: Callable) -> None:
+@pytest.mark.parametrize("make", [gptj, mixtral], ids=["without a kernel of torch's attention", "with experts"])
+def test_a_model_of_another_make_can_be_trained(make: Callable, tmp_path: Path, at: Callable) -> None:
     """Every checkpoint is there, and scored."""
     from tasks import finetuning
     from tasks.curation import curate
 
-    words = [*at(tmp_path / "store"), f"finetune.base={base(tmp_path / 'model', gptj)}", "finetune.checkpoints=2"]
+    words = [*at(tmp_path / "store"), f"finetune.base={base(tmp_path / 'model', make)}", "finetune.checkpoints=2"]
     experiment = load("conf/smoke.yaml", words)
     candidates = finetuning.finetune(experiment, curate(experiment))
     assert [candidate.step for candidate in candidates] == [2, 4]
