@@ -1,8 +1,11 @@
-"""Prefect's temporary server ends with the command that started it, even if that is killed."""
+"""Prefect's temporary server lives as long as the command that started it: Ctrl-C does not end it before that, and
+nothing leaves it behind."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 
 
 def end_server_with_process() -> None:
@@ -10,17 +13,25 @@ def end_server_with_process() -> None:
 
     Prefect ends the server when Python exits. A process that is killed (SIGKILL, out of memory) never gets there.
     """
+    import prefect
     from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
 
     class WatchedServer(SubprocessASGIServer):
         def _run_uvicorn_command(self) -> subprocess.Popen:
-            server = super()._run_uvicorn_command()
             # The watcher reads from a pipe into which nobody writes. It closes when this process ends, however it ends.
-            command = ["sh", "-c", f"read _; kill {server.pid}"]
             quiet = subprocess.DEVNULL
             self.watcher = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+                ["sh", "-c", "read _; kill 0"], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, process_group=0
             )
-            return server
+            # As Prefect starts it, but in the watcher's process group. Signals of a terminal, and of `timeout`, go to
+            # our whole group. Without a server, Prefect would wait at exit for one to take its last events, for good.
+            settings = get_current_settings().to_environment_variables(exclude_unset=True)
+            temporary = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+            command = [sys.executable, "-m", "uvicorn", "--app-dir", str(prefect.__module_path__.parent)]
+            command += ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
+            command += ["--port", str(self.port), "--log-level", "error", "--lifespan", "on"]
+            environment = {**os.environ, **temporary, **settings}
+            return subprocess.Popen(command, env=environment, process_group=self.watcher.pid)
 
     WatchedServer()  # Prefect keeps one server for each port, and starts this one, which is for any port

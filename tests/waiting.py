@@ -17,12 +17,13 @@ PATIENCE = 1800  # seconds
 # Seconds between two looks, three times those that a look takes: one that asks a server takes processor time from it.
 BETWEEN, AT_MOST, TIMES = 0.05, 0.25, 3
 # As `sitecustomize.py` of another process: it stands still after a function has done its work, for as long as there is
-# a file; STAND_STILL_AFTER says `module:function@file`, several with spaces between them. So what is to come in the
-# middle of a stage does, however fast the stage is.
+# a file, and says so on standard error; STAND_STILL_AFTER says `module:function@file`, several with spaces between.
+# So what is to come in the middle of a stage does, however fast the stage is.
 STANDING_STILL = """
 import functools, importlib, os, time
 def still_after(whole, place, *arguments, **named):
     answer = whole(*arguments, **named)
+    os.path.exists(place) and os.write(2, b"It stands still.\\n")
     while os.path.exists(place):
         time.sleep(0.05)
     return answer

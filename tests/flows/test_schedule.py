@@ -346,12 +346,20 @@ def test_a_worker_whose_server_is_gone_can_be_stopped(tmp_path: Path, at: Callab
         site.stop()
 
 
-def test_a_killed_command_takes_its_temporary_server_along(tmp_path: Path, at: Callable) -> None:
-    """After SIGKILL nothing is left running."""
-    command = [sys.executable, "-m", "flows.cli", "curate", "-c", SMOKE, *at(tmp_path)]
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
-    environment.pop("PREFECT_API_URL", None)
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", -15), ("SIGKILL", -9)])
+def test_a_command_and_its_temporary_server_end_together(
+    tmp_path: Path, at: Callable, number: str, status: int
+) -> None:
+    """Ctrl-C in a terminal and `timeout` signal the whole group: the server must not go first, as Prefect would wait
+    for it. Nothing is left running, not even after SIGKILL."""
+    site, log = Site(tmp_path, at(tmp_path)), tmp_path / "command.log"
+    site.curating.touch()
+    site.environment.pop("PREFECT_API_URL", None)
+    command = [sys.executable, "-m", "flows.cli", "curate", "-c", SMOKE, *site.overrides]
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, env=site.environment, cwd=PROJECT, stderr=output, start_new_session=True) as process,
+    ):
 
         def server_and_watch() -> list[psutil.Process]:
             children = psutil.process_iter(["ppid", "cmdline"])
@@ -360,6 +368,9 @@ def test_a_killed_command_takes_its_temporary_server_along(tmp_path: Path, at: C
             return found if len(found) == 2 else []
 
         both = until(server_and_watch, process)
-        process.kill()
+        until(lambda: "It stands still" in log.read_text(), process, log)
+        os.killpg(process.pid, getattr(signal, number))
+        assert process.wait(PATIENCE) == status
+    assert ("Interrupted" in log.read_text()) == (number == "SIGINT")
     _, left = psutil.wait_procs(both, timeout=PATIENCE)
     assert not left
