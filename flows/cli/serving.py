@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
 EXAMPLE = '{"inputs": ["Stainless kettle, 1.7 litres"]}'
 
 
@@ -43,8 +44,9 @@ class BadRequestError(ValueError):
 class Guard:
     """ASGI middleware before POST /invocations: refuses what cannot be priced, and lets one request in at a time."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, origin: Origin | None = None) -> None:
-        self.app, self.limits, self.turn = app, limits, asyncio.Lock()
+    def __init__(self, app: ASGIApp, limits: Limits, origin: Origin | None = None, seconds: float = 60) -> None:
+        """`seconds` is how long a request may wait for its turn, and what the app itself allows the model."""
+        self.app, self.limits, self.seconds, self.turn = app, limits, seconds, asyncio.Lock()
         self.about = {"model": origin.fields()} if origin else {}  # what every answer says of its model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +61,28 @@ class Guard:
             await _refuse(error, scope, receive, send)
             return
 
+        try:
+            start, said = await self._ask(scope, receive, body)
+        except BadRequestError as error:
+            await _refuse(error, scope, receive, send)
+            return
+        if start["status"] == 200:
+            # MLflow writes NaN where there is no price or no interval. No JSON has that, and many readers refuse it.
+            answer = json.loads(said, parse_constant=lambda _: None)
+            said = json.dumps({**answer, **self.about}, allow_nan=False).encode()
+        lengths = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+        await send({**start, "headers": [*lengths, (b"content-length", str(len(said)).encode())]})
+        await send({"type": "http.response.body", "body": said})
+
+    async def _ask(self, scope: Scope, receive: Receive, body: bytes) -> tuple[Message, bytes]:
+        """The head and the body of what the app answers to a request that was checked.
+
+        Raises:
+            BadRequestError: its turn did not come in time, or the model took too long or failed.
+        """
+        # MLflow does not know all spellings of the type that HTTP allows.
+        others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+        plain = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
         unread: bytes | None = body
 
         async def again() -> Message:
@@ -76,21 +100,23 @@ class Guard:
             start = message if message["type"] == "http.response.start" else start
             said += message.get("body", b"")
 
-        async with self.turn:
-            await self.app(scope, again, kept)
+        limit = f"{self.seconds:g} seconds ({TIMEOUT})"
+        try:
+            async with asyncio.timeout(self.seconds):
+                await self.turn.acquire()
+        except TimeoutError:
+            raise BadRequestError(503, f"Other requests took all of {limit}. Send it again later.") from None
+        try:
+            await self.app(plain, again, kept)
+        finally:
+            self.turn.release()  # not before the model is done, which nothing cuts off: two would share the memory
+        if start["status"] == 504:
+            raise BadRequestError(504, f"The model took longer than {limit}. Send fewer or shorter texts.")
         if start["status"] in (400, 500):  # the request was checked: it is the model's failure
             # Its stack trace is for the log alone.
             print(f"the model failed: {said.decode(errors='replace')}", file=sys.stderr, flush=True)
-            message = "The model failed on these texts. The log of the server says where."
-            await _refuse(BadRequestError(500, message), scope, receive, send)
-            return
-        if start["status"] == 200:
-            # MLflow writes NaN where there is no price or no interval. No JSON has that, and many readers refuse it.
-            answer = json.loads(said, parse_constant=lambda _: None)
-            said = json.dumps({**answer, **self.about}, allow_nan=False).encode()
-        lengths = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-        await send({**start, "headers": [*lengths, (b"content-length", str(len(said)).encode())]})
-        await send({"type": "http.response.body", "body": said})
+            raise BadRequestError(500, "The model failed on these texts. The log of the server says where.")
+        return start, said
 
 
 async def _read(receive: Receive, announced: str, most: int) -> bytes:
@@ -171,5 +197,7 @@ def serve(experiment: Experiment, host: str, port: int, limits: Limits) -> None:
         say(f"{host}: whoever reaches this machine can ask for prices. There is no password.")
     print(f"{version.name} version {version.version} ({name}): http://{host}:{port}/invocations", flush=True)
     import uvicorn
+    from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 
-    uvicorn.run(Guard(scoring_server.init(model), limits, origin), host=host, port=port, log_level="warning")
+    guard = Guard(scoring_server.init(model), limits, origin, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
+    uvicorn.run(guard, host=host, port=port, log_level="warning")

@@ -208,6 +208,39 @@ def test_what_is_not_called_json_is_refused(server: str, content_type: str) -> N
     assert status == 415 and "Expected application/json" in json.loads(said)["message"]
 
 
+@pytest.mark.parametrize("rest", ["", ";", '; charset="utf-8"', "; Charset=utf-8", "; profile=x"])
+def test_json_is_known_however_it_is_called(server: str, rest: str) -> None:
+    """As HTTP allows: letters of any case, and parameters."""
+    assert ask(server, b'{"inputs": ["kettle"]}', f"Application/JSON{rest}")[0] == 200
+
+
+def test_a_request_that_takes_too_long_and_one_behind_it_are_told_so() -> None:
+    """In JSON, as all that is refused. The second one is not asked while the first one is not done."""
+    from flows.cli.serving import Guard, Limits
+
+    begun, let_go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: object, __: object, send: Callable) -> None:
+        begun.set()
+        await let_go.wait()
+        head = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 504, "headers": head})
+        await send({"type": "http.response.body", "body": b"Request processing time exceeded limit"})
+
+    async def both() -> tuple[httpx.Response, httpx.Response]:
+        guard = httpx.ASGITransport(Guard(slow, Limits(), seconds=0))
+        async with httpx.AsyncClient(transport=guard, base_url="http://127.0.0.1") as client:
+            first = asyncio.create_task(client.post("/invocations", json={"inputs": ["Kettle"]}))
+            await begun.wait()
+            second = await client.post("/invocations", json={"inputs": ["Kettle"]})
+            let_go.set()
+            return await first, second
+
+    first, second = asyncio.run(both())
+    assert first.status_code == 504 and "Send fewer or shorter texts" in first.json()["message"]
+    assert second.status_code == 503 and "Send it again later" in second.json()["message"]
+
+
 @pytest.fixture
 def posted(conf: str) -> Callable[..., httpx.Response]:
     """What a server in this process answers to texts, with another predictor in the champion if one is given."""
