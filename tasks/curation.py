@@ -307,7 +307,7 @@ def clean_fixed_test(data: Data, seed: int, folder: Path) -> Tally:
             raise UserError(message) from None
     cleaned, tally = clean_items(items, rules)
     items = [item for item, _ in cleaned]
-    if empty := next((number for number, item in enumerate(items, 1) if not item.title and not item.text), None):
+    if empty := next((number for number, item in enumerate(items, 1) if not item.has_words), None):
         remedy = "set data.part_numbers=keep, or mend the row" if data.part_numbers == "scrub" else "mend the row"
         raise UserError(f"Row {empty} of {data.test_path}: {EMPTIED}. A fixed test set is kept whole; {remedy}.")
     if len({item.id for item in items}) < len(items):

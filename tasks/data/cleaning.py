@@ -39,7 +39,7 @@ BATCH = 1024  # rows cleaned at once
 # Prices that stand for "none": 0.01, runs of nines or ones, round millions. Reported wherever they are.
 PLACEHOLDER = re.compile(r"0\.01|9{3,}(\.9+)?|1{3,}(\.1+)?|[1-9]0{6,}|1234(56?7?8?9?)?(\.\d+)?")
 NO_PRICE = "no price"
-EMPTIED = "no title and no text after cleaning"
+EMPTIED = "no words in title and text after cleaning"
 STILL_STATED = "exact price still in the text or details"
 SCHEMA = pa.schema(
     [
@@ -286,7 +286,7 @@ def check(item: Item, leaks: list[Leak], rules: Data) -> None:
         raise RejectedError(f"price outside {rules.price_min:g} to {rules.price_max:g}")
     if leaks and rules.leaks == "drop":
         raise RejectedError("states its own price")
-    if not item.title and not item.text:
+    if not item.has_words:
         raise RejectedError(EMPTIED)
     if len(item.title) + len(item.text) < rules.text_min:
         raise RejectedError(f"text shorter than {rules.text_min} characters")

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import re
 import threading
@@ -62,6 +63,11 @@ class Item:
         """The price of an item that has one, as all items of a dataset do."""
         assert self.price is not None
         return self.price
+
+    @property
+    def has_words(self) -> bool:
+        """Whether title or text holds a letter or a digit: from signs alone no price can be told."""
+        return any(map(str.isalnum, itertools.chain(self.title, self.text)))
 
     @classmethod
     def from_text(cls, text: str) -> Item:

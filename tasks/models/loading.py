@@ -44,11 +44,12 @@ def load_rules(folder: Path) -> Data | None:
 def priced(predictor: Predictor, items: Sequence[Item], rules: Data | None) -> Predictions:
     """What a predictor answers for items as somebody wrote them, their texts cleaned as those that it was trained on.
 
-    An item of which cleaning leaves neither title nor text gets no price, as curation drops it: the price would be that
-    of anything. A price that an item brings is used to find the text that states it, and is not shown to the predictor.
+    An item of which cleaning leaves no words in title and text gets no price, as curation drops it: the price would be
+    that of anything. A price that an item brings is used to find the text that states it, and is not shown to the
+    predictor.
     """
     cleaned = [dataclasses.replace(item, price=None) for item in as_trained(items, rules)]
-    kept = np.array([bool(item.title or item.text) for item in cleaned], dtype=bool)
+    kept = np.array([item.has_words for item in cleaned], dtype=bool)
     prices = np.full((3, len(cleaned)), np.nan)
     if kept.any():
         answer = predictor.predict([item for item, whole in zip(cleaned, kept, strict=True) if whole])

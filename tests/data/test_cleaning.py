@@ -202,9 +202,9 @@ def test_part_numbers_go_and_measures_stay(read: Read) -> None:
 
 def test_an_item_that_cleaning_empties_is_rejected(read: Read) -> None:
     """Counted under a reason of its own, however short a text may be."""
-    items, tally = read({"a.jsonl": lines(row(title="WX-4500B1"), row(id="b"))}, text_min=0)
+    items, tally = read({"a.jsonl": lines(row(title="WX-4500B1"), row(title="!!! ..."), row(id="b"))}, text_min=0)
     assert [item["id"] for item in items] == ["b"]
-    assert tally.dropped == {"no title and no text after cleaning": 1} and tally.rejected == 1
+    assert tally.dropped == {"no words in title and text after cleaning": 2} and tally.rejected == 2
 
 
 def test_columns_are_mapped(read: Read) -> None:

@@ -60,13 +60,15 @@ def test_what_cleaning_leaves_nothing_of_gets_no_price(conf: str, capsys: pytest
     """The reason is said; and each answer has the title that was given, by which rows can be joined."""
     from flows.cli.main import main
 
-    texts = ["XJ-4500B77", "RTX4090X steel kettle, 8 cups"]  # part numbers are scrubbed
+    # Part numbers are scrubbed, and signs are no words.
+    texts = ["XJ-4500B77", "RTX4090X steel kettle, 8 cups", "!!! ...", "\U0001f642", "\u200b"]
     assert main(["predict", "-c", conf, *texts, "--json"]) == 0
     captured = capsys.readouterr()
-    none, some = json.loads(captured.out)
+    none, some, *signs = json.loads(captured.out)
+    assert [row["price"] for row in signs] == [None] * 3
     assert none == {"id": none["id"], "title": texts[0], "price": None, "low": None, "high": None}
     assert some["title"] == texts[1] and some["low"] <= some["price"] <= some["high"]
-    assert "1 of 2 without a price: cleaning leaves no words of it" in captured.err
+    assert "4 of 5 without a price: cleaning leaves no words of it" in captured.err
     assert command("predict", "-c", conf, texts[0]) == (0, f"no price  {texts[0]}\n")
 
 

@@ -104,7 +104,7 @@ def test_a_fixed_test_row_that_cleaning_empties_is_named_with_the_remedy(curated
     raw = rows(120)
     file = tmp_path / "fixed.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in [*raw[:4], {"id": "part", "title": "WX-4500B1", "price": 5}]))
-    with pytest.raises(UserError, match=r"Row 5 of .*fixed\.jsonl: no title and no text .* data\.part_numbers=keep"):
+    with pytest.raises(UserError, match=r"Row 5 of .*fixed\.jsonl: no words in title .* data\.part_numbers=keep"):
         curated(raw, f"data.test_path={file}")
     assert "part" in held(curated(raw, f"data.test_path={file}", "data.part_numbers=keep"))
 
