@@ -10,7 +10,7 @@ from tasks.config.experiment import Experiment
 from tasks.errors import UserError
 from tasks.tracking.reading import reader, version_with
 from tasks.tracking.runs import MODEL_ID
-from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect, listing, model_address
+from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect, experiment_id, listing, model_address
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -34,6 +34,7 @@ def expected(experiment: Experiment, alias: str) -> ModelVersion | SimpleNamespa
     """
     version, remedy = version_of(experiment, alias), "Run: pricewright run, with the same -c and key=value."
     if version is None:
+        experiment_id(experiment)  # refuses a store of another layout, which a run would refuse too
         raise UserError(f"{experiment.registered_model} has no {alias} yet. {remedy}")
     asked: Any = reader(experiment)
     named = f"{version.name} version {version.version}, the {alias},"

@@ -338,6 +338,8 @@ def test_a_store_of_another_layout_is_left_whole_and_refused_in_a_sentence(
     """What was found, and what to do; another experiment of the same store can be used, and an empty one is ours."""
     from mlflow import MlflowClient
 
+    from tasks.tracking.registry import CHAMPION, expected
+
     experiment = load(SMOKE, at(tmp_path))
     client = MlflowClient(experiment.tracking.uri)
     old = client.create_experiment("pricewright", artifact_location=str(tmp_path / "artifacts"))
@@ -352,6 +354,8 @@ def test_a_store_of_another_layout_is_left_whole_and_refused_in_a_sentence(
         assert f"({found}; this version reads {LAYOUT})" in said
         assert "Set tracking.experiment to another name, or move mlruns/ away. Nothing was changed." in said
         assert client.get_experiment(old).tags == before and len(client.search_runs([old])) == 1
+        with pytest.raises(UserError, match="holds runs of another layout"):  # and not that there is no champion yet
+            expected(experiment, CHAMPION)
         client.set_experiment_tag(old, LAYOUT_TAG, "0")
         before = client.get_experiment(old).tags
     other = load(SMOKE, [*at(tmp_path), "tracking.experiment=other"])
