@@ -143,7 +143,9 @@ def print_table(standings: Standings) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 100)
     wide = console.width >= 130
-    console.print(leaderboard_table(standings.rows, generated=standings.generated, unit=standings.unit, wide=wide))
+    with console.capture() as table:  # a pipe whose reader has left ends the command by an error of rich's own
+        console.print(leaderboard_table(standings.rows, generated=standings.generated, unit=standings.unit, wide=wide))
+    print(table.get(), end="")
 
 
 def predict(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     environment(debug=arguments.debug or arguments.name == "deploy")  # its terminal is the log of all runs
     try:
         arguments.command(arguments)
+        sys.stdout.flush()  # whoever read it may have left
     except UserError as error:
         return fail(str(error), 2, debug=arguments.debug)
     except KeyboardInterrupt:

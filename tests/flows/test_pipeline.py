@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tasks.config.loading import load
 from tasks.tracking.runs import MODEL, PARENT
 from tasks.tracking.store import connect, experiment_id
 from tests.smoke import SMOKE, Finished, command
+from tests.waiting import PATIENCE
 
 ASKED = {"human", "gpt-4o", "gpt-4o-mini"}  # nobody has, unless a sheet, or a key and a budget, are given
 
@@ -82,6 +85,15 @@ def test_the_leaderboard_in_csv_and_markdown_holds_the_same_rows(finished: Finis
             assert table[row["model"]]["mae"] == "" and f"| {row['model']} |" in markdown
         else:
             assert float(table[row["model"]]["mae"]) == row["mae"] and f"| {row['mae']:.2f} |" in markdown
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
+def test_a_reader_who_leaves_early_is_no_failure(finished: Finished, form: list[str]) -> None:
+    """As in `pricewright leaderboard | head -1`: the status is 0, and nothing is said."""
+    words = [sys.executable, "-m", "flows.cli", "leaderboard", *form, "-c", SMOKE, *finished.overrides]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(PATIENCE)) == ("", 0)
 
 
 def test_the_leaderboard_and_the_report_need_no_model(finished: Finished, tmp_path: Path) -> None:
