@@ -165,8 +165,7 @@ def predict(arguments: argparse.Namespace) -> None:
     items = [Item.from_text(word) for word in arguments.overrides if not is_override(word)]
     if not arguments.file and not items:
         raise UserError("There is nothing to price. Expected texts, or --file with a JSONL.")
-    if empty := [number for number, item in enumerate(items, 1) if not item.title and not item.text]:
-        raise UserError(f"Text {empty[0]} of {len(items)} is empty. Expected the words of a product in each.")
+    _check_texts(items)
     if arguments.file:
         list_files(arguments.file)  # refuse one that is not there before a model is looked for
     experiment = load(arguments.conf, overrides)
@@ -198,6 +197,17 @@ def predict(arguments: argparse.Namespace) -> None:
         price, low, high = (with_unit(shown(row[name]), unit) for name in ("price", "low", "high"))
         interval = "" if row["low"] != row["low"] else f"  (80%: {low} to {high})"  # NaN: the model gives none
         print(f"{price if row['price'] == row['price'] else 'no price'}{interval}  {row['title']}")
+
+
+def _check_texts(items: list[Item]) -> None:
+    for number, item in enumerate(items, 1):
+        here = f"Text {number} of {len(items)}"
+        if not item.title and not item.text:
+            raise UserError(f"{here} is empty. Expected the words of a product in each.")
+        try:
+            (item.title + item.text).encode()
+        except UnicodeEncodeError:  # Python has such bytes as halves of surrogate pairs
+            raise UserError(f"{here} is not in UTF-8. Expected UTF-8, or the texts in a file with --file.") from None
 
 
 def read_items(file: str, rules: Data) -> list[Item]:
