@@ -16,7 +16,7 @@ import numpy as np
 from tasks.config.experiment import Experiment
 from tasks.data.items import Item
 from tasks.data.splits import Dataset, read_split, sample
-from tasks.errors import UserError
+from tasks.errors import UserError, writing_to
 from tasks.models.language.base_model import EMBEDDED, load_config
 from tasks.models.language.model import ModelSpec
 from tasks.models.language.prompts import example, in_words
@@ -69,8 +69,9 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
     """
     if items < 1:
         raise UserError(f"-n {items}: a merged model is scored on 1 test item or more.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty. Give a new folder, so that nothing is overwritten.")
+    with writing_to(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty. Give a new folder, so that nothing is overwritten.")
     place = folder.resolve()
     if place.is_mount() or place == Path.cwd():
         kind = "a mounted folder" if place.is_mount() else "the current folder"
@@ -81,18 +82,18 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
         raise UserError(f"The {alias}, {found.model.name}, has no adapter. Leave --adapter out.")
     is_language = json.loads((found.source / "predictor.json").read_text(encoding="utf-8"))["predictor"] == "language"
     form = "adapter" if adapter else "merged" if is_language else "saved"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    part = place.with_name(f".{os.getpid()}.part")  # whose name is not too long where the folder's is just not
+    with writing_to(folder):
+        part.mkdir(parents=True)
     try:
         again = ""
         if form == "merged":
-            part.mkdir()
             _merge(found.source, part)
             if (found.source / RULES).is_file():
                 shutil.copy(found.source / RULES, part)
             again = _score_again(found, part, sample(found.items, items, experiment.seed))
         else:
-            shutil.copytree(found.source, part)
+            shutil.copytree(found.source, part, dirs_exist_ok=True)
         _write_card(found, part, form, again)
         part.rename(place)
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config.experiment import Data, Experiment
 from tasks.config.loading import DEFAULT_CONF, FILES_CONF, command_of, is_override, load
-from tasks.errors import UserError
+from tasks.errors import UserError, writing_to
 from tasks.progress import say
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
     from tasks.report.standings import commit_here, read_standings
     from tasks.scoring.question import expected_answer
 
-    if arguments.html and Path(arguments.html).is_dir():
-        raise UserError(
-            f"--html {arguments.html}: this is a folder. Give the file to write, such as report.html in it."
-        )
+    html = Path(arguments.html) if arguments.html else Path()
+    with writing_to(html):
+        if arguments.html and html.is_dir():
+            raise UserError(f"--html {html}: this is a folder. Give the file to write, such as report.html in it.")
     experiment = load(arguments.conf, arguments.overrides)
     run_id = expected_answer(experiment)
     if arguments.html:
@@ -118,7 +118,8 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
         from tasks.report.html import write_report
 
         board = read_leaderboard(experiment, run_id, command_of(arguments.conf, arguments.overrides))
-        say(f"The report: {write_report(Path(arguments.html), board)}")
+        with writing_to(html):
+            say(f"The report: {write_report(html, board)}")
     standings = read_standings(experiment, run_id)
     if standings.commit != (here := commit_here()):
         say(f"Made by the code at {standings.commit}; here it is {here}. `pricewright run` makes it again if need be.")

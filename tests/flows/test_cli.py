@@ -45,6 +45,7 @@ def test_what_the_user_can_mend_exits_with_2_and_says_how(
         (["run", "-c", SMOKE, *store, "finetune.sft.lerning_rate=1"], "Did you mean learning_rate?"),
         (["run", "-c", SMOKE, *store, "finetune.sft.learning_rate=low"], "learning_rate: expected a number such as"),
         (["leaderboard", "-c", SMOKE, *store, "--html", str(tmp_path)], "this is a folder. Give the file to write"),
+        (["leaderboard", "-c", SMOKE, *store, "--html", "x" * 300], "cannot be written: File name too long"),
         (["predict", "-c", SMOKE], "nothing to price"),
         (["predict", "-c", SMOKE, "Kettle", "K\udce4se 1 kg"], "Text 2 of 2 is not in UTF-8"),
         (["predict", "-c", SMOKE, "Kettle", "dta.rows=5"], "dta: there is no such key. Did you mean data?"),

@@ -155,12 +155,15 @@ def test_the_card_of_a_blend_names_the_base_model_of_its_members(tmp_path: Path,
 def test_export_never_overwrites_and_leaves_nothing_half_done(
     conf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that holds something, or a file, is refused; a failure leaves no folder."""
+    """A folder that holds something, or a file, or what can be no folder, is refused; a failure leaves no folder."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     for place in ("full", "full/mine.txt"):
         status, said = command("export", str(tmp_path / place), "-c", conf)
         assert status == 2 and "is not empty" in said
+    for place in ("full/mine.txt/deeper", "x" * 300):
+        status, said = command("export", str(tmp_path / place), "-c", conf)
+        assert status == 2 and "cannot be written" in said and "Give another place" in said
     from tasks import export
 
     monkeypatch.setattr(export, "_write_card", lambda *_: 1 / 0)
@@ -181,4 +184,5 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
         status, said = command("export", place, "-c", conf)
         assert status == 2 and expected in said and "Give a new folder" in said and not list(Path(place).iterdir())
     assert command("export", str(tmp_path / "link"), "-c", conf)[0] == 0
+    assert command("export", str(tmp_path / ("x" * 255)), "-c", conf)[0] == 0
     assert (tmp_path / "there" / "README.md").is_file()
