@@ -6,16 +6,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+
+from tasks.errors import writing_to
 
 
 def end_server_with_process() -> None:
     """From now on, a small process watches this one, and ends its temporary server when this one is gone.
 
     Prefect ends the server when Python exits. A process that is killed (SIGKILL, out of memory) never gets there.
+
+    Raises:
+        UserError: the server could not make its database.
     """
     import prefect
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import get_current_settings
+
+    _check_home()
 
     class WatchedServer(SubprocessASGIServer):
         def _run_uvicorn_command(self) -> subprocess.Popen:
@@ -35,3 +43,15 @@ def end_server_with_process() -> None:
             return subprocess.Popen(command, env=environment, process_group=self.watcher.pid)
 
     WatchedServer()  # Prefect keeps one server for each port, and starts this one, which is for any port
+
+
+def _check_home() -> None:
+    """Refuse a home of Prefect that cannot hold the server's database: Prefect would try for two minutes."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    database = settings.server.database.connection_url
+    if settings.api.url is None and database and str(settings.home) in database.get_secret_value():
+        with writing_to(settings.home, "Set PREFECT_HOME to another folder."):
+            settings.home.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=settings.home).close()

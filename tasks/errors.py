@@ -15,11 +15,11 @@ class ModelGoneError(UserError):
 
 
 @contextmanager
-def writing_to(place: Path) -> Iterator[None]:
+def writing_to(place: Path, remedy: str = "Give another place.") -> Iterator[None]:
     """Within it, a place of the user's that cannot be written is said as such; a full disk is none of its faults."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"{place} cannot be written: {error.strerror}. Give another place.") from error
+        raise UserError(f"{place} cannot be written: {error.strerror}. {remedy}") from error

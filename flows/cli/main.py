@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 
 from flows.cli.parser import parse
 from flows.cli.remedies import hidden, remedy
@@ -56,6 +57,8 @@ def environment(*, debug: bool) -> None:
     if not debug:
         settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # `fail` shows errors once
         settings["PREFECT_INTERNAL_LOGGING_LEVEL"] = "CRITICAL"  # each event that a server which is gone does not take
+    # The command says it itself, where the folder is needed.
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -69,9 +70,20 @@ REMEDIES = (
         "tracking.* needs a package that is not installed ({}). Install it into .venv with pip.",
     ),
     (
-        r"Failed to reach API at|Timed out while attempting to connect to ephemeral|All connection attempts failed"
+        "Timed out while attempting to connect to ephemeral",
+        "Prefect's temporary server did not start ({}). Its database lies in PREFECT_HOME (~/.prefect by default), or "
+        f"where PREFECT_SERVER_DATABASE_CONNECTION_URL says. See that it can be reached and written there. {SAME}",
+    ),
+    (
+        "No Prefect API URL provided",
+        "Prefect has no server ({}) and is not allowed a temporary one. Set PREFECT_API_URL, or unset "
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.",
+    ),
+    (
+        r"Failed to reach API at|All connection attempts failed"
         r"|^\[Errno 111\] Connection refused$",  # of httpx, which here only Prefect's client speaks through
-        f"Prefect's server cannot be reached ({{}}). Start it, or unset PREFECT_API_URL to work without it. {SAME}",
+        "Prefect's server cannot be reached ({}). Start it. To work without it, unset PREFECT_API_URL, or take it out "
+        f"of Prefect's profile: `prefect config view` shows where it comes from. {SAME}",
     ),
     (
         r"(?i)out of memory|can't allocate memory|not enough memory|unable to allocate|^MemoryError$",
@@ -90,6 +102,8 @@ def remedy(error: BaseException | None) -> str | None:
             return REMEDIES[0][1].format(said)
         if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES):
             return f"Something cannot be read or written ({said}). Fix its permissions{_or_elsewhere(cause)}."
+        if isinstance(cause, tomllib.TOMLDecodeError):  # nobody else reads such files here
+            return f"A settings file of Prefect is no TOML ({said}). Mend profiles.toml in PREFECT_HOME (~/.prefect)."
         for pattern, advice in REMEDIES:
             if re.search(pattern, said):
                 return advice.format(said)

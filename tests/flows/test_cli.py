@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +172,44 @@ def test_a_full_disk_is_said_however_deep_it_hides(
 def test_a_full_disk_is_known_by_what_other_libraries_say(said: str) -> None:
     """Their errors are no OSError."""
     assert str(remedy(Exception(said))).startswith(f"The disk is full ({said}). Make room.")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Timed out while attempting to connect to ephemeral Prefect API server.", "PREFECT_HOME (~/.prefect"),
+        ("Failed to reach API at http://127.0.0.1:9/api/", "`prefect config view`"),
+        ("No Prefect API URL provided. Please set it", "unset PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"),
+    ],
+)
+def test_what_keeps_prefect_from_working_is_said_with_its_own_remedy(said: str, expected: str) -> None:
+    """A server of the user's that is gone is another thing than one of ours that did not start."""
+    message = str(remedy(RuntimeError(said)))
+    assert f"({said})" in message and expected in message
+
+
+def test_a_settings_file_of_prefect_that_cannot_be_read_is_named() -> None:
+    """Python names no file."""
+    with pytest.raises(tomllib.TOMLDecodeError) as caught:
+        tomllib.loads('active = "x')
+    assert "profiles.toml in PREFECT_HOME" in str(remedy(caught.value))
+
+
+def test_a_home_that_prefect_cannot_write_is_refused_at_once(
+    capsys: pytest.CaptureFixture, tmp_path: Path, at: Callable
+) -> None:
+    """Where its temporary server needs it: a database elsewhere needs none."""
+    from prefect.settings import PREFECT_HOME, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+
+    from flows.temporary_server import end_server_with_process
+
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / "prefect"
+    with temporary_settings({PREFECT_HOME: home}):
+        status, message = outcome(capsys, "curate", "-c", SMOKE, *at(tmp_path))
+        with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{tmp_path}/x.db"}):
+            end_server_with_process()
+    assert status == 2 and f"{home} cannot be written: Not a directory. Set PREFECT_HOME to another folder." in message
 
 
 @pytest.mark.parametrize(
