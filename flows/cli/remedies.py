@@ -34,8 +34,10 @@ REMEDIES = (
         "`.venv/bin/mlflow db upgrade URI` once. By a newer one: install that one, or point tracking.uri elsewhere.",
     ),
     (
-        r"file is not a database|disk image is malformed|no such (table|column)",
-        "MLflow's database is damaged ({}). Put back a copy of it. Or move it away; then everything is computed again.",
+        # The last one: a command was interrupted while it made the database, which takes seconds.
+        r"file is not a database|disk image is malformed|no such (table|column)|table \S+ already exists",
+        "MLflow's database is damaged, or half made ({}). Put back a copy of it. Or move it away; then everything is "
+        "computed again.",
     ),
     (
         r"password authentication failed|Access denied for user",
