@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -355,11 +356,12 @@ def test_a_command_and_its_temporary_server_end_together(
     site, log = Site(tmp_path, at(tmp_path)), tmp_path / "command.log"
     site.curating.touch()
     site.environment.pop("PREFECT_API_URL", None)
-    command = [sys.executable, "-m", "flows.cli", "curate", "-c", SMOKE, *site.overrides]
-    with (
-        log.open("w") as output,
-        subprocess.Popen(command, env=site.environment, cwd=PROJECT, stderr=output, start_new_session=True) as process,
-    ):
+    # Of data of its own: others who curate the same would wait for it.
+    command = [sys.executable, "-m", "flows.cli", "curate", "-c", SMOKE, *site.overrides, "data.rows=298"]
+    options: Any = {"env": site.environment, "cwd": PROJECT, "start_new_session": True}
+    # What was started in the background of a script ignores Ctrl-C, and so would what it starts.
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with log.open("w") as output, subprocess.Popen(command, stderr=output, **options) as process:
 
         def server_and_watch() -> list[psutil.Process]:
             children = psutil.process_iter(["ppid", "cmdline"])
