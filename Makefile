@@ -31,8 +31,8 @@ endif
 run: setup ## the whole pipeline on conf/laptop.yaml (CONF=... for another), ending with the leaderboard
 	$(BIN)/pricewright run -c $(CONF)
 
-test: setup ## the test suite, by up to four processes (one file of it: .venv/bin/pytest tests/...)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+test: setup ## the test suite, on up to four cores (one file of it: .venv/bin/pytest tests/...)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ui: setup ## the MLflow UI and the Prefect dashboard
 	$(BIN)/pricewright ui -c $(CONF)

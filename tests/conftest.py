@@ -58,13 +58,6 @@ environment(debug=False)
 LONGEST = ("team", "schedule", "trainer", "store", "gpu", "promotion", "champion", "docs", "embedded", "retention")
 
 
-@pytest.hookimpl(optionalhook=True)  # pytest-xdist's, for `-n auto`
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores, since tests with servers wait a fifth of their time; four at most, for
-    the memory."""
-    return min((os.cpu_count() or 1) + 1, 4)
-
-
 @pytest.hookimpl(trylast=True)  # after they were put into a random order
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first."""
