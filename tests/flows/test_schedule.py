@@ -347,7 +347,7 @@ def test_a_worker_whose_server_is_gone_can_be_stopped(tmp_path: Path, at: Callab
         site.stop()
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", -15), ("SIGKILL", -9)])
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGKILL", -9)])
 def test_a_command_and_its_temporary_server_end_together(
     tmp_path: Path, at: Callable, number: str, status: int
 ) -> None:
