@@ -1,6 +1,7 @@
 """The one kind of error that a user can mend."""
 
 import errno
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,3 +24,15 @@ def writing_to(place: Path, remedy: str = "Give another place.") -> Iterator[Non
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"{place} cannot be written: {error.strerror}. {remedy}") from error
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    """Refuse a folder that cannot be made or written before anything is computed that is to go there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with writing_to(folder, remedy):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0" * 4096)

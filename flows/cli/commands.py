@@ -107,13 +107,14 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
     from tasks.report.standings import commit_here, read_standings
     from tasks.scoring.question import expected_answer
 
-    html = Path(arguments.html) if arguments.html else Path()
-    with writing_to(html):
-        if arguments.html and html.is_dir():
-            raise UserError(f"--html {html}: this is a folder. Give the file to write, such as report.html in it.")
+    html = Path(arguments.html) if arguments.html else None
+    if html:
+        with writing_to(html):
+            if html.is_dir():
+                raise UserError(f"--html {html}: this is a folder. Give the file to write, such as report.html in it.")
     experiment = load(arguments.conf, arguments.overrides)
     run_id = expected_answer(experiment)
-    if arguments.html:
+    if html:
         from tasks.report.board import read_leaderboard
         from tasks.report.html import write_report
 

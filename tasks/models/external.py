@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -20,7 +21,7 @@ from tasks.data.files.remote import fetch, is_address
 from tasks.data.items import Item
 from tasks.data.prices import DOLLARS, Evidence, UnreadableError, read_guess
 from tasks.digests import file_digest
-from tasks.errors import UserError
+from tasks.errors import UserError, writing_to
 from tasks.models.predictor import Predictions
 
 SHEET = ("id", "title", "text", "guess")
@@ -53,19 +54,17 @@ def write_sheet(file: Path, items: Sequence[Item]) -> None:
     Raises:
         UserError: the file is there already, or cannot be written.
     """
-    try:
-        with file.open("x", encoding="utf-8-sig", newline="") as sheet:
-            writer = csv.writer(sheet)
-            writer.writerow(SHEET)
-            for item in items:
-                identity = f"'{item.id}" if _mangled(item.id) else _escape(item.id)
-                writer.writerow([identity, _escape(item.title), _escape(item.text[:CELL]), ""])
-    except FileExistsError:
-        raise UserError(f"{file} is there already and may hold guesses. Give another name, or move it away.") from None
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written: {error.strerror}. Give a name in a folder that is there."
-        ) from error
+    if os.path.lexists(file):
+        raise UserError(f"{file} is there already and may hold guesses. Give another name, or move it away.")
+    with (
+        writing_to(file, "Give a name in a folder that is there."),
+        file.open("x", encoding="utf-8-sig", newline="") as sheet,
+    ):
+        writer = csv.writer(sheet)
+        writer.writerow(SHEET)
+        for item in items:
+            identity = f"'{item.id}" if _mangled(item.id) else _escape(item.id)
+            writer.writerow([identity, _escape(item.title), _escape(item.text[:CELL]), ""])
 
 
 def _escape(cell: str) -> str:

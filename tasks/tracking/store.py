@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlparse, urlsplit
 
 from tasks.config.experiment import Experiment
 from tasks.config.section import PASSWORD
-from tasks.errors import UserError
+from tasks.errors import UserError, check_writable
 from tasks.locks import locked
 from tasks.paths import PROJECT, cache_folder, local_path
 from tasks.progress import say
@@ -54,7 +54,7 @@ def connect(experiment: Experiment) -> MlflowClient:
     # Models are registered where runs are, whatever MLFLOW_REGISTRY_URI says.
     mlflow.set_registry_uri(address(experiment))
     if experiment.tracking.uri is None:
-        _check_writable(PROJECT / "mlruns")
+        check_writable(PROJECT / "mlruns", "Fix its permissions.")
         follow(PROJECT / "mlruns")
     return mlflow.MlflowClient()
 
@@ -102,15 +102,6 @@ def address(experiment: Experiment) -> str:
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     return uri
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"0" * 4096)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}. Make room or fix its permissions.") from error
 
 
 def experiment_id(experiment: Experiment) -> str:

@@ -191,9 +191,8 @@ def test_what_keeps_prefect_from_working_is_said_with_its_own_remedy(said: str, 
 def test_a_database_that_was_left_half_made_is_said() -> None:
     """By a command that was interrupted while it made one."""
     error = Exception("(sqlite3.OperationalError) table _alembic_tmp_experiments already exists\n[SQL: CREATE TABLE")
-    assert "half made ((sqlite3.OperationalError) table _alembic" in str(remedy(error)) and "[SQL" not in str(
-        remedy(error)
-    )
+    message = str(remedy(error))
+    assert "half made ((sqlite3.OperationalError) table _alembic" in message and "[SQL" not in message
 
 
 def test_a_settings_file_of_prefect_that_cannot_be_read_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ import yaml
 from tasks.config.loading import load
 from tasks.data.items import Item
 from tasks.data.splits import read_split
+from tasks.errors import UserError
+from tasks.models.language.base_model import TINY, locate
+from tasks.models.language.model import ModelSpec
 from tasks.models.loading import load_predictor
 from tasks.scoring.record import PREDICTIONS, Record, open_run
 from tasks.tracking.registry import BEST_CHECKPOINT, version_of
 from tasks.tracking.store import connect, model_folder
-from tests.smoke import command
+from tests.smoke import SMOKE, command
 
 
 def front_matter(folder: Path) -> dict:
@@ -84,6 +88,20 @@ def test_a_merged_checkpoint_is_a_whole_model_with_its_card(conf: str, tmp_path:
         assert expected in text
     assert version.tags["dataset"] == results["dataset"]["revision"]
     assert not [path for path in folder.parent.iterdir() if path != folder]
+
+
+def test_a_base_model_in_4_bits_takes_no_adapter(tmp_path: Path) -> None:
+    """What can be exported instead is said before anything is loaded."""
+    from tasks.export import _merge
+
+    base = tmp_path / "base"
+    shutil.copytree(locate(TINY), base)
+    fields = json.loads((base / "config.json").read_text())
+    fields["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps(fields))
+    ModelSpec.of(load(SMOKE, [f"finetune.base={base}"]).finetune).save(tmp_path)
+    with pytest.raises(UserError, match=r"stored in few bits.* Give --adapter, which exports the adapter alone"):
+        _merge(tmp_path, tmp_path / "merged")
 
 
 def test_an_adapter_is_taken_away_alone(conf: str, tmp_path: Path) -> None:

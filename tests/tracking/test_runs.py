@@ -226,7 +226,7 @@ def test_a_read_only_store_is_one_message(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(store, "PROJECT", tmp_path)
     with monkeypatch.context() as patch:  # what root, too, meets on a disk that is mounted to be read
         patch.setattr(store.tempfile, "TemporaryFile", refuse)
-        with pytest.raises(UserError, match=r"mlruns cannot be written: Read-only file system\. Make room"):
+        with pytest.raises(UserError, match=r"mlruns cannot be written: Read-only file system\. Fix its permissions"):
             connect(Experiment())
     (tmp_path / "mlruns").rmdir()
     (tmp_path / "mlruns").write_text("a file where a folder should be")
