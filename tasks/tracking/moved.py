@@ -36,7 +36,7 @@ def follow(folder: Path) -> bool:
         except sqlite3.OperationalError:  # a database that is being made
             return False
         paths = [path for (address,) in rows if address and (path := local_path(address)) is not None]
-        # MLflow's own experiment `Default` names the folder that the first command was started in.
+        # MLflow's own experiment `Default` may name the folder that the first command was started in.
         noted = {path.parent for path in paths if path.name == artifacts.name}
         others = [
             old

@@ -55,8 +55,25 @@ def connect(experiment: Experiment) -> MlflowClient:
     mlflow.set_registry_uri(address(experiment))
     if experiment.tracking.uri is None:
         check_writable(PROJECT / "mlruns", "Fix its permissions.")
+        _make_database(PROJECT / "mlruns" / "mlflow.db")
         follow(PROJECT / "mlruns")
     return mlflow.MlflowClient()
+
+
+def _make_database(database: Path) -> None:
+    """Make the project's database aside, and move it to its place. MLflow makes it in place, within seconds and many
+    transactions: a command that is interrupted meanwhile would leave half a database, which MLflow takes for damaged.
+    """
+    if database.exists():
+        return
+    with locked(LOCKS / "database.lock"), tempfile.TemporaryDirectory(dir=database.parent, prefix=".part-") as folder:
+        if database.exists():  # another process made it, and this one waited
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        made = Path(folder) / database.name
+        SqlAlchemyStore(_sqlite(made), str(database.parent / "artifacts")).engine.dispose()
+        made.replace(database)
 
 
 def _report_database_retries(record: logging.LogRecord) -> bool:
@@ -76,7 +93,11 @@ def tracking_uri(experiment: Experiment) -> str:
     """The tracking URI as the conf has it, to be shown: without the values of the environment."""
     if experiment.tracking.uri:
         return experiment.tracking.uri
-    database = PROJECT / "mlruns" / "mlflow.db"  # a question mark would end the path of a plain address
+    return _sqlite(PROJECT / "mlruns" / "mlflow.db")
+
+
+def _sqlite(database: Path) -> str:
+    # A question mark would end the path of a plain address.
     return f"sqlite:///file:{quote(str(database))}?uri=true" if "?" in str(database) else f"sqlite:///{database}"
 
 

@@ -65,6 +65,24 @@ def test_any_name_of_a_folder_will_do_and_it_may_be_moved(
     assert not before.exists() and sorted(path.name for path in tmp_path.iterdir()) == ["new"]
 
 
+def test_a_command_interrupted_while_it_makes_the_database_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow would take half of one for damaged, and each command after that would fail."""
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.store.db.utils._upgrade_db", _interrupt)  # some of the tables are made by then
+        with pytest.raises(KeyboardInterrupt):
+            leave_a_run(tmp_path, monkeypatch)
+    assert [path.name for path in (tmp_path / "mlruns").iterdir()] == ["locks"]
+    run_id = leave_a_run(tmp_path, monkeypatch)
+    assert read_note(tmp_path, run_id, monkeypatch)[0] == "kept"
+    assert sorted(path.name for path in (tmp_path / "mlruns").iterdir()) == ["artifacts", "locks", "mlflow.db"]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_copy_has_a_store_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads, writes and deletes its own files, and the store that it was copied from stays as it was."""
     one, two = tmp_path / "one", tmp_path / "two"
