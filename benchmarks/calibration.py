@@ -4,7 +4,7 @@
 
 Prints tables for docs/benchmarks.md. Each figure is a share of simulated samples of test items in which equal models
 were told apart; 5% is right, less is careful. `before` is a sign-flip permutation test of each model and the leader,
-with Holm's correction, and the same level every night.
+with Holm's correction, and the same level every night; for an interval, that of two models that nobody picked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import sys
 import numpy as np
 
 from tasks.promotion import spent_alpha
-from tasks.scoring.comparisons import confidence_set, holm, paired_comparison
+from tasks.scoring.comparisons import compare
+from tasks.scoring.resampling import bootstrap_interval, confidence_set, holm, paired_comparison
 
 LEVEL, RESAMPLES, NIGHTS = 0.05, 400, 30
 
@@ -45,22 +46,37 @@ def leader_before(losses: np.ndarray, seed: int) -> bool:
 
 def leader_now(losses: np.ndarray, seed: int) -> bool:
     """Whether some model is not in the confidence set of the best."""
-    return bool((confidence_set(losses, seed=seed, resamples=RESAMPLES) < LEVEL).any())
+    return bool((confidence_set(losses, seed=seed, resamples=RESAMPLES).p_values < LEVEL).any())
+
+
+def intervals_before(losses: np.ndarray, seed: int) -> bool:
+    """Whether some interval beside the observed leader misses the difference of zero: those of two models that were
+    picked beforehand."""
+    low, _ = bootstrap_interval(losses - losses[losses.mean(axis=1).argmin()], seed=seed, resamples=RESAMPLES)
+    return bool((low > 0).any())
+
+
+def intervals_now(losses: np.ndarray, seed: int) -> bool:
+    """The same of the intervals of a leaderboard."""
+    guesses = dict(zip(map(str, range(len(losses))), losses, strict=True))
+    board = compare(
+        np.zeros(losses.shape[1]), guesses, dict.fromkeys(guesses, "baseline"), seed=seed, resamples=RESAMPLES
+    )
+    return any(row.difference_low is not None and row.difference_low > 0 for row in board.values())
 
 
 def leaders(samples: int) -> None:
-    """Rank 1: a false "worse" among equal models."""
-    print("| equal models | items | errors | before | now |\n|---|---|---|---|---|")
+    """Rank 1: a false "worse" among equal models, and a false interval beside one of them."""
+    print("| equal models | items | errors | before | now | an interval before | now |\n|---|---|---|---|---|---|---|")
     for models, items, alike in (
         *((2, 200, True), (5, 200, True), (10, 200, True), (15, 200, True)),
         *((2, 64, False), (10, 64, False), (10, 200, False), (15, 500, False)),
     ):
         drawn = [equal_models(np.random.default_rng([models, n]), models, items, alike=alike) for n in range(samples)]
-        before = np.mean([leader_before(losses, n) for n, losses in enumerate(drawn)])
-        now = np.mean([leader_now(losses, n) for n, losses in enumerate(drawn)])
-        print(
-            f"| {models} | {items} | {'alike' if alike else 'of many kinds'} | {before:.1%} | {now:.1%} |", flush=True
-        )
+        told = (leader_before, leader_now, intervals_before, intervals_now)
+        shares = [np.mean([wrong(losses, n) for n, losses in enumerate(drawn)]) for wrong in told]
+        cells = (models, items, "alike" if alike else "of many kinds", *(f"{share:.1%}" for share in shares))
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def skewed(samples: int) -> None:

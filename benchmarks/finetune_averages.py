@@ -27,9 +27,9 @@ from tasks.data.splits import Dataset, read_split, sample
 from tasks.finetuning import finetune
 from tasks.models.language.model import LanguageModel, ModelSpec
 from tasks.models.language.price_head import mean_head
-from tasks.scoring.comparisons import bootstrap_interval, paired_comparison
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import recall
+from tasks.scoring.resampling import bootstrap_interval, paired_comparison
 from tasks.scoring.roles import Roles
 from tasks.tracking.store import connect, model_folder
 from tasks.training.candidates import mean_adapter

@@ -49,10 +49,11 @@ from tasks.models.language.base_model import load_tokenizer
 from tasks.models.language.estimators import ESTIMATORS
 from tasks.models.language.model import GREEDY, LanguageModel, ModelSpec
 from tasks.models.language.prompts import render
-from tasks.scoring.comparisons import FLOOR, Figures, bootstrap_interval, compare, paired_comparison
+from tasks.scoring.comparisons import FLOOR, Figures, compare
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import PREDICTIONS, Record
+from tasks.scoring.resampling import bootstrap_interval, paired_comparison
 from tasks.scoring.roles import Roles
 from tasks.scoring.rows import Row
 from tasks.tracking.reading import latest_evaluation

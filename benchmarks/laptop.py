@@ -24,8 +24,8 @@ import psutil
 import pyarrow.parquet as pq
 
 from tasks.config.loading import load
-from tasks.scoring.comparisons import paired_comparison
 from tasks.scoring.metrics import absolute_error
+from tasks.scoring.resampling import paired_comparison
 from tasks.tracking.runs import STAGE
 from tasks.tracking.store import connect, experiment_id, local_path
 

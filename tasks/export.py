@@ -22,11 +22,11 @@ from tasks.models.language.model import ModelSpec
 from tasks.models.language.prompts import example, in_words
 from tasks.models.loading import load_predictor, load_rules
 from tasks.models.predictor import Predictions
-from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit, measure
 from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
+from tasks.scoring.resampling import bootstrap_interval
 from tasks.scoring.wording import amount
 from tasks.tracking.registry import expected
 from tasks.tracking.runs import MODEL_ID, RULES, Candidate, candidate

@@ -23,12 +23,12 @@ from tasks.errors import ModelGoneError, UserError
 from tasks.models.language.model import untuned
 from tasks.models.loading import load_predictor
 from tasks.models.predictor import Predictions, Predictor
-from tasks.scoring.comparisons import Comparison, paired_comparison
 from tasks.scoring.lineage import known_from_training
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall, score
 from tasks.scoring.record import PREDICTIONS, Record, open_run
+from tasks.scoring.resampling import Comparison, paired_comparison
 from tasks.tracking.registry import (
     BEST_CHECKPOINT,
     CHALLENGER,

@@ -11,9 +11,9 @@ from tasks.models.language.prompts import in_words
 from tasks.report.headline import headline
 from tasks.report.standings import Standings
 from tasks.report.tables import in_order
-from tasks.scoring.comparisons import SIGNIFICANCE, Comparison, paired_comparison
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.record import PREDICTIONS, Record, read_run
+from tasks.scoring.resampling import SIGNIFICANCE, Comparison, paired_comparison
 from tasks.scoring.wording import amount, interval
 
 

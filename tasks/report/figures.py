@@ -16,8 +16,8 @@ from scipy.stats import binomtest
 
 from tasks.data.prices import rounded
 from tasks.scoring.checkpoint_choice import Checkpoint
-from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit
+from tasks.scoring.resampling import bootstrap_interval
 from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.models.predictor import Predictions
-from tasks.scoring.comparisons import SIGNIFICANCE, Standing, compare
+from tasks.scoring.comparisons import Standing, compare
+from tasks.scoring.resampling import SIGNIFICANCE
 from tasks.scoring.roles import selection_key
 from tasks.scoring.wording import amount, escaped, figure, interval, span
 from tasks.tracking.runs import Candidate

@@ -71,8 +71,9 @@ def _rmsle(truth: Array, guess: Array) -> float:
 
 
 def _r2(truth: Array, guess: Array) -> float:
-    spread = np.sum((truth - truth.mean()) ** 2)
-    return float(1 - np.sum((guess - truth) ** 2) / spread) if spread > 0 else math.nan
+    if np.ptp(truth) == 0:  # their mean is not quite any of them, and the rest would be divided by that
+        return math.nan
+    return float(1 - np.sum((guess - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
 
 
 def _unparsable(_: Array, predictions: Predictions) -> float:

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from tasks.data.items import Item
 from tasks.data.splits import Dataset, Part, items_digest
 from tasks.models.predictor import Distribution, Predictions
-from tasks.scoring.comparisons import bootstrap_interval
 from tasks.scoring.metrics import absolute_error, measure
+from tasks.scoring.resampling import bootstrap_interval
 from tasks.tracking.runs import Mode, StageRun
 from tasks.tracking.store import fetch, forget
 

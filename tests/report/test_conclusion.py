@@ -17,8 +17,9 @@ from tasks.models.predictor import Predictions
 from tasks.report import conclusion as page
 from tasks.report.conclusion import conclusion, told, tuning
 from tasks.report.standings import Standings
-from tasks.scoring.comparisons import Comparison, compare
+from tasks.scoring.comparisons import compare
 from tasks.scoring.record import PREDICTIONS, Record
+from tasks.scoring.resampling import Comparison
 from tasks.scoring.rows import Row, predictions_table
 from tests.scoring.made import noisy, prices
 

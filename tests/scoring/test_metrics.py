@@ -126,3 +126,4 @@ def test_metrics_are_over_covered_items_and_none_without_any():
     assert measure(truth, some) == pytest.approx(measure(truth[:20], guess[:20]))
     assert set(measure(truth, np.full(60, NAN)).values()) == {None}
     assert measure([5.0, 5.0], [4.0, 6.0])["r2"] is None
+    assert measure([0.1] * 3, [0.2] * 3)["r2"] is None  # whose mean is not 0.1, by a rounding
