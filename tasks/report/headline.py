@@ -1,4 +1,4 @@
-"""The conclusion of a leaderboard in at most four sentences, by rule, for any number of models."""
+"""The conclusion of a leaderboard in at most five sentences, by rule, for any number of models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from tasks.scoring.wording import amount, p_text, span
 
 
 def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
-    """Who is best, from rows in order: one sentence, and up to three on how certain that is and what else counts.
+    """Who is best, from rows in order: a sentence or two, and up to three on how certain that is and what else counts.
 
-    Rows that cover some test items alone decide nothing here: six guesses would leave any winner uncertain.
+    Rows that cover some test items alone decide nothing here: six guesses would leave any winner uncertain. One that
+    covers most of them is named where it is no worse than the leader.
     """
     ran = [row for row in rows if row.mae is not None]
     leader = leader_of(rows)
@@ -34,8 +35,24 @@ def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
         first = f"No certain winner: {leader.label} is {off}, and {them} cannot be distinguished from it."
     else:
         first = f"{leader.label} leads: its answers are {off}."
+    first += _but(ran, leader, unit, certain=not tied)
     sentences = (_certainty(leader, ranked, unit), _ours(leader, ranked, unit), _beside(rows, leader, unit))
     return first, [sentence for sentence in sentences if sentence]
+
+
+def _but(ran: Sequence[Row], leader: Row, unit: str, *, certain: bool) -> str:
+    """The best row at rank 1 that cannot lead, as it left some items without a price: where it is better than the
+    leader, or makes a `certain` winner uncertain."""
+    whole = leader.n or 0
+    most = [row for row in ran if row.rank == 1 and whole / 2 <= (row.n or 0) < whole]
+    best = min(most, key=lambda row: ((row.difference_high or 0) >= 0, row.difference or 0), default=None)
+    if best is None:
+        return ""
+    on = f"on the {best.n:,} of {whole:,} items that it priced"
+    if (best.difference_high or 0) < 0:
+        better = amount(-(best.difference or 0), unit)
+        return f" But {best.label} is {better} better {on}, and cannot lead without the others."
+    return f" But {best.label} cannot be distinguished from it {on}." if certain else ""
 
 
 def _certainty(leader: Row, ranked: Sequence[Row], unit: str) -> str:

@@ -1,6 +1,8 @@
-"""The conclusion: who is best and how certain that is, in at most four sentences for any number of models."""
+"""The conclusion: who is best and how certain that is, in at most five sentences for any number of models."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from tasks.report.headline import headline
 from tasks.report.tables import in_order
@@ -38,6 +40,32 @@ def test_some_guesses_do_not_make_a_winner_uncertain() -> None:
     text = said([row("trees", 10.0, 1), person, row("ridge", 14.0, 3, 4.0, 0.0002)])
     assert text.startswith("trees leads: its answers are $10.00 off on average.")
     assert "certainly worse, ridge" in text
+
+
+def test_a_better_model_that_left_few_items_unpriced_is_named_beside_the_leader() -> None:
+    """It cannot lead, but a reader must not miss it; the best such row is named, and one sentence is enough."""
+    rows = [row("trees", 97.94, 1), row("ridge", 120.0, 3, 22.0, 0.002)]
+    better = row("gpt-4o", 23.3, 1, -74.61, 1.0, kind="api", n=499)
+    text = said([*rows, better, row("gpt-4o-mini", 30.0, 1, -66.0, 0.5, kind="api", n=480)])
+    assert text.startswith(
+        "trees leads: its answers are $97.94 off on average. But gpt-4o is $74.61 better on the 499 of 500 items that "
+        "it priced, and cannot lead without the others. This was measured on 500 test items"
+    )
+    assert text.count("But ") == 1
+    assert "But gpt-4o is $74.61 better on" in said([rows[0], better])
+    assert "But" not in said([*rows, replace(better, n=249)])
+
+
+def test_a_nearly_complete_row_makes_a_winner_uncertain() -> None:
+    """Where nothing tells it from the leader on the items that it priced; a tie of complete rows says so already."""
+    rows = [row("trees", 10.0, 1), row("ridge", 14.0, 3, 4.0, 0.0002)]
+    some = row("gpt-4o", 9.0, 1, -0.5, 1.0, kind="api", n=497)
+    assert said([*rows, some]).startswith(
+        "trees leads: its answers are $10.00 off on average. But gpt-4o cannot be distinguished from it on the 497 of "
+        "500 items that it priced."
+    )
+    assert "But" not in said([*rows, some, row("blend", 10.4, 1, 0.4, 0.5)])
+    assert "But" not in said([*rows, replace(some, rank=2, difference=5.0, p_value=0.001)])
 
 
 def test_a_model_that_ran_beside_one_that_left_items_unpriced_is_not_the_only_one() -> None:
