@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ def _environment(unit: str) -> Environment:
     environment.filters.update(
         marks=marks,
         outcome=outcome,
+        lines=textwrap.wrap,
         amount=lambda value, digits=None: amount(value, unit, digits),
         sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     )

@@ -121,11 +121,11 @@ def test_another_model_can_be_chosen(browser: Browser, report: str) -> None:
 
 
 def test_every_picture_is_a_file_a_browser_shows(browser: Browser, tmp_path: Path) -> None:
-    """Each is well-formed SVG with its title, whatever control characters and markup the names hold."""
+    """Each is well-formed SVG with its title whole, whatever control characters and markup the names hold."""
     board = full_board()
     rows = [replace(row, model=EVIL + "\x0b") if row.model == "boosted_trees" else row for row in board.rows]
     renamed = {EVIL + "\x0b" if model == "boosted_trees" else model: g for model, g in board.predictions.items()}
-    pictures = write_figures(tmp_path, replace(board, rows=rows, predictions=renamed))
+    pictures = write_figures(tmp_path, replace(board, rows=rows, predictions=renamed, generated=True))
     assert {picture.stem for picture in pictures} >= {
         "models",
         "guesses",
@@ -139,3 +139,5 @@ def test_every_picture_is_a_file_a_browser_shows(browser: Browser, tmp_path: Pat
         assert browser.evaluate("document.documentElement.nodeName") == "svg", picture.name
         assert browser.evaluate("document.querySelector('parsererror') === null && window.ran === undefined")
         assert browser.evaluate("document.querySelector('text.title').textContent.length") > 5
+        ends = "[...document.querySelectorAll('text.title, text.note')].map((line) => line.getBBox())"
+        assert browser.evaluate(f"{ends}.every((box) => box.x + box.width <= 920 && box.height > 0)"), picture.name
