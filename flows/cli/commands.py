@@ -124,12 +124,11 @@ def show_leaderboard(arguments: argparse.Namespace) -> None:
     standings = read_standings(experiment, run_id)
     if standings.commit != (here := commit_here()):
         say(f"Made by the code at {standings.commit}; here it is {here}. `pricewright run` makes it again if need be.")
-    if arguments.json:
-        print(json.dumps([row.to_json() for row in standings.rows], indent=1, ensure_ascii=False))
-        return
-    from tasks.report.tables import as_csv, as_markdown
+    from tasks.report.tables import as_csv, as_markdown, in_order
 
-    if arguments.csv:
+    if arguments.json:
+        print(json.dumps([row.to_json() for row in in_order(standings.rows)], indent=1, ensure_ascii=False))
+    elif arguments.csv:
         print(as_csv(standings.rows), end="")
     elif arguments.markdown:
         print(as_markdown(standings.rows, generated=standings.generated, unit=standings.unit))

@@ -75,9 +75,10 @@ def test_a_leaderboard_is_found_on_a_machine_that_could_not_have_made_it(finishe
 
 
 def test_the_leaderboard_in_csv_and_markdown_holds_the_same_rows(finished: Finished) -> None:
-    """For a spreadsheet and for a README."""
+    """For a spreadsheet and for a README, in the order of the terminal, where the floor is behind all models."""
     rows = json.loads(finished.command("leaderboard", "--json")[1])
     table = {row["model"]: row for row in csv.DictReader(io.StringIO(finished.command("leaderboard", "--csv")[1]))}
+    assert list(table) == [row["model"] for row in rows]
     markdown = finished.command("leaderboard", "--markdown")[1]
     assert table.keys() == {row["model"] for row in rows} and "Generated data" in markdown
     for row in rows:
