@@ -86,4 +86,4 @@ def _certainty(found: Comparison) -> str:
     """How certain a difference is that is told without its sign."""
     ends = (found.low, found.high) if found.difference > 0 else (-found.high, -found.low)
     certain = "" if found.p_value < SIGNIFICANCE else ", which chance alone can explain"
-    return f"(95% interval {interval(*ends, '.2f')}){certain}"
+    return f"(95% interval {interval(*ends, digits=2)}){certain}"

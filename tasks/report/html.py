@@ -26,7 +26,7 @@ from tasks.scoring.checkpoint_choice import choice
 from tasks.scoring.comparisons import FLOOR
 from tasks.scoring.metrics import HIT_SHARE, hit_dollars
 from tasks.scoring.rows import Row
-from tasks.scoring.wording import amount
+from tasks.scoring.wording import amount, figure, interval
 
 SHOWN = 10  # rows of a leaderboard too long to be read at once
 MAX_TEXT = 1_500  # characters of an item's text on the page, when it is opened
@@ -115,9 +115,11 @@ def _environment(unit: str) -> Environment:
         marks=marks,
         outcome=outcome,
         lines=textwrap.wrap,
+        figure=figure,
         amount=lambda value, digits=None: amount(value, unit, digits),
         sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     )
     names: dict[str, Any] = {"GENERATED": GENERATED, "MAX_TEXT": MAX_TEXT, "EXPECTED": figures.EXPECTED}
+    names["interval"] = interval
     environment.globals.update(names)
     return environment

@@ -68,10 +68,10 @@ def _p_value(row: Row) -> str:
 # The first seven always stand; the others as soon as a row has a figure for them.
 COLUMNS = {
     "mae": Column("MAE", _number("mae", ".2f")),
-    "mae_low": Column("95% interval", lambda row: interval(row.mae_low, row.mae_high, ".1f")),
+    "mae_low": Column("95% interval", lambda row: interval(row.mae_low, row.mae_high)),
     "difference": Column("Behind leader", lambda row: "leader" if row.leads else _number("difference", "+.2f")(row)),
     "difference_low": Column(
-        "95% interval", lambda row: "" if row.leads else interval(row.difference_low, row.difference_high, "+.1f")
+        "95% interval", lambda row: "" if row.leads else interval(row.difference_low, row.difference_high, sign="+")
     ),
     "p_value": Column("p, as good as the best", _p_value),
     "hits": Column("Hits", _number("hits", ".0%")),
@@ -157,9 +157,9 @@ def _headings(unit: str) -> dict[str, dict[str, Any]]:
 
 
 def _cells(row: Row) -> list[str]:
-    def short(low: float | None, high: float | None, sign: str, to: str) -> str:
-        digits = 0 if low is not None and high is not None and max(-low, high) >= 100 else 1
-        return interval(low, high, f"{sign}.{digits}f", to)  # 80 columns have no room for more
+    def short(low: float | None, high: float | None, to: str, sign: str = "") -> str:
+        wide = low is not None and high is not None and max(-low, high) >= 100
+        return interval(low, high, to, sign=sign, digits=0 if wide else None)  # 80 columns have no room for more
 
     # What the floor is stands below the table; of other rows that ran, the reason says which items they cover.
     said = outcome(row) if row.mae is None else row.reason if row.kind != FLOOR else None
@@ -168,8 +168,8 @@ def _cells(row: Row) -> list[str]:
         "" if row.rank is None else str(row.rank),
         row.label,
         _number("mae", ".2f")(row),
-        short(row.mae_low, row.mae_high, "", "\u2013"),
-        "leader" if row.leads else short(row.difference_low, row.difference_high, "+", " to "),
+        short(row.mae_low, row.mae_high, "\u2013"),
+        "leader" if row.leads else short(row.difference_low, row.difference_high, " to ", "+"),
         _number("hits", ".0%")(row),
         str(row.n) if row.n else "",
         "; ".join(remarks),

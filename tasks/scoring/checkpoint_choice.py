@@ -107,7 +107,7 @@ def curve_table(checkpoints: Sequence[Checkpoint], unit: str = "$") -> str:
         mark = "◆ " if one.chosen else ""
         behind = "" if one.chosen or one.difference is None else figure(one.difference, "+.2f")
         mae = "" if one.mae is None else figure(one.mae, ".2f")
-        figures = mae, interval(one.mae_low, one.mae_high, ".1f"), behind, f"{one.n:,}"
+        figures = mae, interval(one.mae_low, one.mae_high), behind, f"{one.n:,}"
         lines.append([f"{mark}{escaped(one.label)}", *figures])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -35,9 +35,18 @@ def span(low: float | None, high: float | None, unit: str) -> str:
     return "" if low is None or high is None else f"95% interval {amount(low, unit)} to {amount(high, unit)}"
 
 
-def interval(low: float | None, high: float | None, form: str, to: str = " to ") -> str:
-    """The ends of an interval; nothing where there is none."""
-    return "" if low is None or high is None else f"{figure(low, form)}{to}{figure(high, form)}"
+def interval(
+    low: float | None, high: float | None, to: str = " to ", *, sign: str = "", digits: int | None = None
+) -> str:
+    """The ends of an interval; nothing where there is none. `sign` is that of a format.
+
+    One decimal is enough unless `digits` says otherwise, but for ends below 1: 0.10 to 0.12, not 0.1 to 0.1.
+    """
+    if low is None or high is None:
+        return ""
+    if digits is None:
+        digits = 1 if max(abs(low), abs(high)) >= 1 else 2
+    return to.join(figure(end, f"{sign}.{digits}f") for end in (low, high))
 
 
 def duration(seconds: float | None) -> str:

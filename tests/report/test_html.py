@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tasks.report.board import Leaderboard
-from tasks.report.html import write_report
+from tasks.report.html import write_figures, write_report
 from tasks.report.tables import GENERATED, in_order
+from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.rows import Row
 from tests.report.boards import board_of
 from tests.report.boards import row as ran
@@ -160,6 +161,19 @@ def test_the_page_survives_negative_missing_and_huge_guesses(board, tmp_path):
     heights = [float(dot["cy"][:-1]) for dot in dots(page)]
     assert heights and all(0 <= height <= 100 for height in heights)
     json.loads(page.data, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_cheap_prices_keep_their_digits(tmp_path):
+    """Of screws for some cents, no error and no interval is written as nothing, on the page and in its pictures."""
+    truth = np.exp(np.random.default_rng(0).normal(-3.5, 0.3, 100))
+    guesses = {"ridge": truth * 1.2, "constant": np.full(100, 0.03)}
+    curve = [Checkpoint(1, "step 1", "m", 100, 0.0061, mae_low=0.0052, mae_high=0.0074, chosen=True, train_loss=0.04)]
+    board = replace(board_of(truth, guesses, dict.fromkeys(guesses, "baseline")), curve=curve)
+    page = Page(write_report(tmp_path / "report.html", board))
+    assert "0.0052 to 0.0074" in page.text and "0.0061" in page.text and "0.040" in page.text
+    drawn = "".join(picture.read_text(encoding="utf-8") for picture in write_figures(tmp_path / "figures", board))
+    for text in (re.sub(r"<(script|style).*?</\1>", "", page.source, flags=re.DOTALL), drawn):
+        assert not re.findall(r"[^<>]*\b0\.00? to [^<>]*|[^<>]* to 0\.00?\b[^<>]*|>\$0\.00<", text)
 
 
 def test_another_unit_is_written_after_the_number(board, tmp_path):

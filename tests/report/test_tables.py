@@ -94,3 +94,12 @@ def test_small_errors_keep_their_digits():
     rows = [row("ridge", 0.0042, 1, **ends), row("constant", 12.5, 2, 12.4, 0.001)]
     text = as_markdown(rows)
     assert "0.0042" in text and "0.00123\u20130.0061" in text and "12.50" in text and "| 0.00 |" not in text
+
+
+def test_an_interval_below_one_has_two_decimals():
+    """Where prices are below a dollar, 0.1 to 0.1 would say nothing; from one on, one decimal is enough."""
+    ends = {"mae_low": 0.098, "mae_high": 0.12, "difference_low": 0.1, "difference_high": 0.14}
+    text = as_markdown([row("ridge", 0.11, 1, **ends), row("constant", 0.23, 2, 0.12, 0.001, **ends)])
+    assert "0.10\u20130.12" in text and "+0.10 to +0.14" in text
+    ends = {"mae_low": 0.9, "mae_high": 1.1}
+    assert "0.9\u20131.1" in as_markdown([row("ridge", 1.0, 1, **ends)])
