@@ -116,7 +116,8 @@ def scatter(board: Leaderboard, models: list[str]) -> dict[str, Any]:
     reach = np.maximum(hit_dollars(truth), HIT_SHARE * line)
     edge = [*zip(line, line + reach, strict=True), *zip(line[::-1], (line - reach)[::-1], strict=True)]
     ticks: list[float] = []
-    for tick in sorted(m * 10.0**power for power in range(-2, 7) for m in (1, 2.5, 5)):
+    largest = math.floor(math.log10(top))  # below a hundredth of the top, the root leaves no room for a tick
+    for tick in (m * 10.0**power for power in range(largest - 2, largest + 1) for m in (1, 2.5, 5)):
         if tick <= top and scale(tick) - (scale(ticks[-1]) if ticks else 0) >= 12:
             ticks.append(tick)
     guesses = {model: [_plain(board.predictions[model][i]) for i in kept] for model in models}

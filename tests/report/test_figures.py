@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.report.figures import bars, calibration, nice_ticks, price_bands, quantiles, running
+from tasks.report.figures import bars, calibration, nice_ticks, price_bands, quantiles, running, scatter
 from tasks.report.tables import in_order
 from tests.report.boards import board_of, row
 
@@ -21,6 +21,16 @@ def test_bands_of_large_prices_are_written_out():
     names, _ = price_bands(np.linspace(1, 5e6, 100), "₩")
     assert names[:2] == ["under ₩1,000,000", "₩1,000,000 to ₩2,000,000"]
     assert price_bands(np.linspace(0.01, 1, 100), "$")[0][1] == "$0.2 to $0.4"
+
+
+@pytest.mark.parametrize("top", [0.0125, 0.8, 47.0, 980.0, 4e8, 7e12])
+def test_the_scatter_has_ticks_whatever_prices_are(top):
+    """In tenths of a cent as in dong: several round numbers, of which the last is in the upper half of the axis."""
+    prices = top * np.linspace(0.01, 1, 50)
+    drawn = scatter(board_of(prices, {"ridge": prices * 1.1}, {"ridge": "baseline"}), ["ridge"])
+    ticks = [tick for tick, _ in drawn["ticks"]]
+    assert ticks[0] == 0 and len(ticks) >= 4 and ticks[-1] > 0.2 * top
+    assert all(f"{tick:.2g}" == f"{tick:.12g}" or tick >= 100 for tick in ticks)
 
 
 def test_a_bar_out_of_all_proportion_is_cut_and_the_others_keep_theirs():
