@@ -143,9 +143,9 @@ def print_table(standings: Standings) -> None:
     from tasks.report.tables import leaderboard_table
 
     console = Console(width=None if sys.stdout.isatty() else 100)
-    wide = console.width >= 130
+    width, generated, unit = console.width, standings.generated, standings.unit
     with console.capture() as table:  # a pipe whose reader has left ends the command by an error of rich's own
-        console.print(leaderboard_table(standings.rows, generated=standings.generated, unit=standings.unit, wide=wide))
+        console.print(leaderboard_table(standings.rows, generated=generated, unit=unit, width=width))
     print(table.get(), end="")
 
 

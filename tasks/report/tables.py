@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from tasks.scoring.comparisons import FLOOR
 from tasks.scoring.rows import CONTRACT, Row
-from tasks.scoring.wording import duration, escaped, figure, interval, p_text
+from tasks.scoring.wording import duration, escaped, figure, interval, p_text, with_unit
 
 GENERATED = "Generated data: made up by a program, not a statement about real products."
 SYMBOLS = {"champion": "★ champion", "challenger": "▲ challenger", "best_checkpoint": "◆ best checkpoint"}
@@ -44,6 +45,9 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 def leader_of(rows: Sequence[Row]) -> Row | None:
     """The leader among rows in_order: the first, if any leads."""
     return rows[0] if rows and rows[0].leads else None
+
+
+Headings = dict[str, dict[str, Any]]  # options of a terminal's columns, by their titles
 
 
 class Column(NamedTuple):
@@ -105,31 +109,59 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     return [*known, *own]
 
 
-def leaderboard_table(rows: Iterable[Row], *, generated: bool = False, unit: str = "$", wide: bool = False) -> Table:
-    """The leaderboard for a terminal of 80 columns and more; the names and remarks wrap, the figures do not.
+def leaderboard_table(rows: Iterable[Row], *, generated: bool = False, unit: str = "$", width: int = 80) -> Table:
+    """The leaderboard for a terminal of so many columns, 80 and more; the names and remarks wrap, the figures do not.
 
-    A wide one, for 130 columns and more, also has the interval's coverage and what the answers took. What was skipped
-    has no row but a sentence below.
+    From 130 columns on it also has the interval's coverage and what the answers took. Where errors are so large, or so
+    small, that there is no room for them, they are counted in thousands and the like. What was skipped has no row but a
+    sentence below.
     """
     rows = list(rows)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, caption_justify="left")
-    table.caption = Text("\n".join([*([GENERATED] if generated else []), *skipped(rows)])) or None
     ordered = [row for row in in_order(rows) if row.status != "skipped"]
-    more = [COLUMNS[key] for key in WIDE if wide and any(row.number(key) is not None for row in ordered)]
-    for title, options in _headings(unit).items():
-        if title == REMARKS:
-            for column in more:
-                table.add_column(column.title, justify="right", no_wrap=True)
+    # The first form with room enough, or the one with the most.
+    forms = _forms(ordered, unit, width)
+    headings, lines, notes = max(forms, key=lambda form: min(_room(*form[:2], width), len(REMARKS)))
+    if (room := _room(headings, lines, width)) <= NAME:  # Rich would share this out evenly, keep NAME, and cut remarks
+        headings[REMARKS]["max_width"] = max(room, len(REMARKS))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, caption_justify="left")
+    table.caption = Text("\n".join([*notes, *([GENERATED] if generated else []), *skipped(rows)])) or None
+    for title, options in headings.items():
         table.add_column(title, **options)
     groups = [row.mae is None or 2 * (row.kind == FLOOR) for row in ordered]
-    for i, row in enumerate(ordered):
+    for i, (row, cells) in enumerate(zip(ordered, lines, strict=True)):
         ends_section = i + 1 < len(ordered) and groups[i] != groups[i + 1]
         style = "bold" if row.leads else "dim" if groups[i] else None
-        *figures, remarks = _cells(row)
-        cells = [*figures, *(column.text(row) for column in more), remarks]
         # Text: square brackets in a name are no markup
         table.add_row(*map(Text, cells), style=style, end_section=ends_section)
     return table
+
+
+def _forms(rows: list[Row], unit: str, width: int) -> Iterator[tuple[Headings, list[list[str]], list[str]]]:
+    """Headings, cells and notes of the table in its forms: with further columns, as it is, and the shorter ones, with
+    errors in thousands and the like."""
+    known = [COLUMNS[key] for key in WIDE if any(row.number(key) is not None for row in rows)]
+    for more in [known, []] if width >= 130 else [[]]:
+        yield _headings(unit, more), [_cells(row, more) for row in rows], []
+    for power in _powers(rows):
+        letter, word = PREFIXES[power]
+        counted = f"{letter}{with_unit('', unit)}" if power else unit
+        notes = [f"{counted}: errors are in {word} of {unit}."] if power else []
+        yield _headings(counted), [_cells(row, power=power) for row in rows], notes
+
+
+def _room(headings: Headings, lines: list[list[str]], width: int) -> int:
+    """The columns that figures and the shortest names leave for remarks, of so many, with two between any two."""
+    columns = zip(headings, *lines, strict=True)
+    figures = [max(map(cell_len, column)) for column in columns if column[0] not in (NAMES, REMARKS)]
+    return width - sum(figures) - NAME - 2 * (len(headings) - 1)
+
+
+def _powers(rows: Sequence[Row]) -> list[int]:
+    """The powers of ten by which the first error has one to three digits before the point; of one above 1 before that
+    the power that leaves it two or more, if it is another one."""
+    size = math.log10(next((row.mae for row in rows if row.mae), 1.0))
+    found = {size // 3, max(0, (size - 1) // 3) if size >= 0 else size // 3}
+    return [min(max(3 * int(power), min(PREFIXES)), max(PREFIXES)) for power in sorted(found)]
 
 
 def skipped(rows: Iterable[Row]) -> list[str]:
@@ -142,36 +174,56 @@ def skipped(rows: Iterable[Row]) -> list[str]:
     return [f"Not run: {told}."] if told else []
 
 
-REMARKS = "kind, remarks"
+NAMES, REMARKS = "model", "kind, remarks"
+NAME = 15  # columns: constant_median, word2vec_linear
 WIDE = ("median_ae", "coverage", "predict_ms")
+PREFIXES = {  # by power of ten
+    -6: ("\u00b5", "millionths"),
+    -3: ("m", "thousandths"),
+    0: ("", ""),
+    3: ("K", "thousands"),
+    6: ("M", "millions"),
+    9: ("B", "billions"),
+    12: ("T", "trillions"),
+}
 
 
-def _headings(unit: str) -> dict[str, dict[str, Any]]:
+def _headings(unit: str, more: Sequence[Column] = ()) -> Headings:
     figure = {"justify": "right", "no_wrap": True}
     return {
         "#": figure,
-        "model": {"overflow": "fold", "min_width": 15},
+        NAMES: {"overflow": "fold", "min_width": NAME},
         **dict.fromkeys((f"MAE {unit}", "95% CI", "vs leader", "hits", "n"), figure),
+        **dict.fromkeys((column.title for column in more), figure),
         REMARKS: {"overflow": "fold", "min_width": 14},
     }
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, more: Sequence[Column] = (), power: int | None = None) -> list[str]:
+    """The cells of a row under `_headings`. Made short by a power of ten, errors are in that many units, and those from
+    1,000 on have no decimals."""
+
+    def error(key: str) -> float | None:
+        value = row.number(key)
+        return value if value is None or not power else value / 10.0**power
+
     def short(low: float | None, high: float | None, to: str, sign: str = "") -> str:
         wide = low is not None and high is not None and max(-low, high) >= 100
         return interval(low, high, to, sign=sign, digits=0 if wide else None)  # 80 columns have no room for more
 
+    mae = error("mae")
     # What the floor is stands below the table; of other rows that ran, the reason says which items they cover.
     said = outcome(row) if row.mae is None else row.reason if row.kind != FLOOR else None
     remarks = [row.kind, *marks(row), *([said] if said else [])]
     return [
         "" if row.rank is None else str(row.rank),
         row.label,
-        _number("mae", ".2f")(row),
-        short(row.mae_low, row.mae_high, "\u2013"),
-        "leader" if row.leads else short(row.difference_low, row.difference_high, " to ", "+"),
+        "" if mae is None else figure(mae, ".2f" if power is None or mae < 1000 else ".0f"),
+        short(error("mae_low"), error("mae_high"), "\u2013"),
+        "leader" if row.leads else short(error("difference_low"), error("difference_high"), " to ", "+"),
         _number("hits", ".0%")(row),
         str(row.n) if row.n else "",
+        *(column.text(row) for column in more),
         "; ".join(remarks),
     ]
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -21,7 +22,7 @@ def text_of(table, width: int) -> str:
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_the_terminal_table_fits_and_keeps_its_figures_whole(board, width):
     """At any usual width no line is too long, no figure is cut, and marks are words."""
-    text = text_of(leaderboard_table(board.rows), width)
+    text = text_of(leaderboard_table(board.rows, width=width), width)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     assert "…" not in text
     for figures in board.rows:
@@ -32,6 +33,32 @@ def test_the_terminal_table_fits_and_keeps_its_figures_whole(board, width):
     words = re.sub(r"\s+", " ", text)
     assert "Not run: gpt-4.1 (OPENAI_API_KEY is not set)." in words
     assert "champion" in words and "OPENAI_API_KEY" in words and "leader" in words
+    assert "checkpoint" in text and "memory" in text and "errors are" not in text
+
+
+@pytest.mark.parametrize(
+    ("factor", "named"),
+    [(40, "$"), (120, "K$"), (4_000, "K$"), (40_000, "K$"), (4e6, "M$"), (1e9, "B$"), (0.004, "m$"), (1e-5, "\u00b5$")],
+)
+def test_large_and_small_prices_leave_room_for_names_and_remarks(board, factor, named):
+    """In won, dong or tenths of a cent, 80 columns hold every figure, mark and remark; a line names the unit."""
+    keys = ("mae", "mae_low", "mae_high", "difference", "difference_low", "difference_high")
+    rows = [
+        replace(row, n=row.n and 5 * row.n, **{key: getattr(row, key) * factor for key in keys if row.mae is not None})
+        for row in board.rows
+    ]
+    text = text_of(leaderboard_table(rows), 80)
+    heading, *lines = text.splitlines()
+    assert heading.split() == f"# model MAE {named} 95% CI vs leader hits n kind, remarks".split()
+    assert ("errors are in" in text) == (named != "$")
+    marked = next(line for line in lines if "blend" in line)
+    assert re.search(r" leader +85%  1500  blend; ★", marked) and "champion" in text and "checkpoint" in text
+    for ran in rows:
+        if ran.mae is not None:
+            assert any(ran.model[:15] in line and f"%  {ran.n:4d}  {ran.kind}" in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines) <= 80 and "…" not in text
+    wide = text_of(leaderboard_table(rows, width=140), 140)
+    assert max(len(line.rstrip()) for line in wide.splitlines()) <= 140 and "memory" in wide and "checkpoint" in wide
 
 
 def test_the_terminal_table_sets_the_floor_apart_and_the_rest_in_order(board):
@@ -77,7 +104,7 @@ def test_csv_holds_every_figure_best_first(board):
 
 def test_a_wide_terminal_shows_more(board):
     """From 130 columns on there is room for the median error and what an answer takes."""
-    text = text_of(leaderboard_table(board.rows, wide=True), 140)
+    text = text_of(leaderboard_table(board.rows, width=140), 140)
     assert "Median error" in text and "ms per item" in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 140
 
