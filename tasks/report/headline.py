@@ -9,6 +9,8 @@ from tasks.scoring.comparisons import FLOOR
 from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount, p_text, span
 
+CONSTANTS = ("constant", "constant_median")  # the baselines that always answer the same price
+
 
 def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
     """Who is best, from rows in order: a sentence or two, and up to three on how certain that is and what else counts.
@@ -82,11 +84,12 @@ def _behind(row: Row, unit: str, who: str, *, p: bool = True) -> str:
 
 def _beside(rows: Sequence[Row], leader: Row, unit: str) -> str:
     """What to hold the leader's error against, and who is in service."""
-    ran = [row for row in rows if row.mae is not None and row is not leader]
-    constant = next((row for row in ran if row.model.startswith("constant")), None)
+    ran = [row for row in rows if row.mae is not None]
+    constant = next((row for row in ran if row.kind == "baseline" and row.model in CONSTANTS), leader)
     floor = next((row for row in ran if row.kind == FLOOR), None)
     champion = next((row for row in rows if row.champion), None)
-    parts = [f"always answering the same price is {amount(constant.mae or 0, unit)} off"] if constant else []
+    same = f"always answering the same price is {amount(constant.mae or 0, unit)} off"
+    parts = [same] if constant is not leader else []
     parts += [f"the best possible answer is {amount(floor.mae or 0, unit)} off"] if floor else []
     parts += [f"the champion in service is {champion.label}"] if champion and champion is not leader else []
     told = "; ".join(parts)

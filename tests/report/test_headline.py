@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tasks.report.headline import headline
+from tasks.models.classic import BASELINES
+from tasks.models.features import nothing
+from tasks.report.headline import CONSTANTS, headline
 from tasks.report.tables import in_order
 from tasks.scoring.rows import Row
 from tests.report.boards import row
@@ -100,6 +102,16 @@ def test_a_champion_that_is_not_the_leader_is_named() -> None:
     assert "the champion in service is ridge." in said(
         [row("trees", 10.0, 1), row("ridge", 14.0, 2, 4.0, 0.001, champion=True), row("constant", 20.0, 3, 10.0, 0.001)]
     )
+
+
+def test_the_constant_price_beside_the_leader_is_another_row_that_answers_one() -> None:
+    """Rows are in order, so that a constant that leads is the best one; a model behind an API may have such a name."""
+    second = row("constant_median", 10.8, 1, 0.8, 0.4)
+    assert "the same price" not in said([row("constant", 10.0, 1), second])
+    named = row("constant-1", 12.0, 2, 2.0, 0.001, kind="api")
+    assert "the same price" not in said([row("trees", 10.0, 1), named])
+    assert "Always answering the same price is $10.80 off." in said([row("trees", 10.0, 1), named, second])
+    assert set(CONSTANTS) == {name for name, baseline in BASELINES.items() if baseline.features is nothing}
 
 
 def test_forty_models_need_no_more_sentences_than_two() -> None:
