@@ -21,14 +21,15 @@ def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
     ran = [row for row in rows if row.mae is not None]
     leader = leader_of(rows)
     if not ran:
-        return "No model has run yet.", []
+        silent = any(row.status == "ran" for row in rows)
+        return "No model answered any test item with a price." if silent else "No model has run yet.", []
     if leader is None:
         return "No model answered every test item, so none leads.", []
     ranked = [row for row in ran if row.rank is not None and row is not leader and row.n == leader.n]
     tied = [row for row in ranked if row.rank == 1]
     off = f"{amount(leader.mae or 0, unit)} off on average"
     if not ranked:
-        alone = all(row is leader or row.kind == FLOOR for row in ran)
+        alone = all(row is leader or row.kind == FLOOR for row in rows if row.status == "ran")
         first = (
             f"{leader.label} is the only model that {'ran' if alone else 'priced every item'}: its answers are {off}."
         )

@@ -27,8 +27,9 @@ def marks(row: Row) -> list[str]:
 
 
 def outcome(row: Row) -> str:
-    """Why a row has no figures."""
-    return f"{row.status}: {row.reason}" if row.reason else row.status
+    """Why a row has no figures. One that ran gave no answer in which a price was found."""
+    status = "answered no test item with a price" if row.status == "ran" else row.status
+    return f"{status}: {row.reason}" if row.reason else status
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:

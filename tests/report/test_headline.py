@@ -78,6 +78,16 @@ def test_a_model_that_ran_beside_one_that_left_items_unpriced_is_not_the_only_on
     assert said([*rows, some]).startswith("finetuned is the only model that priced every item: its answers are")
 
 
+def test_a_model_that_priced_nothing_did_run() -> None:
+    """Beside one the only other model is not the only one that ran; alone it is a result, too."""
+    silent = Row("base", "base", n=0)
+    assert said([row("ridge", 10.0, 1), silent]).startswith("ridge is the only model that priced every item: its")
+    assert said([silent]) == "No model answered any test item with a price."
+    absent = Row("gpt-4o", "api", status="skipped", reason="OPENAI_API_KEY is not set")
+    assert said([row("ridge", 10.0, 1), absent]).startswith("ridge is the only model that ran: its answers are")
+    assert said([absent]) == "No model has run yet."
+
+
 def test_rows_stand_by_their_distance_to_the_leader() -> None:
     """The error of a row that covers cheap items alone is small; how far it is behind on them is what counts."""
     cheap = row("recorded/cheap", 9.0, 3, 6.0, 0.0005, kind="recorded", n=80)

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.report.board import Leaderboard
 from tasks.report.html import write_figures, write_report
-from tasks.report.tables import GENERATED, in_order
+from tasks.report.tables import GENERATED, as_markdown, in_order
 from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.rows import Row
 from tests.report.boards import board_of
@@ -75,6 +75,15 @@ def test_rows_that_did_not_run_are_last_and_say_why(page, board):
     assert {row.model for row in ends} == {"gpt-4.1", "word2vec_svr"}
     assert any("gpt-4.1" in row and "skipped: OPENAI_API_KEY is not set" in row for row in page.rows)
     assert any("word2vec_svr" in row and "failed: out of memory" in row for row in page.rows)
+
+
+def test_a_model_that_priced_nothing_says_so(board, tmp_path):
+    """Its row has no figures, and not the bare word that it ran; what else is known of it stands behind that."""
+    silent = [Row("base", "base", n=0), Row("gpt-4o", "api", n=0, reason="3 answers were cut")]
+    page = Page(write_report(tmp_path / "report.html", replace(board, rows=[*board.rows, *silent])))
+    assert any("base base" in row and "answered no test item with a price" in row for row in page.rows)
+    assert any("gpt-4o" in row and "with a price: 3 answers were cut" in row for row in page.rows)
+    assert "base; answered no test item with a price" in as_markdown(silent)
 
 
 def test_data_is_shown_and_never_run(board, tmp_path):
