@@ -195,7 +195,8 @@ def categories(items: list[dict[str, Any]], most: int = 8) -> tuple[list[str], n
 
 
 def errors_by_group(board: Leaderboard, models: list[str], names: list[str], group: np.ndarray) -> list[dict[str, Any]]:
-    """MAE of each model in each group with its 95% interval, and all of it in percent of the highest."""
+    """MAE of each model in each group with its 95% interval, and all of it in percent of the highest; `n` of a group
+    are its items, `n` of a cell those that the model priced."""
     truth = _floats([item["price"] for item in board.items])
     errors = np.stack([absolute_error(truth, _floats(board.predictions[model])) for model in models])
     table = []
@@ -203,7 +204,11 @@ def errors_by_group(board: Leaderboard, models: list[str], names: list[str], gro
         here = errors[:, group == i]
         low, high = bootstrap_interval(here, seed=0, resamples=2_000)
         means = [float(np.nanmean(row)) if not np.isnan(row).all() else None for row in here]
-        cells = [{"mae": m, "low": _plain(a), "high": _plain(b)} for m, a, b in zip(means, low, high, strict=True)]
+        counts = (~np.isnan(here)).sum(axis=1).tolist()
+        cells = [
+            {"mae": mean, "low": _plain(least), "high": _plain(most), "n": count}
+            for mean, least, most, count in zip(means, low, high, counts, strict=True)
+        ]
         table.append({"name": names[i], "n": here.shape[1], "cells": cells})
     top = max((cell["high"] or cell["mae"] or 0 for row in table for cell in row["cells"]), default=0) or 1
     return [row | {"cells": [cell | {"scale": 100 / top} for cell in row["cells"]]} for row in table]

@@ -185,6 +185,17 @@ def test_cheap_prices_keep_their_digits(tmp_path):
         assert not re.findall(r"[^<>]*\b0\.00? to [^<>]*|[^<>]* to 0\.00?\b[^<>]*|>\$0\.00<", text)
 
 
+def test_errors_by_group_say_on_how_many_items_they_are(board, tmp_path):
+    """A person who priced a part of a group has the count beside the figure; who priced all of it has none."""
+    human = [guess is not None for guess in board.predictions["human"]]
+    kitchen = sum(given for given, item in zip(human, board.items, strict=True) if item["category"] == "Kitchen")
+    page = Page(write_report(tmp_path / "report.html", board))
+    (row,) = (row for row in page.rows if row.split()[:1] == ["Kitchen"])
+    assert row.split()[1] == "60" and kitchen == 12 and re.findall(r"\bn\s(\d+)", row) == ["12"]
+    write_figures(tmp_path, board)
+    assert "(n 12)" in (tmp_path / "category.svg").read_text(encoding="utf-8")
+
+
 def test_another_unit_is_written_after_the_number(board, tmp_path):
     """A task in kilograms reports kilograms."""
     page = Page(write_report(tmp_path / "report.html", replace(board, unit="kg")))
