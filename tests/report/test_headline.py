@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from tasks.models.classic import BASELINES
 from tasks.models.features import nothing
 from tasks.report.headline import CONSTANTS, headline
 from tasks.report.tables import in_order
 from tasks.scoring.rows import Row
-from tests.report.boards import row
+from tests.report.boards import board_of, row
 
 
 def said(rows: list[Row]) -> str:
@@ -56,6 +58,10 @@ def test_a_better_model_that_left_few_items_unpriced_is_named_beside_the_leader(
     assert text.count("But ") == 1
     assert "But gpt-4o is $74.61 better on" in said([rows[0], better])
     assert "But" not in said([*rows, replace(better, n=249)])
+    truth = np.arange(10.0, 70.0)
+    guesses = {"ridge": truth * 1.4, "trees": truth * np.tile([0.7, 1.3], 30), "gpt-4o": np.append(truth[:-1], np.nan)}
+    kinds = {"ridge": "baseline", "trees": "baseline", "gpt-4o": "api"}
+    assert "But gpt-4o is $11.70 better on the 59 of 60 items" in said(board_of(truth, guesses, kinds).rows)
 
 
 def test_a_nearly_complete_row_makes_a_winner_uncertain() -> None:
