@@ -27,5 +27,12 @@ def interval(price: np.ndarray, spread: tuple[float, float] | None) -> tuple[np.
     """The ends [n] of the intervals around answers [n], in US dollars; NaN without a `spread`."""
     if spread is None:
         return np.full(np.shape(price), np.nan), np.full(np.shape(price), np.nan)
-    low, high = (np.maximum(np.expm1(np.log1p(price) + shift), 0.0) for shift in spread)
+    low, high = (_end(price, shift) for shift in spread)
     return low, high
+
+
+def _end(price: np.ndarray, shift: float) -> np.ndarray:
+    """One end [n], without the last bits that logarithms change: many shops ask one of a few prices, and an end that
+    comes out as 9.989999999999998 would not hold the items that cost 9.99. Of millions, the cents are right."""
+    end = np.maximum(np.expm1(np.log1p(price) + shift), 0.0)
+    return np.where(end < 1e6, np.round(end, 6), np.round(end, 2))

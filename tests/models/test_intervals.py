@@ -18,3 +18,13 @@ def test_few_items_make_an_interval_that_holds_as_many(n: int) -> None:
         low, high = interval(price[n:], conformal(truth[:n], price[:n]))
         held.append(((low <= truth[n:]) & (truth[n:] <= high)).mean())
     assert np.mean(held) == pytest.approx(0.8, abs=0.025)
+
+
+@pytest.mark.parametrize("points", [(4.99, 9.99, 14.99, 24.95), (0.013, 0.05, 1.1), (1_299_000_000.0, 19_900_000.5)])
+def test_an_interval_that_ends_at_a_price_holds_the_items_that_cost_it(points: tuple[float, ...]) -> None:
+    """Where all items have one of a few prices, the last bit of an end would decide about a third of them."""
+    for asked in points:
+        for wanted in points:
+            price = np.full(9, asked)
+            low, high = interval(price, conformal(np.full(9, wanted), price))
+            assert low.tolist() == high.tolist() == [wanted] * 9

@@ -20,7 +20,7 @@ from tasks.models.language import base_model
 from tasks.models.language.estimators import ESTIMATORS, GREEDY, MOST_PROBABLE, fit_temperature, quantile, temper
 from tasks.models.language.hardware import Hardware, Settings, settings
 from tasks.models.language.price_distribution import batches, evaluating, price_distribution
-from tasks.models.language.price_trie import build_trie
+from tasks.models.language.price_trie import build_trie, in_dollars
 from tasks.models.language.prompts import Told, in_words, parse, render
 from tasks.models.predictor import Distribution, Predictions
 from tasks.progress import Progress
@@ -197,7 +197,7 @@ class LanguageModel:
         self.spec, self.model, self.tokenizer, self.head = spec, model, tokenizer, head
         prompt = spec.prompt
         self.trie = build_trie(tokenizer, prompt.lowest, prompt.highest, prefix=prompt.prefix, suffix=prompt.suffix)
-        self.prices = self.trie.prices * prompt.unit
+        self.prices = in_dollars(self.trie.prices, prompt.unit)
 
     def predict(self, items: Sequence[Item], what: str | None = None) -> Predictions:
         """Price the items by the estimate of the spec; `what` is how the progress is called.

@@ -90,6 +90,13 @@ def build_trie(
     return PriceTrie(np.array(numbers), token, depth, path, fan, outcome_token, outcome_slot, size, open_, stop)
 
 
+def in_dollars(numbers: np.ndarray, unit: float) -> np.ndarray:
+    """Whole numbers of a unit as prices, to the last bit those that the data state: 1999 cents are 19.99, and not
+    19.990000000000002, which an interval that ends there would not hold."""
+    decimals = len(f"{unit:.15f}".rstrip("0").partition(".")[2])
+    return np.round(numbers * unit, decimals)
+
+
 def _number_tokens(
     tokenizer: PreTrainedTokenizerBase, numbers: Sequence[int], prefix: str, suffix: str
 ) -> tuple[list[tuple[int, ...]], list[int | None]]:

@@ -99,11 +99,15 @@ def test_words_are_read_in_the_unit_of_the_prompt(items: list[Item], monkeypatch
 
 
 def test_cents_are_a_matter_of_conf(items: list[Item]) -> None:
-    """With a unit of a cent the same model answers the same numbers, a hundredth of a dollar each."""
+    """With a unit of a cent the same model answers the same numbers, a hundredth of a dollar each, to the last bit;
+    so, too, when they are kept: an interval that ends at 1.13 holds an item that costs it."""
     dollars, cents = language(), language("finetune.prompt.unit=0.01")
     asked = items[:3]
-    np.testing.assert_allclose(cents.predict(asked).price, dollars.predict(asked).price / 100)
-    assert cents.predict(asked).distribution.prices[[0, 1, -1]].tolist() == pytest.approx([0, 0.01, 9.99])
+    answer = cents.predict(asked)
+    np.testing.assert_allclose(answer.price, dollars.predict(asked).price / 100)
+    assert answer.distribution.prices.tolist() == [float(f"{number / 100:.2f}") for number in range(1000)]
+    kept = from_table(to_table(asked, answer))
+    assert [kept.low.tolist(), kept.high.tolist()] == [answer.low.tolist(), answer.high.tolist()]
 
 
 def test_a_fitted_temperature_is_a_number_from_then_on(items: list[Item], tmp_path: Path) -> None:
