@@ -29,6 +29,7 @@ from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall, score
 from tasks.scoring.record import PREDICTIONS, Record, open_run
 from tasks.scoring.resampling import Comparison, paired_comparison
+from tasks.scoring.wording import figure, interval
 from tasks.tracking.registry import (
     BEST_CHECKPOINT,
     CHALLENGER,
@@ -47,6 +48,8 @@ from tasks.tracking.store import model_folder
 
 MIN_UNSEEN = 50  # test items that the incumbent does not know from its training: fewer cannot tell
 MOST_RESAMPLES = 2_000_000  # the least p-value is one in a million
+NUMBERS = ("difference", "difference_low", "difference_high", "p_value", "alpha", "look", "n")
+DECIDED = ("decision", "incumbent", "challenger", *NUMBERS)  # tags that belong together
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,11 @@ def _register(
     """Give an alias to a model, and say on its page what it learned from and how far off it is, as `predict` says it.
 
     An incumbent that is not among the rows of this evaluation keeps what an earlier one said: it may have learned from
-    these test items.
+    these test items. A new decision takes away the numbers of the one before: a model that once lost, and is champion
+    now since the incumbent is gone, was not compared.
     """
+    if "decision" in tags:
+        tags = {**dict.fromkeys(DECIDED), **tags}
     if any(row.model_id == model_id for row in record.rows):
         tags = {**tags, "dataset": record.dataset.digest, "evaluation": run_id}
     prompts = {"finetuned": experiment.finetune.prompt, "base": untuned(experiment.finetune).prompt}
@@ -238,11 +244,11 @@ class Duel:
         return (before.index(name) if name in before else len(before)) + 1, name
 
     def _told(self, result: Comparison, wins: bool, alpha: float, number: int) -> str:
-        span = f"{result.difference:+.2f} ({result.low:+.2f} to {result.high:+.2f}), p = {result.p_value:.3g}"
+        span = f"{figure(result.difference, '+.2f')} ({interval(result.low, result.high, '+.2f')})"
         verb = "beats" if wins else "does not beat"
         return (
-            f"{self.names[self.challenger]} {verb} the incumbent: {span}, at level {alpha:.3g} of look {number}; "
-            f"{result.n} items"
+            f"{self.names[self.challenger]} {verb} the incumbent: {span}, p = {result.p_value:.3g}, "
+            f"at level {alpha:.3g} of look {number}; {result.n} items"
         )
 
     def _crowned(self, reason: str) -> Decision:
@@ -302,12 +308,5 @@ def _left_out(unseen: np.ndarray, both: np.ndarray) -> str:
 
 
 def _numbers(result: Comparison, alpha: float, look: int) -> dict[str, Any]:
-    return {
-        "difference": f"{result.difference:.4f}",
-        "difference_low": f"{result.low:.4f}",
-        "difference_high": f"{result.high:.4f}",
-        "p_value": f"{result.p_value:.4g}",
-        "alpha": f"{alpha:.4g}",
-        "look": look,
-        "n": result.n,
-    }
+    dollars = [figure(value, ".4f") for value in (result.difference, result.low, result.high)]
+    return dict(zip(NUMBERS, (*dollars, f"{result.p_value:.4g}", f"{alpha:.4g}", look, result.n), strict=True))

@@ -48,7 +48,8 @@ def expected(experiment: Experiment, alias: str) -> ModelVersion | SimpleNamespa
 
 
 def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[str, Any]) -> str:
-    """Give an alias to a model, registering it as a version first if it is none yet; returns the version."""
+    """Give an alias to a model, registering it as a version first if it is none yet; returns the version. A tag that is
+    None is taken away."""
     client, name = connect(experiment), experiment.registered_model
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
@@ -58,7 +59,10 @@ def register(experiment: Experiment, model_id: str, alias: str, tags: Mapping[st
         marks = {MODEL_ID: model_id, LAYOUT_TAG: LAYOUT}
         known = client.create_model_version(name, f"models:/{model_id}", model_id=model_id, tags=marks)
     for key, value in tags.items():
-        client.set_model_version_tag(name, known.version, key, str(value))
+        if value is not None:
+            client.set_model_version_tag(name, known.version, key, str(value))
+        elif key in known.tags:
+            client.delete_model_version_tag(name, known.version, key)
     client.set_registered_model_alias(name, alias, known.version)
     return str(known.version)
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -24,15 +25,16 @@ from tasks.data.splits import Part
 from tasks.errors import ModelGoneError, UserError
 from tasks.evaluation import evaluate
 from tasks.export import export
-from tasks.promotion import MIN_UNSEEN, Champion, Duel, spent_alpha
+from tasks.promotion import MIN_UNSEEN, NUMBERS, Champion, Duel, spent_alpha
 from tasks.report.board import read_leaderboard
 from tasks.report.headline import headline
 from tasks.report.standings import read_standings
 from tasks.report.tables import as_markdown
 from tasks.scoring.contest import Contest
 from tasks.scoring.origin import Origin
+from tasks.scoring.resampling import Comparison
 from tasks.tracking.reading import latest_evaluation
-from tasks.tracking.registry import CHAMPION, looks, version_of
+from tasks.tracking.registry import CHALLENGER, CHAMPION, looks, version_of
 from tasks.tracking.runs import MODEL_ID, Candidate, candidate
 from tasks.tracking.store import connect, local_path
 
@@ -206,18 +208,39 @@ def test_a_part_without_items_is_not_asked_about(night: Callable, monkeypatch: p
 
 @pytest.mark.parametrize("gone", ["files", "model"])
 def test_a_champion_that_is_gone_does_not_block_promotion(night: Callable, gone: str) -> None:
-    """From the disk or MLflow. It cannot be served either: the challenger takes its place, and the reason is said."""
-    experiment, _ = night("constant", 600)
+    """From the disk or MLflow. It cannot be served either: the challenger takes its place, and the reason is said; the
+    numbers of the comparison that this one lost before are gone from its version."""
+    experiment, _ = night("tfidf_ridge", 600)
+    night("constant", 600)
+    lost = version_of(experiment, CHALLENGER).tags
+    assert "does not beat" in lost["decision"] and lost.keys() >= set(NUMBERS)
     model_id = version_of(experiment, CHAMPION).tags[MODEL_ID]
     model = connect(experiment).get_logged_model(model_id)
     if gone == "files":
         shutil.rmtree(local_path(model.artifact_location))
     else:
         connect(experiment).delete_logged_model(model_id)
-    _, after = night("tfidf_ridge", 600)
-    assert after.model == "tfidf_ridge" and "can no longer be asked" in after.decision
-    winner = connect(experiment).get_logged_model(version_of(experiment, CHAMPION).tags[MODEL_ID])
-    assert candidate(winner).name == "tfidf_ridge"
+    _, after = night("constant", 600)
+    assert after.model == "constant" and "can no longer be asked" in after.decision
+    crowned = version_of(experiment, CHAMPION).tags
+    assert candidate(connect(experiment).get_logged_model(crowned[MODEL_ID])).name == "constant"
+    assert crowned["decision"] == after.decision and not crowned.keys() & set(NUMBERS)
+
+
+def test_a_small_difference_keeps_its_digits() -> None:
+    """Between models of screws, a tenth of a cent is no "-0.00"; dollars have their cents."""
+
+    def told(*numbers: float) -> tuple[str, list[str]]:
+        result = Comparison(*numbers, p_value=0.001, n=900)
+        duel = SimpleNamespace(names={"c": "boosting"}, challenger="c")
+        tags = promotion._numbers(result, 0.025, 1)
+        return Duel._told(duel, result, True, 0.025, 1), [tags[name] for name in NUMBERS[:3]]
+
+    said, tags = told(-0.0031, -0.00421, 0.000019)
+    assert "the incumbent: -0.0031 (-0.00421 to +0.000019), p = 0.001, at level 0.025 of look 1; 900 items" in said
+    assert tags == ["-0.0031", "-0.00421", "0.000019"]
+    said, tags = told(-3.1, -12.3456, 0.5)
+    assert "the incumbent: -3.10 (-12.35 to +0.50), p = 0.001" in said and tags == ["-3.1000", "-12.3456", "0.5000"]
 
 
 def test_each_dataset_has_a_champion_of_its_own(night: Callable, tmp_path: Path) -> None:
