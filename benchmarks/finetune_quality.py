@@ -172,7 +172,7 @@ def best_classic(run: StageRun, dataset: Dataset, rows: dict[str, Row]) -> str:
     items = read_split(dataset, "validation")
     truth, errors = np.array([item.price for item in items]), {}
     for name, row in rows.items():
-        answer = recall(run, row.model_id, "validation", items) if row.kind == "baseline" else None
+        answer = recall(run, row.model_id, "all", items) if row.kind == "baseline" else None
         if answer is not None:
             errors[name] = absolute_error(truth, answer.price).mean()
     return min(errors, key=lambda name: errors[name])
@@ -188,7 +188,7 @@ def classic_blend(
     chosen = [place[item.id] for item in items]
     truth, members = np.array([item.price for item in items]), {}
     for name, row in rows.items():
-        answer = recall(run, row.model_id, "validation", validation) if row.kind == "baseline" else None
+        answer = recall(run, row.model_id, "all", validation) if row.kind == "baseline" else None
         if answer is not None and worse(truth, answer.price[chosen], np.full(len(truth), np.median(truth))) < 0:
             members[name] = answer.price[chosen]
     return Blend.fit(truth, members).answer(prices).price

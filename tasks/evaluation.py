@@ -241,12 +241,12 @@ def predict(contest: Contest, entry: Candidate) -> None:
         contest.answer(entry, "test", contest.test_items, lambda: answers, timed=False)
         return
     load, roles = functools.cache(lambda: _load(contest, entry)), contest.roles
-    parts: list[tuple[Part, list[Item]]] = [("validation", read_split(contest.dataset, "validation"))]
+    parts: list[tuple[Part, list[Item]]] = [("all", read_split(contest.dataset, "validation"))]
     if entry.kind in ("base", "finetuned"):
-        parts = [("validation", roles.first), ("blend", roles.blend), ("selection", roles.sampled)]
+        parts = [("validation", roles.first), ("blend", roles.blend), ("sampled", roles.sampled)]
     parts.append(("test", contest.test_items))
     for part, items in parts:
-        if items and (part in ("validation", "test") or contest.promising(entry.name)):
+        if items and (part in ("validation", "all", "test") or contest.promising(entry.name)):
             if entry.kind == FLOOR:
                 contest.answer(entry, part, items, functools.partial(_best_possible, contest, items))
             else:
@@ -292,7 +292,9 @@ def blend(contest: Contest, entries: Sequence[Candidate]) -> Candidate:
     judged = roles.selection if whole else roles.sampled
     fitted.judge(truth(judged), prices(judged, names))
     entry = _blend_model(contest, fitted, members, judged)
-    contest.answer(entry, "selection", judged, lambda: fitted.answer(prices(judged, names)), timed=False)
+    contest.answer(
+        entry, "selection" if whole else "sampled", judged, lambda: fitted.answer(prices(judged, names)), timed=False
+    )
     tested = {name: contest.test[name].price for name in names}
     contest.answer(entry, "test", contest.test_items, lambda: fitted.answer(tested), timed=False)
     # It is worked out from its members' answers here; asked by itself it takes as long as all of them.
@@ -336,44 +338,52 @@ def compare_all(contest: Contest, entries: Sequence[Candidate]) -> list[Row]:
     return rows
 
 
-def _estimates(contest: Contest, entries: Sequence[Candidate]) -> dict[str, tuple[int, float]]:
-    """Of each model that may be the challenger: the items it left without a price, and its error, on validation."""
+def _estimates(
+    contest: Contest, entries: Sequence[Candidate], items: Sequence[Item], sampled_items: Sequence[Item]
+) -> dict[str, tuple[int, float]]:
+    """Of each model that may be the challenger: the validation items it left without a price, and its error on them;
+    that of one which answered only a sample of them is estimated."""
 
     def errors_of(names: Sequence[str], items: Sequence[Item]) -> dict[str, np.ndarray]:
         return {name: errors for name in names if (errors := contest.errors(name, items)) is not None and len(errors)}
 
     names = [entry.name for entry in entries if entry.kind in SERVABLE and entry.status == "ran"]
-    whole = errors_of(names, contest.roles.selection)
-    sampled = errors_of([name for name in names if name not in whole], contest.roles.sampled)
-    if not whole and not sampled:
-        sampled = errors_of(names, contest.roles.first)
+    whole = errors_of(names, items)
+    sampled = errors_of([name for name in names if name not in whole], sampled_items)
     unpriced = {name: int(np.isnan(errors).sum()) for name, errors in (whole | sampled).items()}
     return {name: (unpriced[name], error) for name, error in estimated_errors(whole, sampled).items()}
 
 
 def keep(contest: Contest, rows: list[Row], entries: Sequence[Candidate]) -> None:
     """Name the challenger by validation, and keep it all with the run."""
-    estimates = _estimates(contest, entries)
+    roles = contest.roles
+    selected = _estimates(contest, entries, roles.selection, roles.sampled)
+    estimates = selected or _estimates(contest, entries, [], roles.first)
     best = min(estimates, key=estimates.__getitem__, default=None)
-    first = {row.model: contest.errors(row.model, contest.roles.first) for row in rows}
-    screened = {name: mean_error(errors) for name, errors in first.items() if errors is not None and len(errors)}
-    judged = {name: error for name, (_, error) in estimates.items()}
+    answered = {row.model: contest.errors(row.model, roles.first) for row in rows}
+    first = _finite({name: mean_error(found) for name, found in answered.items() if found is not None and len(found)})
+    judged, selection = (_finite({name: e for name, (_, e) in found.items()}) for found in (estimates, selected))
     record = Record(
         rows=rows,
         curve=contest.curve,
-        validation={name: error for name, error in (screened | judged).items() if math.isfinite(error)},
+        validation=first | judged,
         challenger=next((row.model_id for row in rows if row.model == best), None),
         best_checkpoint=chosen(contest.curve).model_id if contest.curve else None,
         dataset=contest.dataset,
         source=contest.experiment.data.source,
         provenance=provenance(contest.experiment),
         unfinished=[row.name for row in contest.external.values() if row.unfinished],
+        by_role={"first": first, "selection": selection},
     )
     record.keep(contest.run)
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(predictions_table(contest.test_items, contest.test), Path(folder) / PREDICTIONS)
         contest.run.log_folder(Path(folder))
     contest.run.log_metrics({metric_name(row.model): row.mae for row in rows})
+
+
+def _finite(errors: dict[str, float]) -> dict[str, float]:
+    return {name: error for name, error in errors.items() if math.isfinite(error)}
 
 
 def metric_name(model: str) -> str:

@@ -20,7 +20,8 @@ from tasks.errors import UserError
 from tasks.tracking.store import fetch
 
 Split = Literal["train", "validation", "test"]
-Part = Literal["validation", "blend", "selection", "test"]  # what is answered at once; see tasks.scoring.roles
+# What is answered at once, see tasks.scoring.roles: of validation those items that are first there, or all of them.
+Part = Literal["validation", "all", "blend", "selection", "sampled", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 

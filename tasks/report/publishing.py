@@ -39,7 +39,8 @@ def _publish(experiment: Experiment, run_id: str, command: str | None) -> tuple[
     first, sentences = headline(in_order(board.rows), board.unit)
     text = f"**{first}** {' '.join(sentences)}\n\n{as_markdown(board.rows, generated=board.generated, unit=board.unit)}"
     run.describe(text)
-    dataset, validation = board.dataset, Record.read(run).validation
+    dataset, by_role = board.dataset, Record.read(run).by_role
+    first, selection = by_role.get("first", {}), by_role.get("selection", {})
     for row in board.rows:
         entry = Candidate(row.model_id, row.model, row.kind, row.step, row.status, row.reason)
         measured = {key: row.number(key) for key in (*sorted(NUMBERS), *row.figures) if key not in NOT_MEASURED}
@@ -48,7 +49,7 @@ def _publish(experiment: Experiment, run_id: str, command: str | None) -> tuple[
         params = {key: value for key, value in (("kind", row.kind), ("n_train", row.n_train)) if value is not None}
         run.log_entry(
             entry,
-            metrics | {"validation_mae": validation.get(row.model)},
+            metrics | {"validation_mae": first.get(row.model), "validation_selection_mae": selection.get(row.model)},
             params,
             {mark: getattr(row, mark) for mark in MARKS},
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from tasks.config.experiment import Experiment
@@ -19,7 +19,8 @@ FILE, PREDICTIONS = "leaderboard.json", "predictions.parquet"
 
 @dataclass(frozen=True)
 class Record:
-    """The rows and the validation curve of an evaluation; `validation` is the estimated error of each model in dollars.
+    """The rows and the validation curve of an evaluation; `validation` is the estimated error of each model in dollars,
+    `by_role` the same for the items of one role, `first` or `selection`.
 
     `challenger` and `best_checkpoint` are ids of LoggedModels. `unfinished` names the rows whose answers another try
     may complete. `provenance` says what it takes to make the same figures again.
@@ -34,6 +35,7 @@ class Record:
     source: str
     provenance: dict[str, str]
     unfinished: list[str]
+    by_role: dict[str, dict[str, float]] = field(default_factory=dict)  # records of before have none
 
     def keep(self, run: StageRun) -> None:
         """Write it with the run of its evaluation."""

@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 
 from tasks.config.loading import load
-from tasks.tracking.runs import MODEL, PARENT
+from tasks.data.splits import items_digest, read_split
+from tasks.scoring.predictions import recall
+from tasks.scoring.record import Record, open_run
+from tasks.scoring.roles import Roles
+from tasks.tracking.runs import MODEL, MODEL_ID, PARENT
 from tasks.tracking.store import connect, experiment_id
 from tests.smoke import SMOKE, Finished, command
 from tests.waiting import PATIENCE
@@ -130,6 +134,31 @@ def test_mlflow_compares_models_as_runs(finished: Finished) -> None:
     assert "test_mae" not in parent.data.metrics
     pictures = {Path(info.path).stem for info in client.list_artifacts(run_id, "figures")}
     assert {"models", "guesses", "running", "checkpoints", "price", "calibration"} <= pictures
+
+
+def test_one_name_of_a_metric_stands_for_one_set_of_items(finished: Finished) -> None:
+    """MLflow draws metrics of one name as one chart: the validation error of every model is that on the items which all
+    of them answered first, and what was measured on others is called otherwise."""
+    client, run = connect(finished.experiment), open_run(finished.experiment, latest(finished))
+    dataset = Record.read(run).dataset
+    roles, everything = Roles.of(finished.experiment, dataset), read_split(dataset, "validation")
+    first, whole = (
+        f"{name}-{items_digest(items)}" for name, items in (("validation", roles.first), ("all", everything))
+    )
+    seen = set()
+    for entry in client.search_runs([experiment_id(finished.experiment)], f"tags.`{PARENT}` = '{run.id}'"):
+        model, metrics = client.get_logged_model(entry.data.tags[MODEL_ID]), entry.data.metrics
+        kept = {Path(info.path).stem for info in client.list_logged_model_artifacts(model.model_id, "predictions")}
+        logged = {metric.key for metric in model.metrics or []}
+        assert ("validation_mae" in logged) == (first in kept) and ("validation_all_mae" in logged) == (whole in kept)
+        if (answers := recall(run, model.model_id, "all", everything)) is not None:
+            prices = dict(zip([item.id for item in everything], answers.price, strict=True))
+            for key, items in (("validation_mae", roles.first), ("validation_selection_mae", roles.selection)):
+                if key in metrics:
+                    seen.add(key)
+                    error = np.mean([abs(prices[item.id] - item.known_price) for item in items])
+                    assert metrics[key] == pytest.approx(error)
+    assert seen == {"validation_mae", "validation_selection_mae"}
 
 
 def test_the_comparison_shows_the_models_that_ran(finished: Finished) -> None:
