@@ -75,4 +75,13 @@ def fit_one(run: StageRun, name: str, dataset: Dataset, experiment: Experiment) 
         params = {"n_train": len(train), "fit_seconds": f"{seconds:.3f}"}
         save = functools.partial(shutil.copytree, folder, dirs_exist_ok=True)
         candidate = run.log_model(save, name, "baseline", params=params)
-    score(run, candidate.model_id, validation, lambda: fitted.predict(validation), dataset=dataset, split="all")
+    score(
+        run,
+        candidate.model_id,
+        validation,
+        lambda: fitted.predict(validation),
+        dataset=dataset,
+        split="all",
+        seed=experiment.seed,
+        resamples=experiment.evaluate.resamples,
+    )

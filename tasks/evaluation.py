@@ -376,6 +376,8 @@ def keep(contest: Contest, rows: list[Row], entries: Sequence[Candidate]) -> Non
         by_role={"first": first, "selection": selection},
     )
     record.keep(contest.run)
+    for row in rows:
+        contest.note_interval(row)
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(predictions_table(contest.test_items, contest.test), Path(folder) / PREDICTIONS)
         contest.run.log_folder(Path(folder))

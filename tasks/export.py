@@ -27,6 +27,7 @@ from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
 from tasks.scoring.resampling import bootstrap_interval
+from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount
 from tasks.tracking.registry import expected
 from tasks.tracking.runs import MODEL_ID, RULES, Candidate, candidate
@@ -46,7 +47,8 @@ ORIGINS = {
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What is exported: the model, the evaluation that it was promoted by, and what it answered there, in `unit`."""
+    """What is exported: the model, the evaluation that it was promoted by with its row there, and what it answered, in
+    `unit`. Intervals that the row has not are `judged` by the seed and the resamples of the conf."""
 
     version: ModelVersion | SimpleNamespace
     model: Candidate
@@ -56,6 +58,8 @@ class Exported:
     answers: Predictions
     provenance: dict[str, str]
     unit: str
+    row: Row
+    judged: dict[str, int]
 
 
 def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = False, items: int = 100) -> list[str]:
@@ -118,7 +122,9 @@ def _find(experiment: Experiment, alias: str) -> Exported:
     source = model_folder(client, model_id)
     # Not as the conf has it today, which may have another data.currency than the run that made these figures.
     unit = (Origin.read(version.tags) or load_rules(source) or experiment.data).unit
-    return Exported(version, model, source, dataset, items, answers, record.provenance, unit)
+    row = next(row for row in record.rows if row.model_id == model_id)
+    judged = {"seed": experiment.seed, "resamples": experiment.evaluate.resamples}
+    return Exported(version, model, source, dataset, items, answers, record.provenance, unit, row, judged)
 
 
 def _merge(source: Path, folder: Path) -> None:
@@ -238,7 +244,10 @@ def _metric_lines(found: Exported, figures: dict[str, float | None]) -> list[tup
         "hits": (f"within {_within(truth, found.unit)}", share, np.where(gaps, np.nan, is_hit(truth, answers.price))),
         "coverage": ("inside the 80% interval", share, np.where(np.isnan(answers.low), np.nan, inside)),
     }
-    lows, highs = bootstrap_interval(np.stack([values for *_, values in per_item.values()]), seed=0)
+    lows, highs = bootstrap_interval(np.stack([values for *_, values in per_item.values()]), **found.judged)
+    low, high = found.row.mae_low, found.row.mae_high
+    if low is not None and high is not None:
+        lows[0], highs[0] = low, high  # those of the leaderboard, whatever the conf says now
     return [
         (name, written(figures[key]), f"{written(low)} to {written(high)}")
         for (key, (name, written, _)), low, high in zip(per_item.items(), lows, highs, strict=True)

@@ -284,7 +284,9 @@ class Duel:
                 return load().predict(items)
 
         if self.keep:
-            return score(self.run, model_id, items, ask, dataset=self.record.dataset, split="test", ready=load).price
+            given: dict[str, Any] = {"seed": self.experiment.seed, "resamples": self.experiment.evaluate.resamples}
+            given |= {"dataset": self.record.dataset, "split": "test", "ready": load}
+            return score(self.run, model_id, items, ask, **given).price
         return (recall(self.run, model_id, "test", items) or ask()).price
 
 

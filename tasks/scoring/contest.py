@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import score
 from tasks.scoring.roles import Roles
+from tasks.scoring.rows import Row, last_metric
 from tasks.tracking.runs import Candidate, Mode, StageRun
 
 
@@ -62,6 +64,8 @@ class Contest:
             ask,
             dataset=self.dataset,
             split=part,
+            seed=self.experiment.seed,
+            resamples=self.experiment.evaluate.resamples,
             step=entry.step or 0,
             mode=mode,
             timed=timed,
@@ -73,6 +77,16 @@ class Contest:
             known = self.validation.setdefault(entry.name, {})
             known |= {item.id: price for item, price in zip(items, answers.price.tolist(), strict=True)}
         return answers
+
+    def note_interval(self, row: Row) -> None:
+        """A model that was scored before has the interval of then, which may be by another seed or other resamples: it
+        gets that of its row, so that MLflow shows one interval of one error."""
+        ends = {"test_mae_low": row.mae_low, "test_mae_high": row.mae_high}
+        model = self.run.client.get_logged_model(row.model_id)
+        known = {key: last_metric(model, key, self.dataset.digest) for key in ends}
+        if any(new is not None and not math.isclose(new, known[key] or 0.0, rel_tol=1e-9) for key, new in ends.items()):
+            name, digest = f"{self.dataset.name}-test", self.dataset.digest
+            self.run.log_metrics(ends, model_id=row.model_id, dataset_name=name, dataset_digest=digest)
 
     def errors(self, name: str, items: Sequence[Item]) -> np.ndarray | None:
         """Absolute errors [n] of a model on validation items; None where it did not answer all of them."""

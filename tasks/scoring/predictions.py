@@ -36,6 +36,8 @@ def score(
     *,
     dataset: Dataset,
     split: Part,
+    seed: int,
+    resamples: int,
     step: int = 0,
     mode: Mode = "reuse",
     timed: bool = True,
@@ -43,9 +45,9 @@ def score(
 ) -> Predictions:
     """The predictions of a model for the items, from its LoggedModel if it made them before.
 
-    New ones are kept there per item, with every metric and its interval where it has one, and the time they took if
-    they were made here (`timed`). What is done once, however many items are asked about, such as to fetch and load the
-    model, is done in `ready`, and is no part of that time.
+    New ones are kept there per item, with every metric, the interval of the error by so many `resamples` of a `seed`,
+    and the time they took if they were made here (`timed`). What is done once, however many items are asked about, such
+    as to fetch and load the model, is done in `ready`, and is no part of that time.
     """
     kept = None if mode == "again" else recall(run, model_id, split, items)
     if kept is not None:
@@ -56,7 +58,7 @@ def score(
     seconds = time.perf_counter() - start
     truth = np.array([item.price for item in items])
     metrics = measure(truth, predictions)
-    low, high = bootstrap_interval(absolute_error(truth, predictions.price)[None], seed=0)
+    low, high = bootstrap_interval(absolute_error(truth, predictions.price)[None], seed=seed, resamples=resamples)
     metrics |= {"mae_low": float(low[0]), "mae_high": float(high[0])}
     if timed:
         metrics["seconds_per_1000"] = 1000 * seconds / len(items)

@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class Candidates:
 
     def __init__(self, run: StageRun, plan: TrainingPlan) -> None:
         self.run, self.dataset, self.conf = run, plan.dataset, plan.conf
-        self.seed, self.n_train, self.unit = plan.experiment.seed, len(plan.items), plan.experiment.data.unit
+        self.judged: dict[str, Any] = {"seed": plan.experiment.seed, "resamples": plan.experiment.evaluate.resamples}
+        self.n_train, self.unit = len(plan.items), plan.experiment.data.unit
         roles = Roles.of(plan.experiment, plan.dataset)
         self.validation, self.calibration = roles.first, roles.temperature
         self.truth = np.array([item.price for item in self.validation])
@@ -76,6 +78,7 @@ class Candidates:
             dataset=self.dataset,
             split="validation",
             step=step or 0,
+            **self.judged,
         )
 
     def best(self, until: float = math.inf) -> list[int]:
@@ -129,7 +132,7 @@ class Candidates:
         candidates = self.run.candidates()
         kept = {model.model_id: self.recall(model.model_id) for model in candidates}
         answers = {model_id: answer for model_id, answer in kept.items() if answer is not None}
-        checkpoints = curve(candidates, answers, self.truth, seed=self.seed)
+        checkpoints = curve(candidates, answers, self.truth, **self.judged)
         best, following = chosen(checkpoints), runner_up(checkpoints)
         figures = {f"chosen_{key}": getattr(best, key) for key in ("step", "mae", "mae_low", "mae_high")}
         if following:

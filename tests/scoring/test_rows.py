@@ -17,16 +17,20 @@ from tasks.curation import curate
 from tasks.data.items import Item
 from tasks.data.splits import Dataset
 from tasks.evaluation import evaluate
+from tasks.export import export
 from tasks.models.blend import MIN_ITEMS
 from tasks.models.classic import Classic
 from tasks.models.intervals import conformal
 from tasks.models.predictor import Predictions, Predictor
+from tasks.promotion import promote
 from tasks.scoring import predictions
 from tasks.scoring.contest import truth
 from tasks.scoring.predictions import recall
 from tasks.scoring.record import Record, open_run
 from tasks.scoring.roles import Roles
-from tasks.scoring.rows import row_of
+from tasks.scoring.rows import Row, last_metric, row_of
+from tasks.scoring.wording import amount
+from tasks.tracking.registry import CHAMPION
 from tasks.tracking.runs import StageRun
 from tasks.tracking.stages import stage
 from tasks.tracking.store import model_folder
@@ -100,3 +104,26 @@ def test_the_interval_of_a_blend_is_that_of_its_answers_on_items_that_did_not_we
     assert answers is not None and len(judged) > MIN_ITEMS
     spread = json.loads((served / "predictor.json").read_text(encoding="utf-8"))["spread"]
     assert spread == pytest.approx(conformal(truth(judged), answers.price))
+
+
+def test_an_error_has_one_interval_wherever_it_stands(blended: tuple, tmp_path: Path) -> None:
+    """On the leaderboard, on the model, which other resamples may have scored before, and on an exported card."""
+    experiment, dataset, run = blended
+    fewer = experiment.evaluate.model_copy(update={"resamples": 300})
+    again = experiment.model_copy(update={"evaluate": fewer})
+
+    def check(run: StageRun) -> dict[str, Row]:
+        rows = {row.model: row for row in Record.read(run).rows if row.mae_low is not None}
+        for row in rows.values():
+            model = run.client.get_logged_model(row.model_id)
+            known = [last_metric(model, f"test_mae_{end}", dataset.digest) for end in ("low", "high")]
+            assert known == pytest.approx([row.mae_low, row.mae_high]), row.model
+        return rows
+
+    before = check(run)
+    run = open_run(again, evaluate(again, dataset, fit_baselines(again, dataset)).run_id)
+    champion = check(run)[promote(again, run.id).model]
+    assert champion.mae_high != before[champion.model].mae_high
+    export(again, tmp_path / "taken", CHAMPION)
+    ends = " to ".join(amount(end or 0.0, "$") for end in (champion.mae_low, champion.mae_high))
+    assert f" | {ends} |" in (tmp_path / "taken" / "README.md").read_text()

@@ -146,6 +146,7 @@ def test_the_card_of_a_blend_names_the_base_model_of_its_members(tmp_path: Path,
     from tasks.export import Exported, _write_card
     from tasks.models.language.model import ModelSpec
     from tasks.models.predictor import Predictions
+    from tasks.scoring.rows import Row
     from tasks.tracking.runs import Candidate
 
     (tmp_path / "predictor.json").write_text('{"predictor": "blend"}')
@@ -159,7 +160,8 @@ def test_the_card_of_a_blend_names_the_base_model_of_its_members(tmp_path: Path,
     version = SimpleNamespace(name="pricewright", version="1", tags={})
     data = Dataset("sample", "d1", "", {})
     answers = Predictions(price, price, price)
-    found = Exported(version, Candidate("m-1", "blend", "blend"), tmp_path, data, items, answers, {"seed": "1"}, "$")
+    kept = Candidate("m-1", "blend", "blend"), tmp_path, data, items, answers, {"seed": "1"}, "$"
+    found = Exported(version, *kept, Row("blend", "blend"), {"seed": 1, "resamples": 100})
     _write_card(found, tmp_path, "saved", "")
     card = front_matter(tmp_path)
     assert card["base_model"] == "tiny-random" and card["license"] == "mit"

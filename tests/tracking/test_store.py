@@ -170,7 +170,8 @@ def test_answers_that_were_given_again_take_the_place_of_those_in_the_cache(serv
 
         def prices(price: float, mode: Mode) -> list[float]:
             answer = Predictions(*np.full((3, 1), price))
-            score(run, model_id, items, lambda: answer, dataset=dataset, split="test", mode=mode)
+            judged = {"seed": 1, "resamples": 100}
+            score(run, model_id, items, lambda: answer, dataset=dataset, split="test", mode=mode, **judged)
             kept = recall(run, model_id, "test", items)
             assert kept is not None
             return kept.price.tolist()
