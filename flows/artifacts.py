@@ -35,7 +35,7 @@ class Report(NamedTuple):
 def show_leaderboard(experiment: Experiment, run_id: str, conf: str, overrides: Sequence[str] | None) -> Report:
     """Publish the leaderboard in MLflow, and as a table artifact of the flow run."""
     report, board = publish(experiment, run_id, command_of(conf, overrides))
-    first, sentences = headline(in_order(board.rows), board.unit)
+    first, sentences = headline(in_order(board.rows), board.unit, board.dataset.get("test_products"))
     create_table_artifact(
         as_records(board.rows, board.unit), key="leaderboard", description=f"**{first}** {' '.join(sentences)}"
     )

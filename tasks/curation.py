@@ -27,7 +27,7 @@ from tasks.data.items import RejectedError, from_row
 from tasks.data.prices import Evidence, UnreadableError
 from tasks.data.sources import Source, check_columns, list_files, read_files, source_of
 from tasks.data.splits import SCHEMA, SPLITS, Dataset, Split, joint_digest, write_split
-from tasks.data.splitting import OTHER_PRICE, SHARED_ID, Splitter
+from tasks.data.splitting import MANY_NEAR, OTHER_PRICE, SHARED_ID, VARIANT, Splitter, note_variants, products_of
 from tasks.data.summary import summarise
 from tasks.digests import code_digest, data_digest, digest, file_digest, versions
 from tasks.errors import UserError
@@ -46,7 +46,6 @@ WHEREABOUTS = {"path", "test_path", "runner"}
 # The tokenizer stands in the digest by its content, so that the code that finds it need not.
 BY_CONTENT = frozenset({"tasks.models.language.base_model", "tasks.data.hub"})
 MANY_REJECTED = 0.05
-MANY_NEAR = 0.05  # of the items
 ALONE_BYTES = 64 * 2**20  # less than this is done sooner than processes are started
 SHARDS_A_TASK = 8  # a task costs Prefect a quarter of a second, a shard takes one second
 # Tasks in the works, here and on other machines: no more raw data on disk than workers get at soon.
@@ -80,7 +79,8 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
         card = run.read_json("card.json")
         folder = run.artifact_address(f"splits/{card['digest']}")
         # A file may have been renamed since its content was curated: the name is that of the conf, as in the registry.
-        return Dataset(data.dataset_name, card["digest"], folder, card["rows"], card["generated"])
+        products = products_of(card["rows"]["test"], card["noted"].get(VARIANT, 0))
+        return Dataset(data.dataset_name, card["digest"], folder, card["rows"], card["generated"], products)
 
 
 @task(name="curate", cache_policy=NO_CACHE)
@@ -121,7 +121,7 @@ def split_rows(source: Source, data: Data, tokenizer: str | None, seed: int, run
     run.log_json(card, "card.json")
     run.client.set_tag(run.id, CONTENT, content)
     run.log_metrics({f"rows_{split}": rows[split] for split in SPLITS} | {"rows_read": tally.read})
-    warn(tally, run.artifact_address(f"splits/{content}/card.html"))
+    warn(tally, rows["test"], run.artifact_address(f"splits/{content}/card.html"))
 
 
 def clean(source: Source, data: Data, seed: int, tokenizer: str | None, work: Path) -> tuple[Data, Tally]:
@@ -313,6 +313,7 @@ def clean_fixed_test(data: Data, seed: int, folder: Path) -> Tally:
     if len({item.id for item in items}) < len(items):
         raise UserError(f"Two rows of {data.test_path} share an id. Expected one id for each test item.")
     write_items(folder / "test.parquet", 2**30, items, rules, seed)
+    note_variants(items, data.near, tally)
     return tally
 
 
@@ -371,8 +372,8 @@ def _faults(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     }
 
 
-def warn(tally: Tally, card: str) -> None:
-    """Say on standard error what changes the data more than a reader of the card would like to find out later."""
+def warn(tally: Tally, tests: int, card: str) -> None:
+    """Say on standard error what a reader of the card would not like to find out later."""
     if tally.rejected >= MANY_REJECTED * tally.read:
         share = tally.rejected / tally.read
         say(f"{share:.0%} of the rows were rejected. {tally.summary()} Examples of each: {card}")
@@ -381,6 +382,11 @@ def warn(tally: Tally, card: str) -> None:
         say(
             f"{near:,} of {tally.kept + near:,} items are near duplicates of an item that validation or test holds, "
             f"and were left out. If they are other products, a higher data.near tells them apart. Examples: {card}"
+        )
+    if products := products_of(tests, tally.noted[VARIANT]):
+        say(
+            f"{tests:,} test items are of {products:,} products: errors on variants of a product go together, so that "
+            f"intervals are too narrow and p-values too small. Keep one of each in data.test_path. Examples: {card}"
         )
     unlike = tally.noted[OTHER_PRICE]
     if unlike and unlike >= MANY_REJECTED * tally.read:

@@ -28,13 +28,15 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 @dataclass(frozen=True)
 class Dataset:
     """The handle of curated data: `digest` names its content, `path` is the folder of its three parquet files, or its
-    address in an artifact store that lies elsewhere."""
+    address in an artifact store that lies elsewhere. `test_products` says of how many products the test items are, if
+    many are variants of one another: only a fixed test set holds such."""
 
     name: str
     digest: str
     path: str
     rows: dict[str, int]
     generated: bool = False
+    test_products: int | None = None
 
 
 SCHEMA = pa.schema(

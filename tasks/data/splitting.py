@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from tasks.config.experiment import Data
 from tasks.data import minhash
 from tasks.data.cleaning import EXAMPLES, Tally
+from tasks.data.items import Item
 from tasks.data.splits import SCHEMA, Split
 
 MEMORY = "384MB"
@@ -31,6 +32,8 @@ MOST_BUCKETS = 250  # each of which is an open file
 SAMPLE_PER_BUCKET = 100  # ids by which buckets are cut
 SHARED_ID = "id shared with another text, made an id of its own"
 OTHER_PRICE = "duplicate with another price"
+VARIANT = "item of the fixed test set nearly the same as one before it"
+MANY_NEAR = 0.05  # of the items
 FEW = 4  # held-out items of a bucket that are tried first
 
 
@@ -272,6 +275,21 @@ class Splitter:
         query = f"SELECT digest FROM items WHERE split = '{split}' ORDER BY digest"
         for batch in self.run(query).fetch_record_batch(BATCH):
             yield from batch["digest"].to_pylist()
+
+
+def note_variants(items: Sequence[Item], near: float | None, tally: Tally) -> None:
+    """Count the items of a fixed test set that are near duplicates of one before them: they all stay, but their errors
+    go together."""
+    families: set[int] = set()
+    for item, family in zip(items, minhash.groups([f"{i.title}\n{i.text}" for i in items], near).tolist(), strict=True):
+        if family in families:
+            tally.note(VARIANT, item.title or item.text)
+        families.add(family)
+
+
+def products_of(items: int, variants: int) -> int | None:
+    """Of how many products test items are, so many of which are variants of another one; None where these are few."""
+    return items - variants if variants and variants >= MANY_NEAR * items else None
 
 
 def _words_sql(table: str) -> str:

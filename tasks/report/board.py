@@ -41,7 +41,7 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
     return Leaderboard(
         title=experiment.tracking.experiment,
         generated=dataset.generated,
-        dataset={"name": dataset.name, "source": record.source, "digest": dataset.digest, "rows": dataset.rows},
+        dataset={**vars(dataset), "source": record.source},
         rows=marked_rows(experiment, record.rows),
         items=[{"id": i.id, "title": i.title, "text": i.text, "category": i.category, "price": i.price} for i in items],
         predictions=predictions,
@@ -106,7 +106,7 @@ class Leaderboard:
 
     title: str
     generated: bool  # the data is the generated sample catalogue
-    dataset: dict[str, Any]  # name, digest, rows {split: count}, source
+    dataset: dict[str, Any]  # name, digest, rows {split: count}, test_products, source
     rows: list[Row]
     items: list[dict[str, Any]]  # the test items: id, title, text, category, price
     predictions: dict[str, list[float | None]]  # model -> guess per item, in the order of items

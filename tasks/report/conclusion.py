@@ -24,7 +24,7 @@ def conclusion(experiment: Experiment, run_id: str, standings: Standings) -> lis
     Raises:
         FileNotFoundError: the predictions of the evaluation are gone.
     """
-    first, sentences = headline(in_order(standings.rows), standings.unit)
+    first, sentences = headline(in_order(standings.rows), standings.unit, standings.test_products)
     first = " ".join([first, *sentences[:1]])  # which says how certain that is
     ran = {row.kind: row.model for row in standings.rows if row.mae is not None}
     if "base" not in ran or "finetuned" not in ran:

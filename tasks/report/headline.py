@@ -12,11 +12,12 @@ from tasks.scoring.wording import amount, p_text, span
 CONSTANTS = ("constant", "constant_median")  # the baselines that always answer the same price
 
 
-def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
+def headline(rows: Sequence[Row], unit: str, test_products: int | None = None) -> tuple[str, list[str]]:
     """Who is best, from rows in order: a sentence or two, and up to three on how certain that is and what else counts.
 
     Rows that cover some test items alone decide nothing here: six guesses would leave any winner uncertain. One that
-    covers most of them is named where it is no worse than the leader.
+    covers most of them is named where it is no worse than the leader. Where the test items are of fewer products, so
+    many, that is said.
     """
     ran = [row for row in rows if row.mae is not None]
     leader = leader_of(rows)
@@ -39,7 +40,13 @@ def headline(rows: Sequence[Row], unit: str) -> tuple[str, list[str]]:
     else:
         first = f"{leader.label} leads: its answers are {off}."
     first += _but(ran, leader, unit, certain=not tied)
-    sentences = (_certainty(leader, ranked, unit), _ours(leader, ranked, unit), _beside(rows, leader, unit))
+    certainty = _certainty(leader, ranked, unit)
+    if test_products:
+        certainty += (
+            f" The test items are of {test_products:,} products, and errors on variants of one go together: intervals "
+            "are too narrow, and p-values too small."
+        )
+    sentences = (certainty, _ours(leader, ranked, unit), _beside(rows, leader, unit))
     return first, [sentence for sentence in sentences if sentence]
 
 

@@ -59,7 +59,7 @@ def picture(board: Leaderboard) -> dict[str, Any]:
     """What the templates draw: the conclusion, the rows, and the numbers behind every picture there is data for."""
     rows = in_order(board.rows)
     models = [row.model for row in rows if row.mae is not None and board.predictions.get(row.model)]
-    first, sentences = headline(rows, board.unit)
+    first, sentences = headline(rows, board.unit, board.dataset.get("test_products"))
     page: dict[str, Any] = {"board": board, "rows": rows, "columns": columns(rows), "leader": leader_of(rows)}
     page |= {"headline": first, "sentences": sentences, "bars": figures.bars(rows), "models": models}
     page["folded"], dollars = folded(rows), hit_dollars([item["price"] for item in board.items])

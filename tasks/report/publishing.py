@@ -36,7 +36,7 @@ def _publish(experiment: Experiment, run_id: str, command: str | None) -> tuple[
         write_report(Path(folder) / REPORT, board)
         write_figures(Path(folder) / FIGURES, board)
         run.log_folder(Path(folder))
-    first, sentences = headline(in_order(board.rows), board.unit)
+    first, sentences = headline(in_order(board.rows), board.unit, board.dataset.get("test_products"))
     text = f"**{first}** {' '.join(sentences)}\n\n{as_markdown(board.rows, generated=board.generated, unit=board.unit)}"
     run.describe(text)
     dataset, by_role = board.dataset, Record.read(run).by_role

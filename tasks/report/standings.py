@@ -19,12 +19,13 @@ ALIASES = {"champion": CHAMPION, "challenger": CHALLENGER, "best_checkpoint": BE
 @dataclass(frozen=True)
 class Standings:
     """The rows, best first; prices and errors are in `unit`, and `generated` data are made up by a program. `commit` is
-    that of the code that made them."""
+    that of the code that made them, `test_products` what a `Dataset` says of its test items."""
 
     rows: list[Row]
     generated: bool
     commit: str
     unit: str = "$"
+    test_products: int | None = None
 
 
 def read_standings(experiment: Experiment, run_id: str) -> Standings:
@@ -38,7 +39,8 @@ def read_standings(experiment: Experiment, run_id: str) -> Standings:
     except FileNotFoundError as error:
         raise UserError(f"{error}. Make the evaluation again with `pricewright evaluate`.") from error
     rows, generated = marked_rows(experiment, record.rows), record.dataset.generated
-    return Standings(rows, generated, record.provenance["commit"], unit=experiment.data.unit)
+    commit, products = record.provenance["commit"], record.dataset.test_products
+    return Standings(rows, generated, commit, unit=experiment.data.unit, test_products=products)
 
 
 def marked_rows(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:

@@ -28,6 +28,15 @@ def test_a_certain_winner_and_the_next() -> None:
     assert text.endswith("Always answering the same price is $40.00 off.")
 
 
+def test_a_test_set_of_variants_is_said_beside_the_certainty() -> None:
+    """In a sentence that every conclusion has; where each item is a product of its own, nothing is said."""
+    rows = in_order([row("trees", 10.0, 1), row("ridge", 14.0, 2, 4.0, 0.0002)])
+    first, (certainty, *more) = headline(rows, "$", 30)
+    assert "is $4.00 behind" in certainty and "The test items are of 30 products" in certainty
+    plain, (shorter, *others) = headline(rows, "$")
+    assert (first, more) == (plain, others) and certainty.startswith(shorter) and "products" not in shorter
+
+
 def test_no_winner_is_claimed_when_tied() -> None:
     """Rows that share rank 1 make it a tie, whichever has the lower error; one rival is named, several are counted."""
     tied = [row("ridge", 10.3, 1, 0.3, 0.4), row("trees", 10.0, 1)]
