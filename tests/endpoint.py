@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on 127.0.0.1 that behaves as a test wants it to."""
+"""An OpenAI-compatible endpoint on 127.0.0.1 that behaves as a test wants it to, and a model behind it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
+
+from tasks.config.experiment import Api
+from tasks.data.items import Item
+from tasks.models.api import Inquiry
+from tasks.models.api_calls import Budget
+from tasks.models.external import ExternalPredictions
+
 KEY = "sk-test-5up3r53cr3t"
+ITEMS = [Item(str(number), f"Kettle {number}", "Boils water.", price=10.0 * number) for number in range(1, 7)]
 
 
 def completion(text: str | None, **message: str) -> dict[str, Any]:
@@ -77,3 +86,21 @@ def serving(behave: Callable[[BaseHTTPRequestHandler, str, int], None]) -> Itera
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def model(endpoint: Endpoint, **changes: Any) -> Api:
+    """A model behind it that costs nothing and has its key in TEST_KEY, but for the changes."""
+    free = {"input_price": 0, "output_price": 0}
+    return Api(**{"name": "m", "base_url": endpoint.url, "key_env": "TEST_KEY", **free, **changes})
+
+
+def ask(endpoint: Endpoint, budget: float = 0.0, items: list[Item] = ITEMS, **changes: Any) -> ExternalPredictions:
+    """The row of such a model."""
+    inquiry = Inquiry(model(endpoint, **changes), items)
+    return inquiry.ask(Budget(budget, inquiry.cost))
+
+
+def prices(guesses: ExternalPredictions) -> list[float | None]:
+    """The prices of a row; None where an item has none."""
+    assert guesses.predictions is not None, guesses.reason
+    return [None if np.isnan(price) else float(price) for price in guesses.predictions.price]

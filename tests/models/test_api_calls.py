@@ -1,0 +1,161 @@
+"""Calls to an API, against a loopback endpoint that misbehaves in every way endpoints do."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from tasks.data.items import Item
+from tasks.models.api import Inquiry
+from tasks.models.api_calls import Budget, BudgetError
+from tests.endpoint import ITEMS, KEY, Endpoint, ask, completion, model, prices, send
+from tests.waiting import PATIENCE
+
+
+def test_trouble_that_passes_costs_time_and_nothing_else(endpoint: Endpoint) -> None:
+    """429 with Retry-After, 500, an answer cut off in the middle, silence beyond the timeout: tried again."""
+    over = threading.Event()
+
+    def behave(handler: BaseHTTPRequestHandler, asked: str, attempt: int) -> None:
+        number = int(re.findall(r"Kettle (\d)", asked)[0])
+        if attempt or number > 4:
+            return send(handler, completion(f"${number}"))
+        if number == 1:
+            return send(handler, {"error": {"message": "slow down"}}, 429, retry_after="0.1")
+        if number == 2:
+            return send(handler, {"error": {"message": "oops"}}, 500)
+        if number == 3:
+            handler.send_response(200)
+            handler.send_header("content-length", "5000")
+            handler.end_headers()
+            handler.wfile.write(b'{"choices": [')
+            return None
+        over.wait(PATIENCE)
+        return None
+
+    endpoint.behave = behave
+    row = ask(endpoint, timeout=5, retries=2)  # seconds that no answer takes, however busy the machine
+    over.set()
+    assert prices(row) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert (row.status, row.reason, row.unfinished) == ("ran", None, False)
+    assert len(endpoint.requests) == len(ITEMS) + 4
+
+
+def test_a_request_that_is_refused_is_told_in_the_words_of_the_body(endpoint: Endpoint) -> None:
+    """Such as those of a server that does not know a parameter (422)."""
+    body = {"detail": [{"loc": ["body", "seed"], "msg": "seed is not permitted", "type": "extra"}]}
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, body, 422)
+    row = ask(endpoint, items=ITEMS[:1], retries=0)
+    assert row.reason is not None and row.reason.endswith("422: seed is not permitted")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, {"error": {"message": "bad key"}}),
+        (404, {"error": {"message": "no such model"}}),
+        (429, {"error": {"message": "pay first", "code": "insufficient_quota"}}),
+    ],
+)
+def test_what_no_retry_can_mend_stops_at_once(endpoint: Endpoint, status: int, body: dict) -> None:
+    """A wrong key, model or an empty account is not tried out on two thousand items."""
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, body, status)
+    items = [Item(str(number), f"Pan {number}", "") for number in range(200)]
+    row = ask(endpoint, items=items, retries=0, concurrency=2)
+    assert row.status == "failed" and row.reason is not None and body["error"]["message"] in row.reason
+    assert len(endpoint.requests) < 20
+
+
+def test_an_endpoint_that_is_down_is_given_up(endpoint: Endpoint) -> None:
+    """Ten failures in a row are enough, beside those under way; nothing was charged where nothing was sent."""
+    items = [Item(str(number), f"Pan {number}", "") for number in range(100)]
+    endpoint.behave = lambda handler, _asked, _attempt: handler.connection.close()
+    assert ask(endpoint, items=items, retries=0).status == "failed" and len(endpoint.requests) < 30
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    inquiry = Inquiry(model(endpoint, base_url=url, retries=0, input_price=1, output_price=1), items)
+    budget = Budget(1.0)
+    row = inquiry.ask(budget)
+    assert row.status == "failed" and row.unfinished and row.reason is not None and "Connection error" in row.reason
+    assert (budget.spent, budget.flying) == (0.0, 0)
+
+
+def test_an_attempt_whose_answer_was_lost_counts_against_the_budget(endpoint: Endpoint) -> None:
+    """The endpoint may charge for what it sent and nobody received; an error it does not charge for."""
+
+    def behave(handler: BaseHTTPRequestHandler, _asked: str, attempt: int) -> None:
+        if attempt == 0:
+            return send(handler, {"error": {"message": "busy"}}, 503, retry_after="0.01")
+        handler.send_response(200)
+        handler.send_header("content-length", "5000")
+        handler.end_headers()
+        return None
+
+    endpoint.behave = behave
+    inquiry = Inquiry(model(endpoint, retries=5, input_price=1000.0, output_price=0.0), ITEMS[:1])
+    budget = Budget(
+        0.45
+    )  # an attempt can cost a little under 0.2: some 120 bytes at a dollar a thousand, and 64 tokens
+    row = inquiry.ask(budget)
+    assert row.status == "failed" and row.reason == "evaluate.budget of $0.45 is spent"
+    assert 0.3 < budget.spent <= 0.45
+    assert len(endpoint.requests) == 3
+
+
+def test_a_connection_to_a_proxy_is_no_attempt(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that lets nothing through has sent nothing on, so that the budget is as it was."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{endpoint.port}")  # it answers CONNECT with 501
+    costs = {"input_price": 1000.0, "output_price": 0.0}
+    inquiry = Inquiry(model(endpoint, base_url="https://prices.example/v1", retries=1, **costs), ITEMS[:1])
+    budget = Budget(0.45)
+    row = inquiry.ask(budget)
+    assert row.status == "failed" and "Connection error" in str(row.reason)
+    assert budget.spent == 0
+
+
+def test_calls_that_wait_for_money_wait_for_each_other_to_settle() -> None:
+    """A call starts as soon as another turned out cheaper than it might have been, and never if none can."""
+    budget = Budget(1.0)
+    budget.hold(0.8)
+    waiting = threading.Thread(target=budget.hold, args=(0.8,), daemon=True)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    budget.settle(0.8, 0.1)
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+    with pytest.raises(BudgetError):
+        budget.extend(0.2)
+    budget.settle(0.8, 0.8)
+    with pytest.raises(BudgetError):
+        budget.hold(0.2)
+    budget.hold(0.05)
+
+
+def test_the_key_is_written_nowhere(
+    endpoint: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
+) -> None:
+    """Not on disk, in logs, in the row or in what is printed, even if the endpoint repeats it in errors and answers."""
+    caplog.set_level(logging.DEBUG)
+
+    def behave(handler: BaseHTTPRequestHandler, asked: str, _attempt: int) -> None:
+        broken = "Kettle 1" in asked
+        said = handler.headers["authorization"]
+        send(
+            handler, {"error": {"message": f"bad {said}"}} if broken else completion(f"{said}?"), 400 if broken else 200
+        )
+
+    endpoint.behave = behave
+    row = ask(endpoint)
+    assert "***" in str(row.reason)
+    captured = capsys.readouterr()
+    assert KEY not in repr(row) + captured.out + captured.err + caplog.text
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) == 5 and not any(KEY.encode() in file.read_bytes() for file in files)
