@@ -1,10 +1,13 @@
-"""The one kind of error that a user can mend."""
+"""The one kind of error that a user can mend, and what no message may hold."""
 
 import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
+
+SECRET = 8  # characters: what is shorter is a word for a server that asks for no key, and may be part of any text
 
 
 class UserError(Exception):
@@ -13,6 +16,13 @@ class UserError(Exception):
 
 class ModelGoneError(UserError):
     """A saved model that nobody can ask any more: its base model is gone or is another one now."""
+
+
+def masked(text: str, secret: str) -> str:
+    """A text without a secret, which somebody else's words may repeat, also in an address."""
+    if len(secret) < SECRET:
+        return text
+    return text.replace(secret, "***").replace(quote(secret, safe=""), "***")
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
+from tasks.errors import masked
 from tasks.paths import PROJECT, cache_folder
 
 SAME = "The same command goes on where this one stopped."
@@ -133,6 +133,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def hidden(text: str) -> str:
     """A text without the keys of the environment, which somebody else's message may repeat, also in an address."""
     for name, value in os.environ.items():
-        if re.search("KEY|TOKEN|SECRET|PASSWORD", name) and len(value) >= 8:
-            text = text.replace(value, "***").replace(quote(value, safe=""), "***")
+        if re.search("KEY|TOKEN|SECRET|PASSWORD", name):
+            text = masked(text, value)
     return text

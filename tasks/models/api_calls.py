@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.config.experiment import Api
+from tasks.errors import masked
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Calls:
 
     def _hidden(self, text: str) -> str:
         """The text without the key, which a careless server may repeat."""
-        return text.replace(self.key, "***") if self.key else text
+        return masked(text, self.key)
 
 
 def _words(message: Any) -> str:

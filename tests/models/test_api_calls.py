@@ -159,3 +159,13 @@ def test_the_key_is_written_nowhere(
     assert KEY not in repr(row) + captured.out + captured.err + caplog.text
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) == 5 and not any(KEY.encode() in file.read_bytes() for file in files)
+
+
+def test_a_word_for_a_server_that_asks_for_no_key_may_be_part_of_a_price(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the key is 0, "$120" is not 12."""
+    monkeypatch.setenv("TEST_KEY", "0")
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, completion("$120"))
+    assert prices(ask(endpoint, items=ITEMS[:1])) == [120.0]
+    assert endpoint.keys == ["Bearer 0"]
