@@ -182,11 +182,12 @@ def _details(value: Any) -> dict[str, str]:
     if not isinstance(held, Mapping | list | tuple):
         return {"Details": collapse(value)} if value.strip() else {}
     found = _named(held)
-    # What is escaped may be half of a letter, which UTF-8 cannot write.
-    return {_whole(name): _whole(text) for name, text in found.items()} if "\\" in value else found
+    # What is escaped may be half of a letter.
+    return {whole(name): whole(text) for name, text in found.items()} if "\\" in value else found
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
+    """The text with a sign for each half of a letter (a surrogate), which UTF-8 cannot write."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.config.experiment import Api
+from tasks.data.items import whole
 from tasks.errors import masked
 
 
@@ -174,8 +175,8 @@ class Calls:
         return self._hidden(" ".join(f"{type(error).__name__}: {words}".split()))[:300]
 
     def _hidden(self, text: str) -> str:
-        """The text without the key, which a careless server may repeat."""
-        return masked(text, self.key)
+        """The text as a file can hold it, and without the key, which a careless server may repeat."""
+        return masked(whole(text), self.key)
 
 
 def _words(message: Any) -> str:

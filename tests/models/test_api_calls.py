@@ -169,3 +169,16 @@ def test_a_word_for_a_server_that_asks_for_no_key_may_be_part_of_a_price(
     endpoint.behave = lambda handler, _asked, _attempt: send(handler, completion("$120"))
     assert prices(ask(endpoint, items=ITEMS[:1])) == [120.0]
     assert endpoint.keys == ["Bearer 0"]
+
+
+def test_half_a_letter_in_an_answer_spoils_neither_it_nor_the_others(endpoint: Endpoint) -> None:
+    """As a model leaves it that was cut in the middle of an emoji: no file can hold it, and the price is there."""
+    half = "\ud83d"
+    endpoint.behave = lambda handler, _asked, _attempt: send(
+        handler, {**completion(f"$20 {half}"), "model": f"m{half}"}
+    )
+    row = ask(endpoint)
+    assert prices(row) == [20.0] * len(ITEMS) and row.params["served"] == "m\ufffd"
+    assert prices(ask(endpoint)) == prices(row) and len(endpoint.requests) == len(ITEMS)
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, {"error": {"message": f"no {half}"}}, 400)
+    assert "400: no \ufffd" in str(ask(endpoint, model="other").reason)
