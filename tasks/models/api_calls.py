@@ -149,7 +149,7 @@ class Calls:
             self.attempts.sent += 1
 
     def _responds(self, response: Any) -> None:
-        self.attempts.refused += response.status_code >= 400  # nobody charges for an error
+        self.attempts.refused += response.status_code >= 300  # nobody charges for an error or for a redirect
 
     def _read(self, completion: Any, most: Answer, seconds: float) -> Answer:
         if not completion.choices and (words := _error_words(completion)):

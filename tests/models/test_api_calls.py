@@ -109,6 +109,20 @@ def test_an_attempt_whose_answer_was_lost_counts_against_the_budget(endpoint: En
     assert len(endpoint.requests) == 3
 
 
+def test_a_redirect_is_no_lost_answer(endpoint: Endpoint) -> None:
+    """An endpoint that has moved sends every call on, and only where it went to can charge for an answer."""
+
+    def behave(handler: BaseHTTPRequestHandler, _asked: str, _attempt: int) -> None:
+        moved = "" if handler.path.endswith("/") else f"{handler.path}/"
+        send(handler, completion("$20"), 307 if moved else 200, **({"location": moved} if moved else {}))
+
+    endpoint.behave = behave
+    inquiry = Inquiry(model(endpoint, input_price=1000.0, output_price=0.0), ITEMS[:1])
+    budget = Budget(1.0)
+    assert prices(inquiry.ask(budget)) == [20.0] and len(endpoint.requests) == 2
+    assert budget.spent == pytest.approx(inquiry.cost) == 0.1
+
+
 def test_a_connection_to_a_proxy_is_no_attempt(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that lets nothing through has sent nothing on, so that the budget is as it was."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{endpoint.port}")  # it answers CONNECT with 501
