@@ -20,6 +20,7 @@ class ModelGoneError(UserError):
 
 def masked(text: str, secret: str) -> str:
     """A text without a secret, which somebody else's words may repeat, also in an address."""
+    secret = secret.strip()  # whoever uses it has left out the line end of the file that it came from
     if len(secret) < SECRET:
         return text
     return text.replace(secret, "***").replace(quote(secret, safe=""), "***")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from tasks.config.experiment import Api
 from tasks.data.items import Item
 from tasks.data.price_words import price_in
 from tasks.digests import digest
-from tasks.models.api_calls import Answer, Budget, BudgetError, Calls, StoppedError
+from tasks.models.api_calls import Answer, Budget, BudgetError, Calls, StoppedError, key_of
 from tasks.models.external import ExternalPredictions
 from tasks.models.predictor import Predictions
 from tasks.paths import cache_folder
@@ -35,8 +34,12 @@ def priced(answer: Answer) -> float | None:
 
 
 def forbidden(model: Api, budget: float) -> str | None:
-    """Why a model may not be asked: a key that is not set, or no budget although it costs; None if it may."""
-    missing = [] if not model.key_env or os.environ.get(model.key_env) else [f"{model.key_env} is not set"]
+    """Why a model may not be asked: a key that is not set or is none, or no budget where it costs; None if it may."""
+    key, missing = key_of(model), []
+    if model.key_env and not key:
+        missing.append(f"{model.key_env} is not set")
+    if not (key.isascii() and key.isprintable()):  # which no header holds
+        missing.append(f"{model.key_env} holds more than a key: a line end, or a letter or quote that is not ASCII")
     if not model.free and budget <= 0:
         missing.append("evaluate.budget is 0 dollars")
     return " and ".join(missing) or None

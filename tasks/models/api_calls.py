@@ -30,6 +30,11 @@ class Answer:
     cut: bool = False
 
 
+def key_of(model: Api) -> str:
+    """The key of a model, without the line end of a file that it came from; empty where there is none."""
+    return os.environ.get(model.key_env or "", "").strip()
+
+
 class BudgetError(Exception):
     """Another attempt could pass the budget."""
 
@@ -89,7 +94,7 @@ class Calls:
         import openai
 
         self.model, self.budget = model, budget
-        self.key = os.environ.get(model.key_env or "", "")
+        self.key = key_of(model)
         self.trouble: str | None = None
         self.hopeless = self.stopped = False
         self.attempts = threading.local()
@@ -126,7 +131,11 @@ class Calls:
             self.hopeless |= isinstance(error, lost) or getattr(error, "code", None) == "insufficient_quota"
             self.trouble = self._said(error)
         except (ValueError, AttributeError, TypeError, IndexError) as error:
-            self.trouble = f"the endpoint's response is not a chat completion ({self._said(error)})"
+            sent = self.attempts.sent
+            wrong = "the endpoint's response is not a chat completion" if sent else "the request could not be made"
+            self.trouble = f"{wrong} ({self._said(error)})"
+            if "unexpected keyword argument" in str(error) and not sent:
+                self.trouble += "; a parameter that is not OpenAI's belongs in parameters.extra_body"
         finally:
             lost = self.attempts.sent - self.attempts.refused - (answer is not None)
             cost = lost * dollars + (price(answer) if answer else 0.0)
@@ -168,10 +177,14 @@ class Calls:
         )
 
     def _said(self, error: Exception) -> str:
-        """An error in one line: the words of the response's body, where it has any."""
+        """An error in one line: the words of the response's body, where it has any, or why there was no response."""
+        import openai
+
         body = getattr(error, "body", None)
         status = getattr(error, "status_code", None)
         words = f"{status}: {_spoken(body)}" if status and body else str(error)
+        if type(error) is openai.APIConnectionError:  # "Connection error.", and no more
+            words += f" ({error.__cause__})"
         return self._hidden(" ".join(f"{type(error).__name__}: {words}".split()))[:300]
 
     def _hidden(self, text: str) -> str:

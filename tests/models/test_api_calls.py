@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.data.items import Item
+from tasks.errors import masked
 from tasks.models.api import Inquiry
 from tasks.models.api_calls import Budget, BudgetError
 from tests.endpoint import ITEMS, KEY, Endpoint, ask, completion, model, prices, send
@@ -55,6 +56,28 @@ def test_a_request_that_is_refused_is_told_in_the_words_of_the_body(endpoint: En
     assert row.reason is not None and row.reason.endswith("422: seed is not permitted")
 
 
+def test_a_request_that_cannot_be_made_is_no_response(endpoint: Endpoint) -> None:
+    """A parameter that the client does not know never reaches the endpoint; where it belongs, it does."""
+    row = ask(endpoint, items=ITEMS[:1], parameters={"max_tokens": 5, "top_k": 5})
+    assert row.reason is not None and row.reason.startswith("the request could not be made (TypeError: ")
+    assert "'top_k'" in row.reason and "parameters.extra_body" in row.reason and endpoint.requests == []
+    row = ask(endpoint, items=ITEMS[:1], parameters={"max_tokens": 5, "extra_body": {"top_k": 5}})
+    assert prices(row) == [20.0] and endpoint.requests[0]["top_k"] == 5
+
+
+def test_a_key_from_a_file_loses_its_line_end(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a secret of Kubernetes is mounted; what no header can hold is said before anything is sent."""
+    monkeypatch.setenv("TEST_KEY", f"{KEY}\n")
+    assert prices(ask(endpoint)) == [20.0] * len(ITEMS) and set(endpoint.keys) == {f"Bearer {KEY}"}
+    for wrong in (f"{KEY}\n{KEY}", f"\u201c{KEY}\u201d"):
+        monkeypatch.setenv("TEST_KEY", wrong)
+        row = ask(endpoint, model="other")
+        assert row.status == "skipped" and "TEST_KEY holds more than a key" in str(row.reason)
+        assert KEY not in str(row.reason)
+    assert masked(f"Bearer {KEY}", f"{KEY}\n") == "Bearer ***"
+    assert len(endpoint.requests) == len(ITEMS)
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -83,7 +106,7 @@ def test_an_endpoint_that_is_down_is_given_up(endpoint: Endpoint) -> None:
     inquiry = Inquiry(model(endpoint, base_url=url, retries=0, input_price=1, output_price=1), items)
     budget = Budget(1.0)
     row = inquiry.ask(budget)
-    assert row.status == "failed" and row.unfinished and row.reason is not None and "Connection error" in row.reason
+    assert row.status == "failed" and row.unfinished and row.reason is not None and "Connection refused" in row.reason
     assert (budget.spent, budget.flying) == (0.0, 0)
 
 
