@@ -127,7 +127,8 @@ class Calls:
             completion = self.client.chat.completions.create(**request)
             answer = self._read(completion, most, time.perf_counter() - self.attempts.start)
         except openai.OpenAIError as error:
-            lost = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+            # Not PermissionDeniedError, which a gateway may give for one item.
+            lost = (openai.AuthenticationError, openai.NotFoundError)
             self.hopeless |= isinstance(error, lost) or getattr(error, "code", None) == "insufficient_quota"
             self.trouble = self._said(error)
         except (ValueError, AttributeError, TypeError, IndexError) as error:

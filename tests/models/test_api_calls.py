@@ -95,6 +95,23 @@ def test_what_no_retry_can_mend_stops_at_once(endpoint: Endpoint, status: int, b
     assert len(endpoint.requests) < 20
 
 
+def test_an_item_that_is_refused_ends_nothing(endpoint: Endpoint) -> None:
+    """A gateway that moderates says 403 of one item, and answers the others; one that says it of all is given up."""
+    refused = {"error": {"message": "flagged"}}
+
+    def behave(handler: BaseHTTPRequestHandler, asked: str, _attempt: int) -> None:
+        send(handler, *((refused, 403) if "Kettle 1" in asked else (completion("5"),)))
+
+    endpoint.behave = behave
+    row = ask(endpoint, concurrency=1)
+    assert prices(row) == [None] + [5.0] * 5 and row.reason is not None
+    assert row.reason.startswith("5 of 6 items answered: ") and row.reason.endswith("403: flagged")
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, refused, 403)
+    endpoint.requests.clear()
+    items = [Item(str(number), f"Pan {number}", "") for number in range(100)]
+    assert ask(endpoint, items=items, concurrency=1).status == "failed" and len(endpoint.requests) < 20
+
+
 def test_an_endpoint_that_is_down_is_given_up(endpoint: Endpoint) -> None:
     """Ten failures in a row are enough, beside those under way; nothing was charged where nothing was sent."""
     items = [Item(str(number), f"Pan {number}", "") for number in range(100)]
