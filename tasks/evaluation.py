@@ -83,7 +83,7 @@ def _digest(experiment: Experiment, dataset: Dataset, candidates: Sequence[Candi
     conf = experiment.evaluate.model_dump(
         exclude={"human": True, "recorded": True, "api": {"__all__": {"concurrency", "timeout", "retries"}}}
     )
-    guessed = experiment.evaluate.human or experiment.evaluate.recorded
+    guessed = experiment.evaluate.human or experiment.evaluate.recorded or experiment.evaluate.api
     wanted = {"enabled", "base", "prompt", "answer", "quantization", "score_items"}
     language = experiment.finetune.model_dump(mode="json", include=wanted, exclude={"answer": {"batch_tokens"}})
     return digest(
@@ -206,7 +206,7 @@ def _from_outside(contest: Contest) -> list[Candidate]:
     """A person, the models behind an API, and what others recorded, over the test items."""
     conf, items, run = contest.experiment.evaluate, contest.test_items, contest.run
     currency = contest.experiment.data.currency
-    inquiries = [Inquiry(model, items) for model in conf.api]
+    inquiries = [Inquiry(model, items, currency) for model in conf.api]
     budget = Budget(conf.budget, sum(inquiry.cost for inquiry in inquiries))
     rows = [read_sheet(conf.human, items, currency)]
     rows += [ask_model(inquiry, budget) for inquiry in inquiries]

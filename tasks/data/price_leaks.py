@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.data.items import KINDS, is_price_name
-from tasks.data.prices import ABROAD, CURRENCIES, DOLLARS, NAMED_ABROAD, NO_CENTS, number
+from tasks.data.prices import ABROAD, DOLLARS, NAMED_ABROAD, NO_CENTS, alike, bound, number
 from tasks.data.prices import FIGURE as WRITTEN
 
 BODY = (
@@ -109,13 +109,12 @@ class Leak(NamedTuple):
 @functools.lru_cache(maxsize=100)
 def _rules(currency: tuple[str, ...]) -> Rules:
     """The rules for texts in which amounts may stand beside a sign of this currency, too: of krona also "NOK"."""
-    alike = {sign for group in CURRENCIES if set(group) & set(currency) for sign in group}
-    signs = sorted({*currency, *alike} - {""}, key=lambda sign: (-len(sign), sign))
+    signs = sorted(alike(currency), key=lambda sign: (-len(sign), sign))
     if set(signs) <= set(DOLLARS):
         return Rules(_called_rule([AMOUNT], ""), (_money_rule(AMOUNT),), POSSIBLE)
     new = [sign for sign in signs if not re.fullmatch(SIGN, sign, re.IGNORECASE)]
-    before = "|".join([*(_bound(sign[0]) + re.escape(sign) for sign in new), SIGN])
-    after = "|".join([*(re.escape(sign) + _bound(sign[-1]) for sign in signs), WORD])
+    before = "|".join([*(bound(sign[0]) + re.escape(sign) for sign in new), SIGN])
+    after = "|".join([*(re.escape(sign) + bound(sign[-1]) for sign in signs), WORD])
     plain, parted = (
         [rf"(?:{before})\s?{figure}{NO_CENTS}(?![\da-z]|[.,]\d)", rf"(?=[\d.]){figure}{NO_CENTS}\s?(?:{after})"]
         for figure in (BODY, PARTED)
@@ -127,11 +126,6 @@ def _rules(currency: tuple[str, ...]) -> Rules:
         tuple(map(_money_rule, [AMOUNT, *plain, *parted])),
         POSSIBLE + (beside if unseen else ""),
     )
-
-
-def _bound(letter: str) -> str:
-    """What is no part of a word beside this letter of a sign; nothing in scripts that put no blanks between words."""
-    return r"\b" if letter.lower() != letter.upper() else ""
 
 
 def _money_rule(amount: str) -> re.Pattern[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tasks.data.prices import BLANKS, CODES, FIGURE, decimal_of, number
+from tasks.data.prices import BLANKS, CODES, DOLLARS, FIGURE, alike, bound, decimal_of, number
 
 REASONING = re.compile(r"<(think|thinking|thought|reasoning|reflection|scratchpad)>.*?(?:</\1>|\Z)", re.I | re.S)
 REASONED = re.compile(r".*</(?:think|thinking|thought|reasoning|reflection|scratchpad)>", re.I | re.S)
@@ -16,11 +17,6 @@ MARKUP = re.compile(r"[*_`#]+|\\(?=[$()\[\]])")
 SIGN = rf"(?:(?:(?:US|CA|AU|NZ|HK|[ACS])\s?)?\$|[€£¥₹]|\b(?:{CODES})\b\s?\$?|\bRs\b\.?)"
 WORD = rf"(?:(?:US\s)?dollars?|euros?|rupees|bucks|cents?|(?:{CODES}))\b|[$€£¥₹¢](?!\s?\d)"
 SCALES = {"k": 1e3, "thousand": 1e3, "m": 1e6, "mn": 1e6, "million": 1e6}
-AMOUNT = re.compile(
-    rf"(?:(?P<sign>{SIGN})\s?)?(?P<minus>[-\u2212]\s?)?(?P<figure>{FIGURE})"
-    rf"(?:\s?(?P<scale>k|thousand|million|mn?)\b)?(?:[-\s]?(?P<word>{WORD}))?",
-    re.IGNORECASE,
-)
 RANGE = re.compile(r"\s*(?:[-\u2010-\u2015\u2212~]|to|or|\.{2,3})\s*", re.IGNORECASE)
 BETWEEN = re.compile(r"\bbetween\s*$", re.IGNORECASE)
 AND = re.compile(r"\s*(?:and|&|-|\u2013)\s*", re.IGNORECASE)
@@ -69,14 +65,15 @@ class Amount(NamedTuple):
     before: str | None = None
 
 
-def price_in(text: str) -> float | None:
-    """The price in a model's words, in the unit it was asked for; None where it is not certain."""
+def price_in(text: str, currency: tuple[str, ...] = DOLLARS) -> float | None:
+    """The price in a model's words, in the unit it was asked for; None where it is not certain. A sign of `currency`
+    makes a number a price, as the well-known ones do."""
     text = unicodedata.normalize("NFKC", REASONED.sub("", REASONING.sub(" ", text)))
     found, document = _document(text)
     if found:
-        return _in_json(document)
+        return _in_json(document, currency)
     text = NUMERALS.sub(lambda spelt: f"{_spelt(spelt.group())} ", MARKUP.sub("", text))
-    amounts = list(_amounts(text))
+    amounts = list(_amounts(text, currency))
     money = [amount for amount in amounts if amount.money]
     if money:
         return _chosen(money)
@@ -104,10 +101,24 @@ def _certain(figure: str, sign: str) -> float | None:
     return number(figure, "," if mark == "," else ".")
 
 
-def _amounts(text: str) -> Iterator[Amount]:
+@functools.lru_cache(maxsize=100)
+def _amount_rule(currency: tuple[str, ...]) -> re.Pattern[str]:
+    """What finds an amount, beside which a sign of this currency may stand, too."""
+    signs = sorted(unicodedata.normalize("NFKC", sign) for sign in alike(currency) - set(DOLLARS))
+    signs.sort(key=len, reverse=True)
+    before = [bound(sign[0]) + re.escape(sign) for sign in signs if sign[0] != ":"]  # :- stands behind alone
+    after = [re.escape(sign) + (bound(sign[-1]) if sign[-1].isalpha() else r"(?!\s?\d)") for sign in signs]
+    return re.compile(
+        rf"(?:(?P<sign>{'|'.join([SIGN, *before])})\s?)?(?P<minus>[-\u2212]\s?)?(?P<figure>{FIGURE})"
+        rf"(?:\s?(?P<scale>k|thousand|million|mn?)\b)?(?:[-\s]?(?P<word>{'|'.join([WORD, *after])}))?",
+        re.IGNORECASE,
+    )
+
+
+def _amounts(text: str, currency: tuple[str, ...]) -> Iterator[Amount]:
     """The numbers of a text; two that are a range, or dollars and cents, are one."""
     held: Amount | None = None
-    for found in AMOUNT.finditer(text):
+    for found in _amount_rule(currency).finditer(text):
         amount = _amount(text, found, held)
         if amount is None:
             continue
@@ -214,26 +225,26 @@ def _document(text: str) -> tuple[bool, Any]:
     return False, None
 
 
-def _in_json(value: Any, deep: int = 0) -> float | None:
+def _in_json(value: Any, currency: tuple[str, ...], deep: int = 0) -> float | None:
     """The price in a JSON value: a number, words, or what stands under the key of a price."""
     if isinstance(value, bool) or value is None or deep > 4:
         return None
     if isinstance(value, int | float):
         return float(value) if 0 < value < 1e300 else None
     if isinstance(value, str):
-        return price_in(value)
+        return price_in(value, currency)
     if isinstance(value, list):
-        return _in_json(value[0], deep + 1) if len(value) == 1 else None
+        return _in_json(value[0], currency, deep + 1) if len(value) == 1 else None
     fields = {str(key).strip().lower(): part for key, part in value.items()}
     if "price" in fields:
-        return _in_json(fields["price"], deep + 1)
+        return _in_json(fields["price"], currency, deep + 1)
     priced = {key: part for key, part in fields.items() if PRICE_KEY.search(key) and not OTHER_KEY.search(key)}
     ends = [[part for key, part in fields.items() if end.search(key)] for end in (LOW, HIGH)]
     single = [part for key, part in priced.items() if not LOW.search(key) and not HIGH.search(key)]
-    prices = {_in_json(part, deep + 1) for part in single}
+    prices = {_in_json(part, currency, deep + 1) for part in single}
     if prices:
         return prices.pop() if len(prices) == 1 else None
     if [len(end) for end in ends] == [1, 1]:
-        low, high = (_in_json(end[0], deep + 1) for end in ends)
+        low, high = (_in_json(end[0], currency, deep + 1) for end in ends)
         return (low + high) / 2 if low is not None and high is not None and low <= high else None
     return None

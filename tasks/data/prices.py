@@ -63,6 +63,17 @@ class UnreadableError(ValueError):
     """Text that is not one price; the message is the reason, short enough to count by."""
 
 
+def alike(currency: tuple[str, ...]) -> set[str]:
+    """The signs of a currency, with all others that stand for the same one: of krona also NOK."""
+    groups = (group for group in CURRENCIES if set(group) & set(currency))
+    return {sign for group in (currency, *groups) for sign in group if sign}
+
+
+def bound(letter: str) -> str:
+    """What is no part of a word beside this letter of a sign; nothing in scripts that put no blanks between words."""
+    return r"\b" if letter.lower() != letter.upper() else ""
+
+
 def same_currency(one: str, other: str) -> bool:
     """Whether two signs may be of one currency, as € and EUR are; kr may be that of three."""
     return one == other or any(one in signs and other in signs for signs in CURRENCIES)

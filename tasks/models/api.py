@@ -16,6 +16,7 @@ import numpy as np
 from tasks.config.experiment import Api
 from tasks.data.items import Item
 from tasks.data.price_words import price_in
+from tasks.data.prices import DOLLARS
 from tasks.digests import digest
 from tasks.models.api_calls import Answer, Budget, BudgetError, Calls, StoppedError, key_of
 from tasks.models.external import ExternalPredictions
@@ -27,10 +28,10 @@ FAILURES = 10  # in a row, each after all its retries: the endpoint is down, and
 OVERHEAD = 64  # tokens, more than a chat template puts around two messages
 
 
-def priced(answer: Answer) -> float | None:
+def priced(answer: Answer, currency: tuple[str, ...] = DOLLARS) -> float | None:
     """The price in an answer; of one that was cut, only if it goes on after the price: "$1,2" began as "$1,299"."""
     text = re.sub(r"\S+\s*$", "", answer.text) if answer.cut else answer.text
-    return price_in(text)
+    return price_in(text, currency)
 
 
 def forbidden(model: Api, budget: float) -> str | None:
@@ -54,10 +55,11 @@ def ask_about(model: Api, item: Item) -> dict[str, Any]:
 
 
 class Inquiry:
-    """One model and the items it is asked about, with the answers that are on disk already."""
+    """One model and the items it is asked about, with the answers that are on disk already. A sign of `currency` may
+    stand beside a price."""
 
-    def __init__(self, model: Api, items: Sequence[Item]) -> None:
-        self.model = model
+    def __init__(self, model: Api, items: Sequence[Item], currency: tuple[str, ...] = DOLLARS) -> None:
+        self.model, self.currency = model, currency
         self.requests = [ask_about(model, item) for item in items]
         self.answers = [_recall(self._file(request)) for request in self.requests]
         self.stop: str | None = None
@@ -137,7 +139,7 @@ class Inquiry:
         about: dict[str, Any] = {"name": model.name, "kind": "api", "params": params, "unfinished": unfinished}
         if not answers:
             return ExternalPredictions(**about, status=absent, reason=why)
-        read = [priced(answer) if answer else None for answer in self.answers]
+        read = [priced(answer, self.currency) if answer else None for answer in self.answers]
         price = np.array([np.nan if value is None else value for value in read])
         unparsable = np.isnan(price) & [answer is not None for answer in self.answers]
         about["figures"] = {

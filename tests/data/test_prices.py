@@ -213,6 +213,30 @@ def test_a_price_is_found_in_words_and_no_other_number_is_taken_for_one(text: st
     assert price_in(text) == (pytest.approx(price) if price is not None else None)
 
 
+@pytest.mark.parametrize(
+    ("text", "price", "currency"),
+    [
+        ("45 zł", 45, ["zł", "PLN"]),
+        ("1 299,00 zł", 1299, ["zł"]),
+        ("45 złotych za sztukę", 45, ["zł"]),
+        ('{"price": "45 zł"}', 45, ["zł"]),
+        ("złe 45", None, ["zł"]),
+        ("Around 1 290 Ft per piece", 1290, ["Ft"]),
+        ("199 kr", 199, ["kr"]),
+        ("kr. 199", 199, ["kr"]),
+        ("100-200 kr", 150, ["SEK"]),
+        ("Pris:-45", None, ["kr"]),
+        ("4500円です", 4500, ["¥"]),
+        ("45 лв.", 45, ["лв"]),
+        ("$45", 45, ["zł"]),
+    ],
+)
+def test_a_sign_of_the_conf_makes_a_number_a_price(text: str, price: float | None, currency: list[str]) -> None:
+    """And any other of the same currency; elsewhere it may be a measure."""
+    assert price_in(text, tuple(currency)) == price
+    assert price_in("24 ft") is price_in("24 ft", ("kr",)) is None
+
+
 def test_what_goes_on_after_the_prompt_is_read_from_its_start() -> None:
     """A language model writes on after the price; what it makes up next is not its answer."""
     assert leading_price("49.00\n\nPrice is $12") == 49.0
@@ -223,8 +247,9 @@ def test_what_goes_on_after_the_prompt_is_read_from_its_start() -> None:
 @given(st.text(st.sampled_from("0123456789.,$€ k-\u2013{}[]\":'<think>/prceandbtw\n"), max_size=60))
 def test_no_words_crash_the_parser(text: str) -> None:
     """Any answer is a positive, finite price, or none."""
-    price = price_in(text)
-    assert price is None or 0 < price < float("inf")
+    for currency in (("$",), ("bt", ":-", "€")):
+        price = price_in(text, currency)
+        assert price is None or 0 < price < float("inf")
 
 
 def test_signs_of_one_currency() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tasks.data.items import Item
-from tasks.models.api import forbidden
+from tasks.models.api import Inquiry, forbidden
+from tasks.models.api_calls import Budget
 from tasks.paths import PROJECT
 from tests.endpoint import ITEMS, KEY, Endpoint, ask, completion, model, prices, send
 from tests.waiting import PATIENCE, until
@@ -45,6 +46,14 @@ def test_a_second_run_asks_nothing(endpoint: Endpoint, monkeypatch: pytest.Monke
     assert first.figures["input_tokens"] == 600 and first.figures["output_tokens"] == 60
     assert first.figures["cost"] == pytest.approx(6 * (100 * 2.5 + 10 * 10) / 1e6)
     assert not second.unfinished
+
+
+def test_answers_that_are_there_are_read_anew_in_another_currency(endpoint: Endpoint) -> None:
+    """What was paid for before the conf named the sign beside the prices is asked for no second time."""
+    endpoint.behave = lambda handler, _asked, _attempt: send(handler, completion("45 zł"))
+    assert "the first is '45 zł'" in str(ask(endpoint).reason)
+    assert prices(Inquiry(model(endpoint), ITEMS, ("zł",)).ask(Budget(0))) == [45.0] * len(ITEMS)
+    assert len(endpoint.requests) == len(ITEMS)
 
 
 @pytest.mark.parametrize(

@@ -81,17 +81,26 @@ def test_a_person_is_a_row_beside_whom_every_model_stands(words: list[str], tmp_
 
 
 def test_guesses_are_read_again_where_the_conf_names_their_currency(words: list[str], tmp_path: Path) -> None:
-    """Of the same items: the row that failed has a figure once `data.currency` names the sign beside the guesses."""
+    """Of the same items: the rows that failed have figures once `data.currency` names the sign beside the guesses, a
+    person's or those of a model behind an API, which is not asked again."""
     sheet = tmp_path / "sheet.csv"
     command("human", str(sheet), "-n", "3", *words)
     fill(sheet, ["12,50 €", "€12", "12 EUR"])
-    dollars = [*words, f"evaluate.human={sheet}"]
-    command("evaluate", *dollars)
-    assert board(*dollars)["human"]["status"] == "failed"
-    euros = [*dollars, "data.currency=[€, EUR]"]
-    command("run", *euros)
-    human = board(*euros)["human"]
-    assert (human["status"], human["n"], human["reason"]) == ("ran", 3, None)
+    with serving(lambda handler, _asked, _attempt: send(handler, completion("45 zł"))) as endpoint:
+        model = {"name": "cloud", "base_url": endpoint.url, "key_env": None, "input_price": 0, "output_price": 0}
+        dollars = [*words, f"evaluate.human={sheet}", f"evaluate.api={json.dumps([model])}"]
+        command("evaluate", *dollars)
+        rows, asked = board(*dollars), len(endpoint.requests)
+        assert rows["human"]["status"] == rows["cloud"]["status"] == "failed"
+        others = [*dollars, "data.currency=[€, EUR, zł]"]
+        command("run", *others)
+        human, cloud = (board(*others)[name] for name in ("human", "cloud"))
+        assert (human["status"], human["n"], human["reason"]) == ("ran", 3, None)
+        assert (cloud["status"], cloud["n"], len(endpoint.requests)) == ("ran", asked, asked)
+        alone = [word for word in others if not word.startswith("evaluate.human")]
+        command("evaluate", *[word for word in alone if not word.startswith("data.currency")])
+        command("evaluate", *alone)
+        assert board(*alone)["cloud"]["status"] == "ran"
 
 
 def test_what_is_to_be_priced_is_cleaned_as_what_was_trained_on(words: list[str], tmp_path: Path) -> None:
