@@ -40,15 +40,21 @@ def file_digest(path: Path) -> str:
 
 
 def data_digest(path: Path) -> str:
-    """The same, read once in a process for as long as size and time of change are the same: data may be large, and
+    """The same, read once in a process for as long as size and times of change are the same: data may be large, and
     several stages ask."""
-    stat = path.stat()
-    return _data_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return _data_digest(path.resolve(), *_signature(path))
 
 
 @functools.lru_cache(maxsize=10_000)
 def _data_digest(path: Path, *_: int) -> str:
     return file_digest(path)
+
+
+def _signature(path: Path) -> list[int]:
+    """What tells by itself that a file was changed: its size, and both times of change, as `cp -p`, `tar` and `rsync`
+    set that of the content to what it was elsewhere."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
@@ -60,7 +66,7 @@ def folder_digests(folder: Path) -> dict[str, str]:
 def folder_content(folder: Path) -> str:
     """Sixteen hex digits of the files of a folder, hidden ones left out, wherever it lies.
 
-    Each file's sha256 is remembered in the user's cache by its size and time of change, so that gigabytes of weights
+    Each file's sha256 is remembered in the user's cache by its size and times of change, so that gigabytes of weights
     are read once.
     """
     memory = cache_folder() / "contents" / f"{digest(str(folder.resolve()))}.json"
@@ -68,21 +74,24 @@ def folder_content(folder: Path) -> str:
         known = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    found = {}
+    found: dict[str, list[Any]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name, stat = path.relative_to(folder).as_posix(), path.stat()
+        name = path.relative_to(folder).as_posix()
         if name != COMPLETE and not any(part.startswith(".") for part in Path(name).parts):
-            seen = [stat.st_size, stat.st_mtime_ns]
-            same = known.get(name, [])[:2] == seen
-            found[name] = [*seen, known[name][2] if same else file_digest(path)]
-    lasting = {name: entry for name, entry in found.items() if abs(time.time() - float(entry[1]) / 1e9) > FRESH}
+            *before, content = known.get(name, [None])
+            found[name] = [*(signature := _signature(path)), content if before == signature else file_digest(path)]
+    lasting = {name: entry for name, entry in found.items() if not any(map(_is_fresh, entry[1:3]))}
     if lasting != known:
         with contextlib.suppress(OSError):  # a cache that others keep
             memory.parent.mkdir(parents=True, exist_ok=True)
             temporary = memory.with_suffix(f".{os.getpid()}")
             temporary.write_text(json.dumps(lasting), encoding="utf-8")
             temporary.replace(memory)
-    return digest({name: entry[2] for name, entry in found.items()})
+    return digest({name: content for name, (*_, content) in found.items()})
+
+
+def _is_fresh(nanoseconds: int) -> bool:
+    return abs(time.time() - nanoseconds / 1e9) <= FRESH
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from tasks.digests import (
     versions,
 )
 from tasks.finetuning import untold
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -160,9 +161,10 @@ def test_a_folder_is_whole_while_every_noted_file_is_as_it_was(tmp_path: Path) -
 
 
 def test_a_folder_is_known_by_its_content_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other bytes of the same size in a file of the same name are another content; where it lies makes no difference,
-    and what did not change is not read again."""
+    """Other bytes of the same size in a file of the same name are another content, whatever time it is given; where it
+    lies makes no difference, and what did not change is not read again."""
     monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(digests, "FRESH", -1)
     folder, read = tmp_path / "model", []
     folder.mkdir()
     (folder / "weights").write_bytes(b"one")
@@ -172,15 +174,34 @@ def test_a_folder_is_known_by_its_content_and_read_once(tmp_path: Path, monkeypa
     first = folder_content(folder)
     (folder / ".DS_Store").unlink()
     assert folder_content(folder) == first and read == ["weights"]
-    (folder / "weights").write_bytes(b"two")  # of the same size
+    replace_in_silence(folder / "weights", b"two")
     assert folder_content(folder) != first
+    monkeypatch.undo()
+    monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "others"))
+    second = folder_content(folder)
+    os.utime(folder / "weights", (1000, 1000))
     (folder / "weights").write_bytes(b"one")  # so fresh that it is not remembered
+    os.utime(folder / "weights", (1000, 1000))
+    assert folder_content(folder) == first != second
     elsewhere = folder.rename(tmp_path / "elsewhere")
     assert folder_content(elsewhere) == first
     (tmp_path / "closed").touch()
     monkeypatch.setenv("PRICEWRIGHT_CACHE", str(tmp_path / "closed"))
     os.utime(elsewhere / "weights", (2000, 2000))
     assert folder_content(elsewhere) == first  # what nobody may remember is read
+
+
+def replace_in_silence(file: Path, content: bytes) -> None:
+    """Put another content of the same size in its place and keep its time, as `cp -p` or `tar` may."""
+    before = file.stat()
+    assert len(content) == before.st_size
+    file.write_bytes(content)
+
+    def later() -> bool:  # the clock of a file system ticks some hundred times in a second
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return file.stat().st_ctime_ns != before.st_ctime_ns
+
+    until(later)
 
 
 def test_the_versions_of_libraries_are_those_installed() -> None:
@@ -201,6 +222,5 @@ def test_the_digest_of_data_follows_the_file(tmp_path: Path, monkeypatch: pytest
     real = digests.file_digest
     monkeypatch.setattr(digests, "file_digest", lambda path: (read.append(path), real(path))[1])
     assert digests.data_digest(file) == before and read == []
-    file.write_text("a bed.")
-    os.utime(file, ns=(2, 2))
+    replace_in_silence(file, b"a bed.")
     assert digests.data_digest(file) == real(file) != before and len(read) == 1
