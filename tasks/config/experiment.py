@@ -131,6 +131,9 @@ class Baselines(Section):
     def _some(cls, value: list[str] | None) -> list[str] | None:
         if value == []:
             raise ValueError("Expected one name or more, or null for all. To fit none, set baselines.enabled=false")
+        names = value or []
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} is there twice. Name each model once")
         return value
 
 

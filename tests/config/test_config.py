@@ -45,6 +45,7 @@ def test_overrides_go_over_the_yaml_and_the_yaml_over_the_defaults() -> None:
         ("data.price_min=2000", "must be below price_max"),
         ("finetune.device=tpu", "finetune.device: got 'tpu'"),
         ("baselines.models=[]", "or null for all. To fit none, set baselines.enabled=false."),
+        ("baselines.models=[boosting, network, boosting]", "'boosting' is there twice. Name each model once."),
         ("data=5", "data: got 5"),
         ("data.rows.x=5", "data.rows"),
         ("rows", "Expected key=value"),
