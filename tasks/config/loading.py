@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from tasks.config.experiment import Experiment
-from tasks.config.section import shown
+from tasks.config.section import Section, shown
 from tasks.errors import UserError
 from tasks.paths import PROJECT
 
@@ -125,8 +126,19 @@ def _tree_of(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not readable as YAML: {_problem(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} should hold sections such as `data:`, but it holds {type(tree).__name__}.")
+    _drop_empty(tree, Experiment)
     _anchor(tree, PROJECT)
     return tree
+
+
+def _drop_empty(tree: dict[str, Any], section: type[Section]) -> None:
+    """Drop the sections of which every key is commented out: they say nothing, so that what is below them stands."""
+    for name, field in section.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, Section | dict) and name in tree and tree[name] is None:
+            del tree[name]
+        elif isinstance(default, Section) and isinstance(tree.get(name), dict):
+            _drop_empty(tree[name], type(default))
 
 
 def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
@@ -189,7 +201,7 @@ def _to_be_shown(override: str) -> str:
     key, _, value = override.partition("=")
     if "://" not in value:
         return override
-    held = read_yaml(value)
+    held = _value_of(key.strip(), value)
     safe = shown(held)
     return override if safe == held else f"{key}={safe if isinstance(safe, str) else json.dumps(safe)}"
 
@@ -223,18 +235,27 @@ def _apply(tree: dict, override: str) -> None:
 
 
 def _value_of(key: str, value: str) -> Any:
-    """What the value of an override says: YAML, but for what is meant as it stands: a cron, a comma, a path and the
-    name of a column, unless it is quoted, a list or null.
+    """What the value of an override says: YAML, but for what is meant as it stands: a text such as the name 2024, a
+    path, a comma and the name of a column, unless it is quoted, a list or null.
 
     Raises:
         yaml.YAMLError: it is none.
     """
     names, word = tuple(key.split(".")), value.strip()
-    named = names in PATH_KEYS or names in FOLDER_KEYS or names[:2] == ("data", "columns")
+    named = names in PATH_KEYS or names in FOLDER_KEYS or names[:2] == ("data", "columns") or _is_text(names)
     if named and not word.startswith(("[", "{", "'", '"')) and word.lower() not in ("", "~", "null"):
         return word
-    text = (key == "schedule.cron" and word.startswith(("*", "@"))) or (key == "data.decimal" and value in (",", "."))
-    return value if text else read_yaml(value)
+    return value if key == "data.decimal" and value in (",", ".") else read_yaml(value)
+
+
+def _is_text(names: tuple[str, ...]) -> bool:
+    """Whether a key takes a text and nothing else but null."""
+    section: Any = Experiment
+    for name in names[:-1]:
+        section = getattr(section.model_fields.get(name), "annotation", None)
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            return False
+    return getattr(section.model_fields.get(names[-1]), "annotation", None) in (str, str | None)
 
 
 def _explain(error: ValidationError, name: str) -> str:
@@ -252,7 +273,9 @@ def _explain(error: ValidationError, name: str) -> str:
             held = isinstance(problem["input"], dict) or re.search(":.*@", str(problem["input"]))
             shown = not held and not key.endswith(("key_env", "uri", "base_url"))
             got = f"got {problem['input']!r}. " if shown else ""
-            lines.append(f"{key}: {got}{message}." if key != "(the whole)" else message)
+            number = problem["type"] == "string_type" and isinstance(problem["input"], int | float | date)
+            hint = " Put it into quotes." if number else ""
+            lines.append(f"{key}: {got}{message}.{hint}" if key != "(the whole)" else message)
     return f"{name} with its overrides is not a valid experiment:\n  " + "\n  ".join(lines)
 
 

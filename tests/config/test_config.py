@@ -106,6 +106,21 @@ def test_the_names_of_columns_and_files_are_meant_as_they_stand(value: str, mean
         assert load("conf/files.yaml", anchored([f"data.path={value}"])).data.path == path
 
 
+@pytest.mark.parametrize("value", ["2024", "on", ".00", "1e5", "0012", "2026-01-01", "Price: $", "@home", "a #1"])
+def test_a_text_is_meant_as_it_stands(tmp_path: Path, value: str) -> None:
+    """Also where YAML would read something else, as it does in a file, where the message says what to do."""
+    found = load(
+        "conf/smoke.yaml", [f"data.name={value}", f"finetune.prompt.suffix={value}", f"data.revision='{value}'"]
+    )
+    assert found.data.name == found.finetune.prompt.suffix == found.data.revision == value
+    conf = tmp_path / "own.yaml"
+    conf.write_text("data: {name: 2024}")
+    with pytest.raises(
+        UserError, match=r"data\.name: got 2024\. Input should be a valid string\. Put it into quotes\."
+    ):
+        load(conf)
+
+
 @pytest.mark.parametrize("nothing", ["", "null", "~"])
 def test_a_path_can_be_taken_back(nothing: str) -> None:
     """What stands for nothing is no name."""
@@ -138,6 +153,18 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, expe
     conf.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=expected):
         load(conf)
+
+
+def test_a_section_without_keys_says_nothing(tmp_path: Path) -> None:
+    """Where all of them are commented out, what is below stands: the defaults, or another file. Where null is a value
+    of its own, it is one."""
+    below, above = tmp_path / "below.yaml", tmp_path / "above.yaml"
+    below.write_text("data:\n  rows: 7\n  columns: {title: a}\nfinetune: {quantization: {load_in_4bit: true}}\n")
+    above.write_text("evaluate:\n  # budget: 2\nfinetune:\n  prompt:\n  lora:\n  quantization: null\ndata:\n")
+    assert load(above) == Experiment()
+    both = load(f"{below},{above}", ["evaluate.budget=3"])
+    assert (both.data.rows, both.data.columns, both.finetune.quantization) == (7, {"title": "a"}, None)
+    assert both.evaluate.budget == 3
 
 
 def test_what_is_merged_into_a_section_may_be_set_again(tmp_path: Path) -> None:
