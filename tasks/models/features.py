@@ -25,9 +25,18 @@ POUNDS = {"pound": 1, "lb": 1, "ounce": 1 / 16, "oz": 1 / 16, "gram": 0.00220462
 # A number is begun at its first digit alone, and spaces are matched in one way: a text of thousands of digits would
 # otherwise be tried from each of them, for hours.
 WEIGHT = re.compile(r"(?<![\d.,])([\d.,]*\d)\s*(hundredths\s+)?(pound|lb|ounce|oz|kilogram|kg|gram)", re.IGNORECASE)
+# A comma before one or two last digits, or behind a lone zero, is that of 0,75 kg; before three, that of 1,500 pounds.
+DECIMAL_COMMA = re.compile(r"(\d+|\d{1,3}(?:\.\d{3})+),\d{1,2}|0,\d+")
 RANK = re.compile(r"#?(?<![\d,])([\d,]*\d)\s+in\b")
+BY = r"\"?\s*[x\u00d7]\s*"
 SIDE = r"(\d+(?:\.\d*)?)"
-SIZE = re.compile(rf"(?<!\d){SIDE}\"?\s*[x\u00d7]\s*{SIDE}\"?\s*[x\u00d7]\s*{SIDE}", re.IGNORECASE)
+# Without a unit of those who write decimals so, a comma may part two measures: a wheel of 20x12,6x135 has six bolts.
+COMMA_SIDE = r"(\d+(?:,\d{1,2})?)"
+SIZE = re.compile(
+    rf"(?<!\d)(?:(?<!\d[.,]){COMMA_SIDE}{BY}{COMMA_SIDE}{BY}{COMMA_SIDE}(?=\s*[cdm\u0441\u0434\u043c]?[m\u043c]\b)"
+    rf"|{SIDE}{BY}{SIDE}{BY}{SIDE})",
+    re.IGNORECASE,
+)
 PACK = re.compile(r"(?:pack|set|box|case) of (\d+)|(?<!\d)(\d+)(?:\s*-)?\s*(?:pack|pcs|pieces?|count)\b", re.IGNORECASE)
 NUMBER = re.compile(r"\d+\.?\d*")
 # The recipe's own list of electronics brands that sell for more.
@@ -67,14 +76,23 @@ def weights(text: str) -> list[float]:
         weight
         for number, hundredths, unit in found
         if number.count(".") < 2
-        and math.isfinite(weight := float(number.replace(",", "")) * POUNDS[unit.lower()] / (100 if hundredths else 1))
+        and math.isfinite(weight := float(_plain(number)) * POUNDS[unit.lower()] / (100 if hundredths else 1))
     ]
 
 
+def _plain(number: str) -> str:
+    """A number with a point before its decimals, and no other marks."""
+    number = number.lstrip(",")  # of the words before it
+    if DECIMAL_COMMA.fullmatch(number):
+        number = number.replace(".", "").replace(",", ".")
+    return number.replace(",", "")
+
+
 def sizes(text: str) -> list[tuple[str, str, str]]:
-    """The three sides of what a text measures, as it states them, in their order; none of a volume that no number can
-    hold."""
-    return [sides for sides in SIZE.findall(text) if math.isfinite(_volume(sides))]
+    """The three sides of what a text measures, in its order and with a point before decimals; none of a volume that no
+    number can hold."""
+    found = (tuple(_plain(side) for side in groups if side) for groups in SIZE.findall(text))
+    return [(a, b, c) for a, b, c in found if math.isfinite(_volume((a, b, c)))]
 
 
 def _rank(item: Item) -> float:

@@ -176,11 +176,27 @@ def test_the_table_reads_sizes_packs_and_weights_from_the_text() -> None:
     assert weights("7 hundredths pounds, 1,000 grams, 1.2.3 lb") == pytest.approx([0.07, 2.20462])
 
 
+def test_a_decimal_comma_is_told_from_the_comma_of_thousands_and_of_a_list() -> None:
+    """Before one or two last digits or behind a lone zero it is the one, before three the other. Measures show by their
+    unit that it parts no two of them."""
+    stated_weights = {
+        "0,75 kg": 0.75, "12,5kg": 12.5, "0,500 kg": 0.5, "Lampe,0,75 kg": 0.75, "1.500,5 kg": 1500.5,
+        "1,500 kg": 1500, "1,234,567 kg": 1234567, "1,000.5 kg": 1000.5, "oak,5 kg": 5, "7.5 kg": 7.5,
+    }  # fmt: skip
+    assert {text: weights(text)[0] / 2.20462 for text in stated_weights} == pytest.approx(stated_weights)
+    stated_sizes = {
+        "12,5 x 3,2 x 4 cm": "12.5 x 3.2 x 4", "30x20,5x10mm": "30 x 20.5 x 10", "4 x 5 x 6,5 \u043c": "4 x 5 x 6.5",
+        "3, 4 x 5 x 6 cm": "4 x 5 x 6", "2,3,4 x 5 x 6 cm": "4 x 5 x 6", "1x2x3,4x5x6": "4 x 5 x 6", "20X12,6X135": "",
+        "1.5 x 2. x 3.25 m": "1.5 x 2. x 3.25",
+    }  # fmt: skip
+    assert {text: stated(Item("1", text, "")) for text in stated_sizes} == stated_sizes
+
+
 def test_thousands_of_digits_are_read_at_once_and_are_no_measure() -> None:
     """A pattern that tried them from each digit on would take hours for one such text, and what no number can hold is
     left out: scikit-learn refuses it, and with it all rows."""
     digits = "1" * 20_000
-    for unit in ("", " pounds", " x 2 x 2", " in", f"{' ' * 20_000}-{' ' * 20_000}"):
+    for unit in ("", " pounds", " x 2 x 2", " x 2 x 2,5 cm", " in", f"{' ' * 20_000}-{' ' * 20_000}"):
         details = {"Item Weight": f"{digits}{unit}", "Best Sellers Rank": f"#{digits} in Tools"}
         item = Item("1", "Nut", f"{digits}{unit}, 3 lb, 4 x 2 x 1", details=details)
         (row,) = table([item]).to_dict("records")
