@@ -164,13 +164,20 @@ class WordVectors(TransformerMixin, BaseEstimator):
         self.size, self.random_state = size, random_state
 
     def fit(self, texts: Sequence[str], target: Any = None) -> Self:
-        """Learn the vectors of the words; `target` is not looked at."""
+        """Learn the vectors of the words; `target` is not looked at.
+
+        Raises:
+            ValueError: there are no words.
+        """
         del target
         from gensim.models import Word2Vec
 
+        tokens = [_tokens(text) for text in texts]
+        if not any(tokens):
+            raise ValueError("word vectors need words of 2 to 15 letters, and no training item has one")
         # More than one worker would train in another order each time.
         model = Word2Vec(
-            [_tokens(text) for text in texts],
+            tokens,
             vector_size=self.size,
             window=5,
             min_count=1,
@@ -274,7 +281,7 @@ class NeighboursOfTexts(TransformerMixin, BaseEstimator):
 class OutOfFold(TransformerMixin, BaseEstimator):
     """Another estimator's prediction from texts as a feature, shape [n, 1]: of training items by folds that saw neither
     them nor their near duplicates, which are `near` alike (stacked generalization, Wolpert 1992), of others by a fit on
-    all."""
+    all. Of few groups of near duplicates there are fewer folds."""
 
     def __init__(self, estimator: Any, near: float | None = minhash.NEAR, folds: int = 5) -> None:
         self.estimator, self.near, self.folds = estimator, near, folds
@@ -285,9 +292,16 @@ class OutOfFold(TransformerMixin, BaseEstimator):
         return self
 
     def fit_transform(self, texts: Sequence[str], target: np.ndarray) -> np.ndarray:
-        """Fit, and predict the training items by the folds."""
+        """Fit, and predict the training items by the folds.
+
+        Raises:
+            ValueError: all texts are near duplicates of each other.
+        """
         self.fit(texts, target)
-        groups, folds = minhash.groups(list(texts), self.near), GroupKFold(self.folds, shuffle=True, random_state=0)
+        groups = minhash.groups(list(texts), self.near)
+        if (apart := len(set(groups.tolist()))) < 2:
+            raise ValueError("predictions by folds need two training items that are not near duplicates of each other")
+        folds = GroupKFold(min(self.folds, apart), shuffle=True, random_state=0)
         return cross_val_predict(self.estimator, texts, target, groups=groups, cv=folds).reshape(-1, 1)
 
     def transform(self, texts: Sequence[str]) -> np.ndarray:

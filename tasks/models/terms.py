@@ -72,7 +72,15 @@ class Themes(TruncatedSVD):
     """scikit-learn's truncated SVD, with no more components than there are terms."""
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:  # noqa: N803 - scikit-learn's name
-        """As upstream; of few terms there are fewer themes."""
+        """As upstream; of few terms there are fewer themes.
+
+        Raises:
+            ValueError: there is only one term, or none.
+        """
+        if X.shape[1] < 2:
+            raise ValueError(
+                'themes need training items with two different words ("the", "of" and the like do not count)'
+            )
         self.n_components = min(self.n_components, X.shape[1])
         return super().fit_transform(X, y)
 

@@ -236,6 +236,23 @@ def test_a_prediction_used_as_a_feature_has_not_seen_its_own_target() -> None:
     assert np.corrcoef(kept[:, 0], target)[0, 1] > 0.9
 
 
+def test_a_shop_of_few_families_has_boosting_too() -> None:
+    """Of three families of variants there are three folds. What cannot be fitted at all says so in words of ours."""
+    families = [" ".join(WORDS[start : start + 14]) for start in (0, 20, 40)]
+    items = [
+        Item(f"{a}{b}", f"{family} v{b}", "", price=10.0 * a + b)
+        for a, family in enumerate(families, 1)
+        for b in range(9)
+    ]
+    assert np.isfinite(Classic.fit("boosting", items, [], seed=1).predict(items).price).all()
+    with pytest.raises(ValueError, match="need two training items that are not near duplicates"):
+        OutOfFold(make_pipeline(Counts(), KNeighborsRegressor(1))).fit_transform([families[0]] * 9, np.arange(9.0))
+    with pytest.raises(ValueError, match="themes need training items with two different words"):
+        Classic.fit("boosting", [Item(str(n), "Lamp", "of the", price=n + 5.0) for n in range(9)], [], seed=1)
+    with pytest.raises(ValueError, match="no training item has one"):
+        Classic.fit("word2vec_linear", [Item(str(n), f"{n} {n}", "", price=n + 5.0) for n in range(9)], [], seed=1)
+
+
 def test_variants_of_a_product_are_not_its_neighbours_in_training() -> None:
     """A new item has no near duplicate among the training items, so the figures of these do not come from theirs."""
     random = np.random.default_rng(1)

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from tasks.data.items import Item
 from tasks.errors import UserError
+from tasks.models.classic import Classic
 from tasks.models.language import opinions as module
 from tasks.models.language.opinions import Opinions
 from tasks.paths import PROJECT
@@ -76,16 +78,20 @@ def test_an_id_alone_makes_no_training_item() -> None:
     assert opinions.ask([stranger]) == opinions.ask([dataclasses.replace(dear, id="new")]) != opinions.ask([cheap])
 
 
-def test_what_cannot_be_asked_is_refused() -> None:
-    """A model that does not exist or is named twice, a corpus where all texts are alike, or one that is too small for
-    a model."""
+def test_what_cannot_be_asked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that does not exist or is named twice, a corpus where all texts are alike, or one that a model cannot be
+    fitted on. A lack of memory is no fault of the items."""
     with pytest.raises(UserError, match=r"no model 'ridge'.*tfidf_ridge"):
         Opinions.fit(["ridge"], shop(), seed=1)
     with pytest.raises(UserError, match=r"'constant' is there twice"):
         Opinions.fit(["constant", "tfidf_ridge", "constant"], shop(), seed=1)
-    apart = [Item(f"a{number}", f"title{number}", f"text{number}", price=20.0) for number in range(6)]
-    with pytest.raises(UserError, match=r"boosting cannot be fitted on 4 items .*opinions=\[\]"):
-        Opinions.fit(["boosting"], apart, seed=1)
+    figures = [Item(f"a{number}", f"{number}{number}", f"{number}", price=20.0) for number in range(6)]
+    with pytest.raises(UserError, match=r"word2vec_linear cannot be fitted on 4 items .*opinions=\[\]"):
+        Opinions.fit(["word2vec_linear"], figures, seed=1)
+    monkeypatch.setattr(Classic, "fit", lambda *_: torch.empty(1 << 60))
+    with pytest.raises(RuntimeError, match="memory"):
+        Opinions.fit(["network"], figures, seed=1)
+    monkeypatch.undo()
     same = [Item(f"s{number}", "Steel kettle", "of brushed steel", price=20.0) for number in range(9)]
     with pytest.raises(UserError, match=r"opinions needs 4 training items.*there are 1"):
         Opinions.fit(["constant"], same, seed=1)
