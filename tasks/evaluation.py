@@ -95,6 +95,8 @@ def _digest(experiment: Experiment, dataset: Dataset, candidates: Sequence[Candi
             "baselines": experiment.baselines.enabled,
             "finetune": language,
             "base": base_model.base_model_digest_parts(experiment.finetune),
+            "encoder": encoder.identity_for(experiment.finetune.prompt),
+            "near": experiment.data.near if experiment.finetune.prompt.tells_more else None,
             "seed": experiment.seed,
             "dataset": [dataset.name, dataset.digest],
             "candidates": sorted(candidate.model_id for candidate in candidates),

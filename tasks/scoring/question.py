@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.config.experiment import Experiment
+from tasks.config.experiment import Experiment, Prompt
 from tasks.data.sources import list_files, source_of
 from tasks.digests import data_digest, digest, folder_content
 from tasks.errors import UserError
@@ -35,6 +35,7 @@ def question(experiment: Experiment) -> str:
     return digest(
         {
             "seed": experiment.seed,
+            **_encoder(conf.prompt),
             "data": data.model_dump(mode="json", exclude=DATA),
             "source": source_of(data).identity(data, experiment.seed),
             "test": [data_digest(file) for file in list_files(data.test_path)] if data.test_path else None,
@@ -45,6 +46,15 @@ def question(experiment: Experiment) -> str:
             "external": contents(experiment.evaluate),
         }
     )
+
+
+def _encoder(prompt: Prompt) -> dict[str, str]:
+    """What the folder of a prompt's encoder holds; nothing where there is none, and nothing is loaded for it."""
+    if not Path(prompt.encoder).is_dir():
+        return {}
+    from tasks.models.language.encoder import asked_for
+
+    return {"encoder": folder_content(Path(prompt.encoder))} if asked_for(prompt) else {}
 
 
 def note(run: StageRun, experiment: Experiment) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import digests
+from tasks import digests, evaluation
 from tasks.config.experiment import Experiment
 from tasks.config.loading import load
+from tasks.data.splits import Dataset
+from tasks.errors import UserError
 from tasks.models.predictor import Predictor
 from tasks.paths import PROJECT
 from tests.smoke import SMOKE, Finished, command
@@ -22,7 +24,6 @@ def still(experiment: Experiment) -> set[str]:
     """The stages whose results are there for a conf, data and code, as they are now."""
     from tasks.baselines import fit_baselines
     from tasks.curation import curate
-    from tasks.errors import UserError
     from tasks.evaluation import evaluate
     from tasks.finetuning import finetune
 
@@ -55,6 +56,25 @@ def test_nothing_is_done_twice(finished: Finished, monkeypatch: pytest.MonkeyPat
     for stage in ("curate", "evaluate", "promote"):
         assert finished.command(stage)[0] == 0
     assert finished.stages() == before and finished.runs() == runs
+
+
+def test_an_evaluation_depends_on_what_its_prompts_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing is trained: on what lies in the encoder's folder, which may be other weights than before, and
+    on what near duplicates are, of which nothing is told."""
+    keys: list[str] = []
+
+    def noted(_experiment: Experiment, _name: str, key: str, **_: object) -> None:
+        keys.append(key)
+        raise UserError("not evaluated here")
+
+    monkeypatch.setattr(evaluation, "stage", noted)
+    words = ["finetune.enabled=false", f"finetune.prompt.encoder={tmp_path}", "finetune.prompt.nearest=meaning"]
+    words += ["finetune.prompt.comparables=2"]
+    for content, more in ((b"1", []), (b"2", []), (b"2", ["data.near=0.9"]), (b"2", ["data.near=0.9"])):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match="not evaluated here"):
+            evaluation.evaluate(load(SMOKE, [*words, *more]), Dataset("goods", "0", "", {}), [])
+    assert len(set(keys[:3])) == 3 and keys[2] == keys[3]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,17 @@ def test_a_training_that_is_switched_off_has_no_part_in_it() -> None:
     assert question(load(SMOKE, [*off, "finetune.prompt.text_tokens=9"])) != question(load(SMOKE, off))
 
 
+def test_models_count_by_what_their_folders_hold(tmp_path: Path) -> None:
+    """The base model, and the encoder if the prompt asks for one; weights may be put in place of others."""
+    weights, told = tmp_path / "model.safetensors", ["finetune.prompt.comparables=2", "finetune.prompt.nearest=meaning"]
+    for key, more, counts in (("base", [], True), ("prompt.encoder", told, True), ("prompt.encoder", [], False)):
+        experiment = load(SMOKE, [f"finetune.{key}={tmp_path}", *more])
+        weights.write_bytes(b"1")
+        before = question(experiment)
+        weights.write_bytes(b"12")
+        assert (question(experiment) != before) == counts
+
+
 def test_files_count_by_what_they_hold(tmp_path: Path) -> None:
     """A file of data may move; a line more is another question, and so is a guess more."""
 
