@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,7 +34,7 @@ from tasks.errors import UserError
 from tasks.models.language.base_model import find_tokenizer
 from tasks.progress import Progress, say
 from tasks.report.data_card import render_html, render_markdown
-from tasks.tracking.runs import CONTENT, Mode, StageRun
+from tasks.tracking.runs import CONTENT, RULED, Mode, StageRun
 from tasks.tracking.stages import stage
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def curate(experiment: Experiment, mode: Mode = "reuse") -> Dataset:
         "libraries": versions("duckdb", "numpy", "orjson", "pyarrow", "rensa", "tokenizers"),
         "code": code_digest("tasks.curation", BY_CONTENT),
     }
-    command = "pricewright curate"
-    with stage(experiment, "curate", digest(inputs), command=command, mode=mode, inputs=inputs) as run:
+    opened: dict[str, Any] = {"mode": mode, "inputs": inputs, "tags": {RULED: digest(experiment.data.rules())}}
+    with stage(experiment, "curate", digest(inputs), command="pricewright curate", **opened) as run:
         if not run.done:
             split_rows(source, data, str(tokenizer) if tokenizer else None, experiment.seed, run)
         card = run.read_json("card.json")

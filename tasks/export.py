@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.config.experiment import Experiment
+from tasks.config.experiment import Data, Experiment
 from tasks.data.items import Item
 from tasks.data.splits import Dataset, read_split, sample
 from tasks.errors import UserError, writing_to
 from tasks.models.language.base_model import EMBEDDED, load_config
 from tasks.models.language.model import ModelSpec
 from tasks.models.language.prompts import example, in_words
-from tasks.models.loading import load_predictor, load_rules
+from tasks.models.loading import current_rules, load_predictor
 from tasks.models.predictor import Predictions
 from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit, measure
 from tasks.scoring.origin import Origin
@@ -47,8 +47,9 @@ ORIGINS = {
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What is exported: the model, the evaluation that it was promoted by with its row there, and what it answered, in
-    `unit`. Intervals that the row has not are `judged` by the seed and the resamples of the conf."""
+    """What is exported: the model, the rules that clean texts for it, the evaluation that it was promoted by with its row
+    there, and what it answered, in `unit`. Intervals that the row has not are `judged` by the seed and the resamples of
+    the conf."""
 
     version: ModelVersion | SimpleNamespace
     model: Candidate
@@ -60,6 +61,7 @@ class Exported:
     unit: str
     row: Row
     judged: dict[str, int]
+    rules: Data | None = None
 
 
 def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = False, items: int = 100) -> list[str]:
@@ -93,11 +95,11 @@ def export(experiment: Experiment, folder: Path, alias: str, *, adapter: bool = 
         again = ""
         if form == "merged":
             _merge(found.source, part)
-            if (found.source / RULES).is_file():
-                shutil.copy(found.source / RULES, part)
             again = _score_again(found, part, sample(found.items, items, experiment.seed))
         else:
             shutil.copytree(found.source, part, dirs_exist_ok=True)
+        if found.rules:
+            (part / RULES).write_text(found.rules.rules(), encoding="utf-8")
         _write_card(found, part, form, again)
         part.rename(place)
     finally:
@@ -120,11 +122,12 @@ def _find(experiment: Experiment, alias: str) -> Exported:
         raise UserError(f"The predictions of {model_id} are gone. Run `pricewright evaluate --again` first.")
     model = candidate(client.get_logged_model(model_id))
     source = model_folder(client, model_id)
+    rules = current_rules(experiment, model_id, source)
     # Not as the conf has it today, which may have another data.currency than the run that made these figures.
-    unit = (Origin.read(version.tags) or load_rules(source) or experiment.data).unit
+    unit = (Origin.read(version.tags) or rules or experiment.data).unit
     row = next(row for row in record.rows if row.model_id == model_id)
     judged = {"seed": experiment.seed, "resamples": experiment.evaluate.resamples}
-    return Exported(version, model, source, dataset, items, answers, record.provenance, unit, row, judged)
+    return Exported(version, model, source, dataset, items, answers, record.provenance, unit, row, judged, rules)
 
 
 def _merge(source: Path, folder: Path) -> None:

@@ -154,7 +154,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from tasks.data.items import Item
     from tasks.data.prices import rounded, shown
     from tasks.data.sources import list_files
-    from tasks.models.loading import load_predictor, load_rules, priced
+    from tasks.models.loading import current_rules, load_predictor, priced
     from tasks.scoring.origin import Origin
     from tasks.scoring.wording import with_unit
     from tasks.tracking.reading import reader
@@ -173,9 +173,12 @@ def predict(arguments: argparse.Namespace) -> None:
     version = expected(experiment, CHAMPION)
     client: Any = reader(experiment)
     folder = model_folder(client, version.tags[MODEL_ID])
-    rules = load_rules(folder)
+    rules = current_rules(experiment, version.tags[MODEL_ID], folder)
     if arguments.file:
-        items += read_items(arguments.file, rules or experiment.data)
+        asked = rules or experiment.data
+        # Its own columns, if it is another file than the one that trained.
+        columns = {**asked.columns, **experiment.data.columns}
+        items += read_items(arguments.file, asked.model_copy(update={"columns": columns}))
     answer = priced(load_predictor(folder), items, rules)
     rows = [
         {"id": item.id, "title": item.title, "price": rounded(price), "low": rounded(low), "high": rounded(high)}

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.addresses import check_free
 from tasks.config.experiment import Experiment
+from tasks.models.loading import current_rules
 from tasks.progress import say
 from tasks.scoring.origin import Origin
 from tasks.tracking.registry import CHAMPION, expected
 from tasks.tracking.runs import MODEL, MODEL_ID
-from tasks.tracking.store import connect
+from tasks.tracking.store import connect, model_folder
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -191,6 +192,8 @@ def serve(experiment: Experiment, host: str, port: int, limits: Limits) -> None:
     from mlflow.pyfunc import scoring_server
 
     model = pyfunc.load_model(f"models:/{version.name}@{CHAMPION}")
+    predictor: Any = model.unwrap_python_model()
+    predictor.rules = current_rules(experiment, version.tags[MODEL_ID], model_folder(client, version.tags[MODEL_ID]))
     origin = Origin.read(version.tags)
     name = origin or client.get_logged_model(version.tags[MODEL_ID]).tags[MODEL]
     if host not in LOOPBACK:

@@ -121,7 +121,11 @@ def _check(file: Path | str, there: list[str] | None, data: Data, *, priced: boo
     fields = {ours for ours, theirs in found.columns}
     missing = found.missing if priced else ()
     if missing or (priced and "price" not in fields) or not WORDS & fields:
-        wanted = f"data.columns names {', '.join(missing)}." if missing else "Expected a price, and a title or text."
+        wanted = (
+            f"data.columns names {', '.join(missing)}."
+            if missing
+            else f"Expected {'a price, and ' * priced}a title or text."
+        )
         raise UserError(
             f"{file} has the columns {', '.join(there[:20])}. {wanted} `pricewright init {shlex.quote(str(file))}` "
             "finds out which is which, and writes a conf. Or say it, such as data.columns.title=NAME "

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.config.experiment import Data
+from tasks.config.experiment import Data, Experiment
 from tasks.data.cleaning import as_trained
 from tasks.data.items import Item
+from tasks.digests import digest
 from tasks.models.predictor import Predictions, Predictor
-from tasks.tracking.runs import RULES
+from tasks.tracking.reading import finished_runs, reader
+from tasks.tracking.runs import CONTENT, RULED, RULES, STAGE
 
 
 def load_predictor(folder: Path) -> Predictor:
@@ -39,6 +41,21 @@ def load_rules(folder: Path) -> Data | None:
     them."""
     file = folder / RULES
     return Data.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def current_rules(experiment: Experiment, model_id: str, folder: Path) -> Data | None:
+    """The rules by which texts are cleaned for the predictor in the folder of a LoggedModel: those of the conf, where
+    they gave the very splits that it was made from, and else those that were saved with it.
+
+    A rule, or the name of a column, may change without an effect on any item. Then no model is made again, and the
+    saved ones are of an earlier conf.
+    """
+    saved, today = load_rules(folder), experiment.data
+    if saved is None or saved.rules() == today.rules():
+        return saved
+    content = reader(experiment).get_logged_model(model_id).params.get("dataset", "")
+    gave = {STAGE: "curate", CONTENT: content, RULED: digest(today.rules())}
+    return today if finished_runs(experiment, gave) else saved
 
 
 def priced(predictor: Predictor, items: Sequence[Item], rules: Data | None) -> Predictions:

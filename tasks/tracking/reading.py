@@ -8,7 +8,7 @@ tests/tracking/test_reading.py holds both to the same answers.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from tasks.tracking.store import LAYOUT, LAYOUT_TAG, connect, experiment_id, tra
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 DEFAULT = "default"  # MLflow's one workspace, where nobody has made more of them
@@ -80,7 +81,7 @@ class SqliteReader:
         return SimpleNamespace(name=name, version=str(version), tags=self._pairs(tags, name, version, DEFAULT))
 
     def get_logged_model(self, model_id: str) -> SimpleNamespace:
-        """A LoggedModel: where its artifacts lie, and its tags.
+        """A LoggedModel: where its artifacts lie, its tags, and what it was made with.
 
         Raises:
             FileNotFoundError: it was deleted.
@@ -91,7 +92,8 @@ class SqliteReader:
             raise FileNotFoundError(f"Logged model with ID '{model_id}' not found.")
         ((uri,),) = found
         tags = self._pairs("SELECT tag_key, tag_value FROM logged_model_tags WHERE model_id = ?", model_id)
-        return SimpleNamespace(model_id=model_id, artifact_location=uri, tags=tags)
+        params = self._pairs("SELECT param_key, param_value FROM logged_model_params WHERE model_id = ?", model_id)
+        return SimpleNamespace(model_id=model_id, artifact_location=uri, tags=tags, params=params)
 
 
 def reader(experiment: Experiment) -> SqliteReader | MlflowClient:
@@ -114,15 +116,19 @@ def reader(experiment: Experiment) -> SqliteReader | MlflowClient:
     return connect(experiment)
 
 
+def finished_runs(experiment: Experiment, tags: Mapping[str, str]) -> Sequence[Run | SimpleNamespace]:
+    """The finished runs that have these tags, the latest first."""
+    asked = reader(experiment)
+    if isinstance(asked, SqliteReader):
+        return asked.runs_with(experiment.tracking.experiment, tags)
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    query += " and attributes.status = 'FINISHED'"
+    return asked.search_runs([experiment_id(experiment)], query, order_by=["attributes.start_time DESC"])
+
+
 def latest_evaluation(experiment: Experiment, tag: str | None = None) -> str | None:
     """The id of the last run that ended with a leaderboard, of whichever conf, or with a tag; None if there is none."""
-    tags, asked = {STAGE: "evaluate", **({tag: "true"} if tag else {})}, reader(experiment)
-    if isinstance(asked, SqliteReader):
-        runs = asked.runs_with(experiment.tracking.experiment, tags)
-    else:
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        query += " and attributes.status = 'FINISHED'"
-        runs = asked.search_runs([experiment_id(experiment)], query, order_by=["attributes.start_time DESC"])
+    runs = finished_runs(experiment, {STAGE: "evaluate", **({tag: "true"} if tag else {})})
     return min(runs, key=lambda run: SUPERSEDED in run.data.tags).info.run_id if runs else None
 
 

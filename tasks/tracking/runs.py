@@ -38,6 +38,7 @@ WEIGHTS = "pricewright.weights"  # the digest of what makes the weights of a tra
 TRAINED_IN = "pricewright.trained_in"  # the run whose checkpoints were asked again
 SUPERSEDED = "pricewright.superseded"  # by the run of a later --again
 CONTENT = "pricewright.content"  # the digest of the splits that a run of curate left
+RULED = "pricewright.rules"  # and that of the rules that made them of raw rows
 ASKED = "pricewright.answers."  # and the digest of a conf and its data, on each evaluation that answers it
 KIND_OF_WORK, TOOK = "pricewright.work", "pricewright.seconds"  # dataset and base model; what the stage took
 LOCK = "pricewright.lock"  # a run that is there while somebody does what has this name

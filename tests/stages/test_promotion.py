@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
+from flows.cli.serving import Limits, serve
 from tasks import promotion
 from tasks.baselines import fit_baselines
 from tasks.config.experiment import Experiment
@@ -25,6 +26,7 @@ from tasks.data.splits import Part
 from tasks.errors import ModelGoneError, UserError
 from tasks.evaluation import evaluate
 from tasks.export import export
+from tasks.models.loading import load_rules
 from tasks.promotion import MIN_UNSEEN, NUMBERS, Champion, Duel, spent_alpha
 from tasks.report.board import read_leaderboard
 from tasks.report.headline import headline
@@ -37,6 +39,8 @@ from tasks.tracking.reading import latest_evaluation
 from tasks.tracking.registry import CHALLENGER, CHAMPION, looks, version_of
 from tasks.tracking.runs import MODEL_ID, Candidate, candidate
 from tasks.tracking.store import connect, local_path
+from tests.smoke import command
+from tests.waiting import free_port
 
 pytestmark = pytest.mark.usefixtures("without_prefect")
 QUICK = ["finetune.enabled=false", "evaluate.api=[]", "evaluate.resamples=200", "data.source=files", "data.near=null"]
@@ -44,11 +48,13 @@ QUICK = ["finetune.enabled=false", "evaluate.api=[]", "evaluate.resamples=200", 
 
 @pytest.fixture
 def night(tmp_path: Path, at: Callable) -> Callable[..., tuple[Experiment, Champion]]:
-    """One run of the classic models named, on so many products of one growing catalogue."""
+    """One run of the classic models named, on so many products of one growing catalogue, whose fields may be called in
+    another way."""
     rows = list(generate(900, seed=4))
 
-    def run(models: str, count: int, *overrides: str) -> tuple[Experiment, Champion]:
-        (tmp_path / "shop.jsonl").write_text("\n".join(map(json.dumps, rows[:count])))
+    def run(models: str, count: int, *overrides: str, **called: str) -> tuple[Experiment, Champion]:
+        named = [{called.get(key, key): value for key, value in row.items()} for row in rows[:count]]
+        (tmp_path / "shop.jsonl").write_text("\n".join(map(json.dumps, named)))
         words = [*at(tmp_path), *QUICK, f"data.path={tmp_path}/shop.jsonl", f"baselines.models=[{models}]", *overrides]
         experiment = load("conf/smoke.yaml", words)
         dataset = curate(experiment)
@@ -252,6 +258,43 @@ def test_each_dataset_has_a_champion_of_its_own(night: Callable, tmp_path: Path)
     assert load("conf/smoke.yaml").registered_model == "pricewright-sample"
     assert load("conf/smoke.yaml", ["promote.name=one"]).registered_model == "one"
     assert version_of(experiment, CHAMPION) is not None
+
+
+def test_a_champion_goes_by_the_conf_that_gave_its_splits(
+    night: Callable, at: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule or the name of a column may change without an effect on any item. Then nothing is fitted again, and texts
+    and files are read as the conf says now, by `predict`, `serve` and `export`. A conf that gave no such splits, or
+    has not been run, changes no cleaning; a file is read by its columns all the same."""
+    served: list[Any] = []
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
+    monkeypatch.setattr("mlflow.pyfunc.scoring_server.init", served.append)
+    file = tmp_path / "shop.jsonl"
+    words = [*at(tmp_path), *QUICK, f"data.path={file}"]
+
+    def prices(*overrides: str) -> list[float | None]:
+        """Of a text that is a part number alone, and of a file."""
+        asked = ["-c", "conf/smoke.yaml", *words, *overrides, "--file", str(file)]
+        status, said = command("predict", "AB12345678X", *asked, "--json")
+        assert status == 0, said
+        return [row["price"] for row in json.loads(said)]
+
+    before = ["data.columns.title=Artikel", "data.part_numbers=scrub"]
+    _, first = night("tfidf_ridge", 300, *before, title="Artikel")
+    part, *rest = prices(*before)
+    assert part is None and len(rest) == 300 and None not in rest
+    today = ["data.columns.title=Name", "data.part_numbers=keep"]
+    file.write_text(file.read_text().replace('"Artikel":', '"Name":'))
+    assert prices(*today) == [None, *rest]
+    experiment, second = night("tfidf_ridge", 300, *today, title="Name")
+    assert second.version == first.version
+    part, *others = prices(*today)
+    assert part is not None and others == rest
+    serve(experiment, "127.0.0.1", free_port(), Limits())
+    assert served[0].predict(["AB12345678X"])["price"].tolist() == [pytest.approx(part, abs=0.01)]
+    export(experiment, tmp_path / "taken", CHAMPION)
+    assert load_rules(tmp_path / "taken").part_numbers == "keep"
+    assert prices("data.rows=9", "data.columns.title=Name")[0] is None
 
 
 @pytest.mark.parametrize(

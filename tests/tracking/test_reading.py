@@ -40,7 +40,9 @@ def filled(experiment: Experiment) -> Experiment:
         made.append(run.info.run_id)
     client.delete_run(made[4])
     for alias in (CHAMPION, BEST_CHECKPOINT):
-        model = client.create_logged_model(where, name=alias, tags={"kind": alias}, source_run_id=made[0])
+        model = client.create_logged_model(
+            where, name=alias, tags={"kind": alias}, params={"dataset": f"{alias}'s"}, source_run_id=made[0]
+        )
         client.finalize_logged_model(model.model_id, "READY")
         register(experiment, model.model_id, alias, {"decision": f"{alias}'s own"})
     return experiment
@@ -74,7 +76,7 @@ def test_the_same_version_is_found(filled: Experiment, alias: str, monkeypatch: 
 
 
 def test_the_same_run_and_model_are_found(filled: Experiment) -> None:
-    """Where their artifacts lie, and their tags."""
+    """Where their artifacts lie, their tags, and what a model was made with."""
     client, mine = connect(filled), reader(filled)
     run_id = latest_evaluation(filled)
     assert mine.get_run(run_id).info.artifact_uri == client.get_run(run_id).info.artifact_uri
@@ -82,6 +84,7 @@ def test_the_same_run_and_model_are_found(filled: Experiment) -> None:
     (champion,) = client.search_logged_models([experiment_id(filled)], f"tags.kind = '{CHAMPION}'")
     found = mine.get_logged_model(champion.model_id)
     assert (found.artifact_location, found.tags) == (champion.artifact_location, champion.tags)
+    assert found.params == champion.params == {"dataset": "champion's"}
 
 
 def test_a_model_that_was_deleted_is_gone(filled: Experiment) -> None:
