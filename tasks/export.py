@@ -47,9 +47,9 @@ ORIGINS = {
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What is exported: the model, the rules that clean texts for it, the evaluation that it was promoted by with its row
-    there, and what it answered, in `unit`. Intervals that the row has not are `judged` by the seed and the resamples of
-    the conf."""
+    """What is exported: the model, the rules that clean texts for it, its row in the evaluation that promoted it, and
+    what it answered there, in `unit`. Intervals that the row has not are `judged` by the seed and the resamples of the
+    conf."""
 
     version: ModelVersion | SimpleNamespace
     model: Candidate

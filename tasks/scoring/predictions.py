@@ -54,8 +54,10 @@ def score(
         return kept
     ready()
     start = time.perf_counter()
-    predictions = predict()
+    answered = predict()
     seconds = time.perf_counter() - start
+    table = to_table(items, answered)
+    predictions = from_table(table)  # as they are found again later, to the last bit
     truth = np.array([item.price for item in items])
     metrics = measure(truth, predictions)
     low, high = bootstrap_interval(absolute_error(truth, predictions.price)[None], seed=seed, resamples=resamples)
@@ -74,7 +76,7 @@ def score(
         dataset_digest=dataset.digest,
     )
     # Kept last: what is found here later has its metrics logged too.
-    _keep(run, model_id, kept_as(split, items), items, predictions)
+    _keep(run, model_id, kept_as(split, items), table)
     return predictions
 
 
@@ -83,9 +85,9 @@ def kept_as(split: Part, items: Sequence[Item]) -> str:
     return f"{split}-{items_digest(items)}.parquet"
 
 
-def _keep(run: StageRun, model_id: str, name: str, items: Sequence[Item], predictions: Predictions) -> None:
+def _keep(run: StageRun, model_id: str, name: str, table: pa.Table) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        pq.write_table(to_table(items, predictions), Path(folder) / name, compression="zstd")
+        pq.write_table(table, Path(folder) / name, compression="zstd")
         run.client.log_model_artifacts(model_id, folder, "predictions")
     forget(_address(run, model_id, name))  # a copy of those it gave before
 

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks import evaluation
@@ -21,7 +23,7 @@ from tasks.export import export
 from tasks.models.blend import MIN_ITEMS
 from tasks.models.classic import Classic
 from tasks.models.intervals import conformal
-from tasks.models.predictor import Predictions, Predictor
+from tasks.models.predictor import Distribution, Predictions, Predictor
 from tasks.promotion import promote
 from tasks.scoring import predictions
 from tasks.scoring.contest import truth
@@ -47,6 +49,23 @@ def test_the_last_measurement_counts_and_that_on_these_items_before_any_other(ex
             run.log_metrics({"test_seconds_per_1000": seconds}, model_id=entry.model_id, **on)
         asked = {dataset: row_of(run, entry, None, None, dataset).predict_ms for dataset in "abc"}
         assert asked == {"a": 3.0, "b": 4.0, "c": 4.0}
+
+
+def test_an_answer_is_worth_the_same_now_and_found_again_to_the_last_bit(experiment: Experiment) -> None:
+    """Its probabilities are kept in 32 bits: an evaluation that was made again had another CRPS in its tenth digit."""
+    random = np.random.default_rng(0)
+    items = [Item(str(n), "thing", "", price=float(random.uniform(1, 900))) for n in range(20)]
+    chances = Distribution(np.arange(1000.0), random.dirichlet(np.full(1000, 0.05), 20))
+    dataset = Dataset("shop", "d1", "", {"test": 20})
+    with stage(experiment, "evaluate", "d2", command="") as run:
+        entry = run.log_absent("one", "base", "ran", None, external=True)
+        made = Predictions(*np.full((3, 20), 9.0), distribution=chances)
+        given: dict[str, Any] = {"dataset": dataset, "split": "test", "seed": 0, "resamples": 100}
+        now, later = (predictions.score(run, entry.model_id, items, lambda: made, **given) for _ in range(2))
+        assert now.distribution is not None and later.distribution is not None and later is not made
+        assert (now.distribution.crps(truth(items)) == later.distribution.crps(truth(items))).all()
+        crps = float(now.distribution.crps(truth(items)).mean())
+        assert last_metric(run.client.get_logged_model(entry.model_id), "test_crps", "d1") == crps
 
 
 def test_loading_a_model_is_no_part_of_what_an_item_takes(
