@@ -244,7 +244,7 @@ class Duel:
         return (before.index(name) if name in before else len(before)) + 1, name
 
     def _told(self, result: Comparison, wins: bool, alpha: float, number: int) -> str:
-        span = f"{figure(result.difference, '+.2f')} ({interval(result.low, result.high, '+.2f')})"
+        span = f"{figure(result.difference, '+.2f')} ({interval(result.low, result.high, sign='+', digits=2)})"
         verb = "beats" if wins else "does not beat"
         return (
             f"{self.names[self.challenger]} {verb} the incumbent: {span}, p = {result.p_value:.3g}, "

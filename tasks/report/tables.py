@@ -210,7 +210,7 @@ def _cells(row: Row, more: Sequence[Column] = (), power: int | None = None) -> l
 
     def short(low: float | None, high: float | None, to: str, sign: str = "") -> str:
         wide = low is not None and high is not None and max(-low, high) >= 100
-        return interval(low, high, to, sign=sign, digits=0 if wide else None)  # 80 columns have no room for more
+        return interval(low, high, to=to, sign=sign, digits=0 if wide else None)  # 80 columns have no room for more
 
     mae = error("mae")
     # What the floor is stands below the table; of other rows that ran, the reason says which items they cover.

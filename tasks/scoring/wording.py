@@ -36,7 +36,7 @@ def span(low: float | None, high: float | None, unit: str) -> str:
 
 
 def interval(
-    low: float | None, high: float | None, to: str = " to ", *, sign: str = "", digits: int | None = None
+    low: float | None, high: float | None, *, to: str = " to ", sign: str = "", digits: int | None = None
 ) -> str:
     """The ends of an interval; nothing where there is none. `sign` is that of a format.
 
