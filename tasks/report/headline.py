@@ -1,4 +1,4 @@
-"""The conclusion of a leaderboard in at most five sentences, by rule, for any number of models."""
+"""The conclusion of a leaderboard in at most six sentences, by rule, for any number of models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONSTANTS = ("constant", "constant_median")  # the baselines that always answer 
 
 
 def headline(rows: Sequence[Row], unit: str, test_products: int | None = None) -> tuple[str, list[str]]:
-    """Who is best, from rows in order: a sentence or two, and up to three on how certain that is and what else counts.
+    """Who is best, from rows in order: a sentence or two, and up to four on how certain that is and what else counts.
 
     Rows that cover some test items alone decide nothing here: six guesses would leave any winner uncertain. One that
     covers most of them is named where it is no worse than the leader. Where the test items are of fewer products, so

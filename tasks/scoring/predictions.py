@@ -72,7 +72,7 @@ def score(
         {f"{among}_{key}": value for key, value in metrics.items()},
         step=step,
         model_id=model_id,
-        dataset_name=f"{dataset.name}-{split}",
+        dataset_name=f"{dataset.name}-{among.replace('_', '-')}",
         dataset_digest=dataset.digest,
     )
     # Kept last: what is found here later has its metrics logged too.

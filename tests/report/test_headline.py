@@ -1,4 +1,4 @@
-"""The conclusion: who is best and how certain that is, in at most five sentences for any number of models."""
+"""The conclusion: who is best and how certain that is, in at most six sentences for any number of models."""
 
 from __future__ import annotations
 

@@ -66,6 +66,10 @@ def test_an_answer_is_worth_the_same_now_and_found_again_to_the_last_bit(experim
         assert (now.distribution.crps(truth(items)) == later.distribution.crps(truth(items))).all()
         crps = float(now.distribution.crps(truth(items)).mean())
         assert last_metric(run.client.get_logged_model(entry.model_id), "test_crps", "d1") == crps
+        predictions.score(run, entry.model_id, items, lambda: made, **{**given, "split": "all"})
+        measured = run.client.get_logged_model(entry.model_id).metrics or []
+        names = {metric.dataset_name for metric in measured if metric.key.endswith("crps")}
+        assert names == {"shop-test", "shop-validation-all"}
 
 
 def test_loading_a_model_is_no_part_of_what_an_item_takes(
