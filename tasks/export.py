@@ -20,7 +20,7 @@ from tasks.errors import UserError, writing_to
 from tasks.models.language.base_model import EMBEDDED, load_config
 from tasks.models.language.model import ModelSpec
 from tasks.models.language.prompts import example, in_words
-from tasks.models.loading import current_rules, load_predictor
+from tasks.models.loading import current_rules, load_predictor, load_rules
 from tasks.models.predictor import Predictions
 from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit, measure
 from tasks.scoring.origin import Origin
@@ -122,7 +122,7 @@ def _find(experiment: Experiment, alias: str) -> Exported:
         raise UserError(f"The predictions of {model_id} are gone. Run `pricewright evaluate --again` first.")
     model = candidate(client.get_logged_model(model_id))
     source = model_folder(client, model_id)
-    rules = current_rules(experiment, model_id, source)
+    rules = current_rules(experiment, model_id, load_rules(source))
     # Not as the conf has it today, which may have another data.currency than the run that made these figures.
     unit = (Origin.read(version.tags) or rules or experiment.data).unit
     row = next(row for row in record.rows if row.model_id == model_id)

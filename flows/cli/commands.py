@@ -154,7 +154,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from tasks.data.items import Item
     from tasks.data.prices import rounded, shown
     from tasks.data.sources import list_files
-    from tasks.models.loading import current_rules, load_predictor, priced
+    from tasks.models.loading import current_rules, load_predictor, load_rules, priced
     from tasks.scoring.origin import Origin
     from tasks.scoring.wording import with_unit
     from tasks.tracking.reading import reader
@@ -173,7 +173,7 @@ def predict(arguments: argparse.Namespace) -> None:
     version = expected(experiment, CHAMPION)
     client: Any = reader(experiment)
     folder = model_folder(client, version.tags[MODEL_ID])
-    rules = current_rules(experiment, version.tags[MODEL_ID], folder)
+    rules = current_rules(experiment, version.tags[MODEL_ID], load_rules(folder))
     if arguments.file:
         asked = rules or experiment.data
         # Its own columns, if it is another file than the one that trained.

@@ -15,7 +15,7 @@ from tasks.progress import say
 from tasks.scoring.origin import Origin
 from tasks.tracking.registry import CHAMPION, expected
 from tasks.tracking.runs import MODEL, MODEL_ID
-from tasks.tracking.store import connect, model_folder
+from tasks.tracking.store import connect
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -193,7 +193,7 @@ def serve(experiment: Experiment, host: str, port: int, limits: Limits) -> None:
 
     model = pyfunc.load_model(f"models:/{version.name}@{CHAMPION}")
     predictor: Any = model.unwrap_python_model()
-    predictor.rules = current_rules(experiment, version.tags[MODEL_ID], model_folder(client, version.tags[MODEL_ID]))
+    predictor.rules = current_rules(experiment, version.tags[MODEL_ID], predictor.rules)
     origin = Origin.read(version.tags)
     name = origin or client.get_logged_model(version.tags[MODEL_ID]).tags[MODEL]
     if host not in LOOPBACK:

@@ -43,14 +43,14 @@ def load_rules(folder: Path) -> Data | None:
     return Data.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def current_rules(experiment: Experiment, model_id: str, folder: Path) -> Data | None:
-    """The rules by which texts are cleaned for the predictor in the folder of a LoggedModel: those of the conf, where
-    they gave the very splits that it was made from, and else those that were saved with it.
+def current_rules(experiment: Experiment, model_id: str, saved: Data | None) -> Data | None:
+    """The rules by which texts are cleaned for a LoggedModel: those of the conf, where they gave the very splits that
+    it was made from, and else those that were `saved` with it.
 
     A rule, or the name of a column, may change without an effect on any item. Then no model is made again, and the
     saved ones are of an earlier conf.
     """
-    saved, today = load_rules(folder), experiment.data
+    today = experiment.data
     if saved is None or saved.rules() == today.rules():
         return saved
     content = reader(experiment).get_logged_model(model_id).params.get("dataset", "")
