@@ -4,7 +4,8 @@
 
 Prints tables for docs/benchmarks.md. Each figure is a share of simulated samples of test items in which equal models
 were told apart; 5% is right, less is careful. `before` is a sign-flip permutation test of each model and the leader,
-with Holm's correction, and the same level every night; for an interval, that of two models that nobody picked.
+with Holm's correction, and the same level every night; for an interval, that of two models that nobody picked. For two
+models that nobody picked it is a bootstrap-t of each tail by itself, and the percentile interval.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from tasks.promotion import spent_alpha
 from tasks.scoring.comparisons import compare
-from tasks.scoring.resampling import bootstrap_interval, confidence_set, holm, paired_comparison
+from tasks.scoring.resampling import bootstrap_interval, bootstrap_t, confidence_set, holm, paired_comparison
 
 LEVEL, RESAMPLES, NIGHTS = 0.05, 400, 30
 
@@ -79,19 +80,67 @@ def leaders(samples: int) -> None:
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def skewed(samples: int) -> None:
-    """The paired test: skewed differences of mean zero."""
-    print("\n| items | before | now |\n|---|---|---|")
+def one_tail_at_a_time(differences: np.ndarray, seed: int) -> tuple[bool, bool]:
+    """Whether differences [n] are told from zero: by a bootstrap-t of each tail, and by the percentile interval."""
+    observed, drawn = bootstrap_t(differences, seed=seed, resamples=RESAMPLES)
+    tails = (drawn[:, 0] >= observed[0]).sum(), (drawn[:, 0] <= observed[0]).sum()
+    low, high = (ends[0] for ends in bootstrap_interval(differences, seed=seed, resamples=RESAMPLES))
+    return 2 * (1 + min(tails)) / (1 + RESAMPLES) < LEVEL, not low <= 0 <= high
+
+
+def pairs(samples: int) -> None:
+    """Two models that nobody picked: a false difference, by its p-value and by its interval, which are one now."""
+    print("\n| items | differences | p before | interval before | both now |\n|---|---|---|---|---|")
     for items in (30, 64, 200, 1_000):
-        drawn = np.random.default_rng(items).lognormal(0, 1, (samples, items)) - math.exp(0.5)
-        before = np.mean([sign_flip(row, n) < LEVEL for n, row in enumerate(drawn)])
-        now = np.mean(
-            [
-                paired_comparison(np.zeros(items), row, seed=n, resamples=RESAMPLES).p_value < LEVEL
-                for n, row in enumerate(drawn)
-            ]
-        )
-        print(f"| {items} | {before:.1%} | {now:.1%} |", flush=True)
+        for name, alike in (("of models alike", True), ("of a steady and an erratic one", False), ("skewed", None)):
+            wrong = np.zeros(3)
+            for n in range(samples):
+                random = np.random.default_rng([5, items, n])
+                if alike is None:
+                    row = random.lognormal(0, 1, items) - math.exp(0.5)
+                else:
+                    row = np.subtract(*equal_models(random, 2, items, alike=alike))
+                now = paired_comparison(np.zeros(items), row, seed=n, resamples=RESAMPLES)
+                wrong += [*one_tail_at_a_time(row, n), now.p_value < LEVEL]
+            print(f"| {items} | {name} | {' | '.join(f'{share:.1%}' for share in wrong / samples)} |", flush=True)
+
+
+def of_products(
+    random: np.random.Generator, models: int, products: int, variants: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Absolute errors [models, items] of equally good models, and the product [items] that each item is a variant of:
+    from one to twice `variants` less one. Most of an error is that on the product."""
+    of = np.repeat(np.arange(products), random.integers(1, 2 * variants, products))
+    shared = equal_models(random, models, products, alike=True)[:, of]
+    return shared * random.lognormal(-0.02, 0.2, (models, len(of))), of
+
+
+def variants(samples: int) -> None:
+    """A test set of products in several variants, counted as items and as products: a false "worse" of equal models, a
+    false difference of two that were picked beforehand, and an interval that misses the error in the long run."""
+    print(
+        "\n| equal models | products | of items | worse | as products | different | as products | error | as products |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for models, products, each in ((2, 60, 1), (2, 60, 5), (5, 60, 5), (10, 200, 2), (10, 200, 5)):
+        wrong, count, long_run = np.zeros(6), 0, math.exp(3.5)
+        for n in range(samples):
+            losses, of = of_products(np.random.default_rng([models, products, n]), models, products, each)
+            count += len(of)
+            told = []
+            for families in (None, of):
+                judged = {"seed": n, "resamples": RESAMPLES, "families": families}
+                low, high = (end[0] for end in bootstrap_interval(losses, **judged))
+                told.append(
+                    [
+                        (confidence_set(losses, **judged).p_values < LEVEL).any(),
+                        paired_comparison(losses[0], losses[1], **judged).p_value < LEVEL,
+                        not low < long_run < high,
+                    ]
+                )
+            wrong += np.array(told).T.ravel()
+        shares = (f"{share:.1%}" for share in wrong / samples)
+        print(f"| {models} | {products} | {count / samples:.0f} | {' | '.join(shares)} |", flush=True)
 
 
 def nights(samples: int) -> None:
@@ -117,7 +166,8 @@ def main(samples: int = 400) -> None:
     """Run and print the tables."""
     print(f"{datetime.date.today()}: `python -m benchmarks.calibration {samples}`\n")
     leaders(samples)
-    skewed(samples)
+    pairs(samples)
+    variants(samples)
     nights(samples)
 
 

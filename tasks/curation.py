@@ -386,7 +386,7 @@ def warn(tally: Tally, tests: int, card: str) -> None:
     if products := products_of(tests, tally.noted[VARIANT]):
         say(
             f"{tests:,} test items are of {products:,} products: errors on variants of a product go together, so that "
-            f"intervals are too narrow and p-values too small. Keep one of each in data.test_path. Examples: {card}"
+            f"they tell as much as {products:,} items do. Examples: {card}"
         )
     unlike = tally.noted[OTHER_PRICE]
     if unlike and unlike >= MANY_REJECTED * tally.read:

@@ -325,11 +325,10 @@ def _blend_model(contest: Contest, fitted: Blend, members: dict[str, Candidate],
 def compare_all(contest: Contest, entries: Sequence[Candidate]) -> list[Row]:
     """The rows of the leaderboard: every model compared on the test items."""
     experiment, kinds = contest.experiment, {entry.name: entry.kind for entry in entries}
-    figures = compare(
-        truth(contest.test_items), contest.test, kinds, seed=experiment.seed, resamples=experiment.evaluate.resamples
-    )
+    judged = {"seed": experiment.seed, "resamples": experiment.evaluate.resamples}
+    figures = compare(truth(contest.test_items), contest.test, kinds, **judged, families=contest.families)
     prices = {name: answers.price for name, answers in contest.test.items()}
-    beside = beside_person(truth(contest.test_items), prices, experiment)
+    beside = beside_person(truth(contest.test_items), prices, experiment, contest.families)
     rows = []
     for entry in entries:
         hourly = experiment.evaluate.machine_per_hour
@@ -381,7 +380,8 @@ def keep(contest: Contest, rows: list[Row], entries: Sequence[Candidate]) -> Non
     for row in rows:
         contest.note_interval(row)
     with tempfile.TemporaryDirectory() as folder:
-        pq.write_table(predictions_table(contest.test_items, contest.test), Path(folder) / PREDICTIONS)
+        table = predictions_table(contest.test_items, contest.test, contest.families)
+        pq.write_table(table, Path(folder) / PREDICTIONS)
         contest.run.log_folder(Path(folder))
     contest.run.log_metrics({metric_name(row.model): row.mae for row in rows})
 

@@ -25,7 +25,7 @@ from tasks.models.predictor import Predictions
 from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit, measure
 from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall
-from tasks.scoring.record import Record, open_run
+from tasks.scoring.record import Record, open_run, products, read_predictions
 from tasks.scoring.resampling import bootstrap_interval
 from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount
@@ -49,7 +49,7 @@ ORIGINS = {
 class Exported:
     """What is exported: the model, the rules that clean texts for it, its row in the evaluation that promoted it, and
     what it answered there, in `unit`. Intervals that the row has not are `judged` by the seed and the resamples of the
-    conf."""
+    conf, and the families of the items."""
 
     version: ModelVersion | SimpleNamespace
     model: Candidate
@@ -60,7 +60,7 @@ class Exported:
     provenance: dict[str, str]
     unit: str
     row: Row
-    judged: dict[str, int]
+    judged: dict[str, Any]
     rules: Data | None = None
 
 
@@ -126,7 +126,8 @@ def _find(experiment: Experiment, alias: str) -> Exported:
     # Not as the conf has it today, which may have another data.currency than the run that made these figures.
     unit = (Origin.read(version.tags) or rules or experiment.data).unit
     row = next(row for row in record.rows if row.model_id == model_id)
-    judged = {"seed": experiment.seed, "resamples": experiment.evaluate.resamples}
+    judged: dict[str, Any] = {"seed": experiment.seed, "resamples": experiment.evaluate.resamples}
+    judged |= {"families": products(read_predictions(run), [item.id for item in items])}
     return Exported(version, model, source, dataset, items, answers, record.provenance, unit, row, judged, rules)
 
 

@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -27,8 +26,8 @@ from tasks.scoring.lineage import known_from_training
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.origin import Origin
 from tasks.scoring.predictions import recall, score
-from tasks.scoring.record import PREDICTIONS, Record, open_run
-from tasks.scoring.resampling import Comparison, paired_comparison
+from tasks.scoring.record import Record, open_run, products, read_predictions
+from tasks.scoring.resampling import Comparison, count_of, of_those, paired_comparison
 from tasks.scoring.wording import figure, interval
 from tasks.tracking.registry import (
     BEST_CHECKPOINT,
@@ -46,8 +45,11 @@ from tasks.tracking.runs import StageRun, candidate
 from tasks.tracking.stages import alone, trained_on, whole_splits
 from tasks.tracking.store import model_folder
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MIN_UNSEEN = 50  # test items that the incumbent does not know from its training: fewer cannot tell
-MOST_RESAMPLES = 2_000_000  # the least p-value is one in a million
+MOST_RESAMPLES = 1_000_000  # the least p-value is one in a million
 NUMBERS = ("difference", "difference_low", "difference_high", "p_value", "alpha", "look", "n")
 DECIDED = ("decision", "incumbent", "challenger", *NUMBERS)  # tags that belong together
 
@@ -148,6 +150,11 @@ class Duel:
         self.challenger, self.incumbent = challenger, registered(experiment, CHAMPION)
         self.names = {row.model_id: row.model for row in record.rows}
 
+    @functools.cached_property
+    def predictions(self) -> pd.DataFrame:
+        """Every test prediction of the evaluation."""
+        return read_predictions(self.run)
+
     def decide(self) -> Decision:
         """Who is champion."""
         challenger, incumbent = self.challenger, self.incumbent
@@ -168,8 +175,6 @@ class Duel:
         unseen = self._unseen(items)
         if unseen is None:
             return self._undecided("what it was trained on is gone, so it is not known which test items are new to it")
-        if unseen.sum() < MIN_UNSEEN:
-            return self._too_few(int(unseen.sum()))
         return self._tested(items, theirs, unseen)
 
     def _foreign(self) -> str | None:
@@ -199,32 +204,38 @@ class Duel:
         training = [*read_split(theirs, "train"), *read_split(theirs, "validation")]  # fitted on, or chosen on
         return ~known_from_training(items, training, self.experiment.data.near)
 
-    def _too_few(self, count: int) -> Decision:
+    def _too_few(self, told: str) -> Decision:
         """The incumbent knows nearly all test items: the model of its name, fitted on today's data, stands for it."""
         name = candidate(self.run.client.get_logged_model(str(self.incumbent))).name
-        told = f"only {count} of the test items are new to the incumbent"
         if self.names[self.challenger] == name:
             return self._crowned(f"{told}; {name} fitted on today's data, which is the challenger, takes its place")
         return self._undecided(f"{told}, and {MIN_UNSEEN} are needed to compare it with {self.names[self.challenger]}")
 
     def _tested(self, items: Sequence[Item], theirs: np.ndarray, unseen: np.ndarray) -> Decision:
+        of = products(self.predictions, [item.id for item in items])
+        what = "test items" if of is None else "test products"
+        new = count_of(int(unseen.sum()), of_those(of, unseen))
+        if new < MIN_UNSEEN:
+            return self._too_few(f"only {new} of the {what} are new to the incumbent")
         prices = theirs, self.answers(self.challenger, items)
         both = unseen & ~np.isnan(prices).any(axis=0)
-        if both.sum() < MIN_UNSEEN:
-            told = f"only {both.sum()} of the {unseen.sum()} test items that are new to it have a price from both"
+        priced = count_of(int(both.sum()), of_those(of, both))
+        if priced < MIN_UNSEEN:
+            told = f"only {priced} of the {new} {what} that are new to it have a price from both"
             return self._undecided(f"{told} models, and {MIN_UNSEEN} are needed")
         number, look = self._look([item for item, kept in zip(items, both, strict=True) if kept])
         alpha = spent_alpha(self.experiment.promote.alpha, number)
-        needed = math.ceil(40 / alpha)  # resamples, so that the test can reach so small a level
+        needed = math.ceil(20 / alpha)  # resamples, so that the test can reach so small a level
         resamples = min(max(self.experiment.evaluate.resamples, needed), MOST_RESAMPLES)
-        if 2 / (1 + resamples) >= alpha:
+        if 1 / (1 + resamples) >= alpha:
             return self._undecided(
                 f"after {number - 1} comparisons the significance level is {alpha:.2g}; no test can reach it. Set "
                 "promote.name to a new name and use new test items"
             )
         truth = np.array([item.price for item in items])
         losses = [absolute_error(truth, answers)[both] for answers in prices]
-        result = paired_comparison(*losses, seed=self.experiment.seed, resamples=resamples)
+        judged: dict[str, Any] = {"seed": self.experiment.seed, "families": of_those(of, both)}
+        result = paired_comparison(*losses, resamples=resamples, **judged)
         wins = result.difference < 0 and result.p_value < alpha
         reason = self._told(result, wins, alpha, number) + _left_out(unseen, both)
         tags = {"decision": reason, "incumbent": self.incumbent, "challenger": self.challenger}
@@ -269,7 +280,7 @@ class Duel:
             UserError: its base model cannot be reached, or this version cannot read it.
         """
         if model_id in self.names:
-            frame = pq.read_table(self.run.artifact(PREDICTIONS)).to_pandas()
+            frame = self.predictions
             rows = frame[frame["model"] == self.names[model_id]].set_index("id")
             return rows.loc[[item.id for item in items], "price"].to_numpy()
         folder = model_folder(self.run.client, model_id)  # looked at first: a champion must be there to be served
@@ -286,6 +297,7 @@ class Duel:
         if self.keep:
             given: dict[str, Any] = {"seed": self.experiment.seed, "resamples": self.experiment.evaluate.resamples}
             given |= {"dataset": self.record.dataset, "split": "test", "ready": load}
+            given |= {"families": products(self.predictions, [item.id for item in items])}
             return score(self.run, model_id, items, ask, **given).price
         return (recall(self.run, model_id, "test", items) or ask()).price
 

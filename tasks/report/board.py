@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,10 +16,14 @@ from tasks.digests import digest
 from tasks.errors import UserError
 from tasks.report.standings import commit_here, marked_rows
 from tasks.scoring.checkpoint_choice import Checkpoint
-from tasks.scoring.record import PREDICTIONS, Record, open_run
+from tasks.scoring.record import Record, open_run, products, read_predictions
 from tasks.scoring.rows import Row
-from tasks.tracking.runs import DIGEST, StageRun
+from tasks.tracking.runs import DIGEST
 from tasks.tracking.store import tracking_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "scikit-learn", "mlflow", "prefect")
 
@@ -35,9 +39,11 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
         record = Record.read(run)
         dataset = record.whole_dataset(experiment)
         items = read_split(dataset, "test")
-        predictions, intervals, pits = _answers(run, [item.id for item in items])
+        frame = read_predictions(run)
     except FileNotFoundError as error:
         raise UserError(f"{error}. Make the evaluation again with `pricewright evaluate`.") from error
+    ids = [item.id for item in items]
+    predictions, intervals, pits = _answers(frame, ids)
     return Leaderboard(
         title=experiment.tracking.experiment,
         generated=dataset.generated,
@@ -47,6 +53,7 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
         predictions=predictions,
         intervals=intervals,
         pits=pits,
+        families=products(frame, ids),
         curve=record.curve,
         reproduce={
             **({"command": command} if command else {}),
@@ -58,15 +65,14 @@ def read_leaderboard(experiment: Experiment, run_id: str, command: str | None = 
     )
 
 
-def _answers(run: StageRun, ids: list[str]) -> tuple[dict[str, list], dict[str, tuple[list, list]], dict[str, list]]:
+def _answers(
+    frame: pd.DataFrame, ids: list[str]
+) -> tuple[dict[str, list], dict[str, tuple[list, list]], dict[str, list]]:
     """Of every model, in the order of the items' ids: its guesses, and where it gives them, its intervals' ends and
     where the truths lie in its distributions."""
-    import pyarrow.parquet as pq
-
     predictions: dict[str, list] = {}
     intervals: dict[str, tuple[list, list]] = {}
     pits: dict[str, list] = {}
-    frame = pq.read_table(run.artifact(PREDICTIONS)).to_pandas()
     for name, rows in frame.groupby("model", sort=False):
         ordered, model = rows.set_index("id").reindex(ids), str(name)
         given = {
@@ -112,6 +118,7 @@ class Leaderboard:
     predictions: dict[str, list[float | None]]  # model -> guess per item, in the order of items
     intervals: dict[str, tuple[list[float | None], list[float | None]]] = field(default_factory=dict)  # 80%, low, high
     pits: dict[str, list[float | None]] = field(default_factory=dict)  # where each truth lies in the distribution, 0..1
+    families: np.ndarray | None = None  # the product of each test item, where some are variants of one another
     curve: list[Checkpoint] = field(default_factory=list)  # the candidates of the training, on validation
     reproduce: dict[str, str] = field(default_factory=dict)  # command, conf (YAML), digests, commit, versions ...
     unit: str = "$"

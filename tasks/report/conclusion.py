@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 
-import pyarrow.parquet as pq
-
 from tasks.config.experiment import Experiment, Prompt
 from tasks.models.language.prompts import in_words
 from tasks.report.headline import headline
 from tasks.report.standings import Standings
 from tasks.report.tables import in_order
 from tasks.scoring.metrics import absolute_error
-from tasks.scoring.record import PREDICTIONS, Record, read_run
-from tasks.scoring.resampling import SIGNIFICANCE, Comparison, paired_comparison
+from tasks.scoring.record import Record, products, read_predictions, read_run
+from tasks.scoring.resampling import SIGNIFICANCE, Comparison, of_those, paired_comparison
 from tasks.scoring.wording import amount, interval
 
 
@@ -30,20 +28,24 @@ def conclusion(experiment: Experiment, run_id: str, standings: Standings) -> lis
     if "base" not in ran or "finetuned" not in ran:
         return [first]
     run = read_run(experiment, run_id)
-    frame = pq.read_table(run.artifact(PREDICTIONS)).to_pandas()
+    frame = read_predictions(run)
     frame["error"] = absolute_error(frame["truth"], frame["price"])
     errors = frame.pivot(index="id", columns="model", values="error")
     base, tuned = errors[ran["base"]], errors[ran["finetuned"]]
     both = base.notna() & tuned.notna()
-    if both.sum() < 2:
+    judged, of = (
+        {"seed": experiment.seed, "resamples": experiment.evaluate.resamples},
+        products(frame, list(errors.index)),
+    )
+    found = paired_comparison(tuned[both], base[both], **judged, families=of_those(of, both.to_numpy()))
+    if math.isnan(found.low):  # so few that nothing can be said
         return [first]
-    judged = {"seed": experiment.seed, "resamples": experiment.evaluate.resamples}
-    ends, found = (base[both].mean(), tuned[both].mean()), paired_comparison(tuned[both], base[both], **judged)
+    ends = base[both].mean(), tuned[both].mean()
     brought = tuning(ends, found, standings.unit, whole=bool(both.all()))
     prompt, validation = experiment.finetune.prompt, Record.read(run).validation
     known = [name for name in prompt.opinions if name in errors]
     rival = min(known, key=lambda name: validation.get(name, math.inf), default=None)
-    beside = None if rival is None else (rival, paired_comparison(tuned, errors[rival], **judged))
+    beside = None if rival is None else (rival, paired_comparison(tuned, errors[rival], **judged, families=of))
     said = told(prompt, in_words(prompt, experiment.finetune.answer), beside, standings.unit)
     return [first, brought, *([said] if said else [])]
 

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from tasks.data.prices import rounded
 from tasks.scoring.checkpoint_choice import Checkpoint
 from tasks.scoring.metrics import HIT_SHARE, absolute_error, hit_dollars, is_hit
-from tasks.scoring.resampling import bootstrap_interval
+from tasks.scoring.resampling import bootstrap_interval, of_those, standard_error
 from tasks.scoring.rows import Row
 from tasks.scoring.wording import amount
 
@@ -81,7 +81,11 @@ def running(board: Leaderboard, models: list[str], points: int = 160) -> dict[st
         enough = count > 1
         mean = sums[enough] / count[enough]
         variance = np.maximum(squares[enough] - count[enough] * mean**2, 0) / (count[enough] - 1)
-        lines.append((model, shown[enough], mean, 1.96 * np.sqrt(variance / count[enough])))
+        half = 1.96 * np.sqrt(variance / count[enough])
+        if board.families is not None:
+            those = [(errors[:k][asked[:k]], board.families[order[:k]][asked[:k]]) for k in shown[enough]]
+            half = 1.96 * np.array([standard_error(values[None], of)[0] for values, of in those])
+        lines.append((model, shown[enough], mean, half))
     lines = [line for line in lines if len(line[1])]
     # The first few items swing so widely that they are left to run out of the picture.
     settled = [(mean + (half if i == 0 else 0))[at >= n / 10] for i, (_, at, mean, half) in enumerate(lines)]
@@ -202,7 +206,8 @@ def errors_by_group(board: Leaderboard, models: list[str], names: list[str], gro
     table = []
     for i in np.unique(group):
         here = errors[:, group == i]
-        low, high = bootstrap_interval(here, seed=0, resamples=2_000)
+        of = of_those(board.families, group == i)
+        low, high = bootstrap_interval(here, seed=0, resamples=2_000, families=of)
         means = [float(np.nanmean(row)) if not np.isnan(row).all() else None for row in here]
         counts = (~np.isnan(here)).sum(axis=1).tolist()
         cells = [

@@ -44,7 +44,7 @@ def headline(rows: Sequence[Row], unit: str, test_products: int | None = None) -
     if test_products:
         certainty += (
             f" The test items are of {test_products:,} products, and errors on variants of one go together: intervals "
-            "are too narrow, and p-values too small."
+            "and p-values count products."
         )
     sentences = (certainty, _ours(leader, ranked, unit), _beside(rows, leader, unit))
     return first, [sentence for sentence in sentences if sentence]

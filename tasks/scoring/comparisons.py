@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,8 +18,11 @@ from tasks.scoring.resampling import (
     SIGNIFICANCE,
     bootstrap_interval,
     confidence_set,
+    count_of,
     holm,
+    of_those,
     paired_comparisons,
+    standard_error,
 )
 
 FLOOR = "floor"  # the kind of the best possible guess, which is no model
@@ -88,8 +91,11 @@ def compare(
     *,
     seed: int,
     resamples: int = 10_000,
+    families: ArrayLike | None = None,
 ) -> dict[str, Figures]:
     """The figures of a leaderboard: truth [n], predictions or prices [n] of each model, and its kind -> its figures.
+
+    Items of one of the `families` [n] are variants of one product, and are drawn together.
 
     The leader's own difference is 0 and its p-value None. A row that covers some items only is compared on those, with
     all complete ones, and ranked by its distance to the leader on them: its p-value is corrected for the number of such
@@ -105,7 +111,8 @@ def compare(
     if not models or not len(truth):
         raise ValueError("nothing to compare: there must be at least one model and one item")
     losses = np.stack([absolute_error(truth, prices[model]) for model in models])
-    low, high = bootstrap_interval(losses, seed=seed, resamples=resamples)
+    judged: dict[str, Any] = {"seed": seed, "resamples": resamples, "families": families}
+    low, high = bootstrap_interval(losses, **judged)
     figures = {
         model: Figures(
             n=int((~np.isnan(losses[i])).sum()),
@@ -118,7 +125,7 @@ def compare(
     leader = find_leader(truth, prices, kinds)
     if leader is None:
         return figures
-    return _against_leader(figures, dict(zip(models, losses, strict=True)), kinds, leader, seed, resamples)
+    return _against_leader(figures, dict(zip(models, losses, strict=True)), kinds, leader, judged)
 
 
 def _against_leader(
@@ -126,12 +133,11 @@ def _against_leader(
     losses: dict[str, Array],
     kinds: Mapping[str, str],
     leader: str,
-    seed: int,
-    resamples: int,
+    judged: dict[str, Any],
 ) -> dict[str, Figures]:
     """The figures with differences to the leader, p-values and ranks; losses [n] of each model."""
     ranked = {model: row for model, row in losses.items() if kinds[model] != FLOOR}
-    tests = _tests(ranked, leader, seed, resamples)
+    tests = _tests(ranked, leader, **judged)
     behind = {model: float(np.nanmean(losses[model] - losses[leader])) for model in figures if figures[model].n}
     # By the distance to the leader: an error over some items alone says as much of the items as of the model.
     ranks = shared_ranks(
@@ -144,9 +150,9 @@ def _against_leader(
         if model == leader:
             low, high = 0.0, 0.0
         elif test is None:  # the floor, which is not ranked
-            low, high = (ends[0] for ends in bootstrap_interval(difference, seed=seed, resamples=resamples))
+            low, high = (ends[0] for ends in bootstrap_interval(difference, **judged))
         else:
-            low, high = _ends(difference[~np.isnan(difference)], test)
+            low, high = _ends(difference, test, judged["families"])
         found[model] = replace(
             figure,
             difference=behind.get(model),
@@ -165,9 +171,11 @@ class _Test(NamedTuple):
     critical: float
 
 
-def _tests(losses: dict[str, Array], leader: str, seed: int, resamples: int) -> dict[str, _Test]:
+def _tests(
+    losses: dict[str, Array], leader: str, *, seed: int, resamples: int, families: ArrayLike | None
+) -> dict[str, _Test]:
     whole = {model: row for model, row in losses.items() if not np.isnan(row).any()}
-    together = confidence_set(np.stack(list(whole.values())), seed=seed, resamples=resamples)
+    together = confidence_set(np.stack(list(whole.values())), seed=seed, resamples=resamples, families=families)
     at = list(whole).index(leader)
     found = {
         model: _Test(float(p_value), max(float(critical), float(together.critical[at])))
@@ -182,22 +190,25 @@ def _tests(losses: dict[str, Array], leader: str, seed: int, resamples: int) -> 
             continue
         stacked = np.stack([losses[model][shared], *(other[shared] for other in whole.values())])
         level = SIGNIFICANCE / len(parts)
-        own = confidence_set(stacked, seed=seed, resamples=resamples, level=level)
+        of = of_those(families, shared)
+        own = confidence_set(stacked, seed=seed, resamples=resamples, level=level, families=of)
         p_value = min(1.0, len(parts) * float(own.p_values[0]))
         found[model] = _Test(p_value, max(float(own.critical[0]), float(own.critical[1 + at])))
     return found
 
 
-def _ends(difference: Array, test: _Test) -> tuple[float, float]:
-    """Between how much a model is behind the leader, from its losses less the leader's [n]: an interval that holds
-    although the leader was picked on the same items, and never speaks against the rank.
+def _ends(difference: Array, test: _Test, families: ArrayLike | None) -> tuple[float, float]:
+    """Between how much a model is behind the leader, from its losses less the leader's [n], NaN where it has none: an
+    interval that holds although the leader was picked on the same items, and never speaks against the rank.
 
     Of two models of the confidence set it holds zero, as no difference in it is beyond the critical value. One that
     went may have gone by its difference to a third one: that it is not behind at all is ruled out all the same.
     """
-    if len(difference) < FEWEST:
+    answered = ~np.isnan(difference)
+    difference, families = difference[answered], of_those(families, answered)
+    if count_of(len(difference), families) < FEWEST:
         return math.nan, math.nan
-    mean, reach = float(difference.mean()), test.critical * float(difference.std()) / math.sqrt(len(difference))
+    mean, reach = float(difference.mean()), test.critical * float(standard_error(difference[None], families)[0])
     low = mean - reach
     return max(low, 0.0) if mean > 0 and test.p_value < SIGNIFICANCE else low, mean + reach
 
@@ -212,9 +223,10 @@ def _checked(truth: Array, guess: ArrayLike, model: str) -> Array:
 
 
 def beside_person(
-    truth: np.ndarray, prices: Mapping[str, np.ndarray], experiment: Experiment
+    truth: np.ndarray, prices: Mapping[str, np.ndarray], experiment: Experiment, families: np.ndarray | None = None
 ) -> dict[str, dict[str, float | None]]:
-    """Every other model against the person, on the items that both priced: truth [n] and prices {model: [n]}.
+    """Every other model against the person, on the items that both priced: truth [n], prices {model: [n]} and the
+    families [n] of the items.
 
     `vs_human` is the model's mean absolute error less the person's, in dollars (below zero the model is better), with
     its 95% interval and a p-value, Holm corrected over all of them; `vs_human_n` says on how many items.
@@ -228,6 +240,7 @@ def beside_person(
         np.reshape(losses, (len(others), -1)),
         seed=experiment.seed,
         resamples=experiment.evaluate.resamples,
+        families=families,
     )
     adjusted = holm([result.p_value for result in results])
     found = {}

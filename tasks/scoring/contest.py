@@ -14,6 +14,7 @@ from tasks.data.splits import Dataset, Part, read_split
 from tasks.models.external import ExternalPredictions
 from tasks.models.predictor import Predictions
 from tasks.scoring.checkpoint_choice import Checkpoint
+from tasks.scoring.lineage import families
 from tasks.scoring.metrics import absolute_error
 from tasks.scoring.predictions import score
 from tasks.scoring.roles import Roles
@@ -25,7 +26,8 @@ from tasks.tracking.runs import Candidate, Mode, StageRun
 class Contest:
     """What an evaluation works with: the items by what they serve for, and what was answered so far.
 
-    `validation` holds the price that a model gave to an item, by name and id; `test` all it answered there.
+    `validation` holds the price that a model gave to an item, by name and id; `test` all it answered there. `families`
+    [n] are those of the test items, where they matter.
     """
 
     run: StageRun
@@ -34,6 +36,7 @@ class Contest:
     mode: Mode
     roles: Roles
     test_items: list[Item]
+    families: np.ndarray | None = None
     validation: dict[str, dict[str, float]] = field(default_factory=dict)
     test: dict[str, Predictions] = field(default_factory=dict)
     curve: list[Checkpoint] = field(default_factory=list)
@@ -42,7 +45,9 @@ class Contest:
     @classmethod
     def of(cls, run: StageRun, experiment: Experiment, dataset: Dataset, mode: Mode) -> Contest:
         """A contest in which nobody has answered anything yet."""
-        return cls(run, experiment, dataset, mode, Roles.of(experiment, dataset), read_split(dataset, "test"))
+        items = read_split(dataset, "test")
+        of = families(items, dataset, experiment.data.near)
+        return cls(run, experiment, dataset, mode, Roles.of(experiment, dataset), items, of)
 
     def answer(
         self,
@@ -66,6 +71,7 @@ class Contest:
             split=part,
             seed=self.experiment.seed,
             resamples=self.experiment.evaluate.resamples,
+            families=self.families if part == "test" else None,
             step=entry.step or 0,
             mode=mode,
             timed=timed,

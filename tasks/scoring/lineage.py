@@ -1,4 +1,4 @@
-"""Whether a model knows an item from its training: the item itself, or one that is nearly the same."""
+"""Items that are nearly the same: those that a model knows from its training, and variants among test items."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from tasks.data import minhash
 from tasks.data.items import Item
+from tasks.data.splits import Dataset
 
 
 def known_from_training(items: Sequence[Item], training: Sequence[Item], near: float | None) -> np.ndarray:
@@ -27,6 +28,12 @@ def known_from_training(items: Sequence[Item], training: Sequence[Item], near: f
         met = {row for band in enumerate(bands) for row in in_band.get(band, [])}
         known[place] = any(minhash.jaccard(_words(items[place]), words[row]) >= (near or minhash.NEAR) for row in met)
     return known
+
+
+def families(items: Sequence[Item], dataset: Dataset, near: float | None) -> np.ndarray | None:
+    """The number of the family [n] that each test item is of, where many are variants of one another; None where the
+    error on each says something by itself, as everywhere but in some fixed test sets."""
+    return minhash.groups([f"{item.title}\n{item.text}" for item in items], near) if dataset.test_products else None
 
 
 def _words(item: Item) -> str:

@@ -38,6 +38,7 @@ def score(
     split: Part,
     seed: int,
     resamples: int,
+    families: np.ndarray | None = None,
     step: int = 0,
     mode: Mode = "reuse",
     timed: bool = True,
@@ -45,9 +46,10 @@ def score(
 ) -> Predictions:
     """The predictions of a model for the items, from its LoggedModel if it made them before.
 
-    New ones are kept there per item, with every metric, the interval of the error by so many `resamples` of a `seed`,
-    and the time they took if they were made here (`timed`). What is done once, however many items are asked about, such
-    as to fetch and load the model, is done in `ready`, and is no part of that time.
+    New ones are kept there per item, with every metric, the interval of the error by so many `resamples` of a `seed`
+    (of whole `families` [n], where items are of some), and the time they took if they were made here (`timed`). What is
+    done once, however many items are asked about, such as to fetch and load the model, is done in `ready`, and is no
+    part of that time.
     """
     kept = None if mode == "again" else recall(run, model_id, split, items)
     if kept is not None:
@@ -60,7 +62,8 @@ def score(
     predictions = from_table(table)  # as they are found again later, to the last bit
     truth = np.array([item.price for item in items])
     metrics = measure(truth, predictions)
-    low, high = bootstrap_interval(absolute_error(truth, predictions.price)[None], seed=seed, resamples=resamples)
+    errors = absolute_error(truth, predictions.price)[None]
+    low, high = bootstrap_interval(errors, seed=seed, resamples=resamples, families=families)
     metrics |= {"mae_low": float(low[0]), "mae_high": float(high[0])}
     if timed:
         metrics["seconds_per_1000"] = 1000 * seconds / len(items)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tasks.config.experiment import Experiment
 from tasks.data.splits import Dataset
@@ -13,6 +14,10 @@ from tasks.tracking.reading import reader
 from tasks.tracking.runs import StageRun
 from tasks.tracking.stages import whole_splits
 from tasks.tracking.store import connect
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 FILE, PREDICTIONS = "leaderboard.json", "predictions.parquet"
 
@@ -70,3 +75,21 @@ def read_run(experiment: Experiment, run_id: str) -> StageRun:
     """The finished run of an evaluation, for whoever only reads its artifacts."""
     client: Any = reader(experiment)
     return StageRun(client, client.get_run(run_id), "evaluate", done=True)
+
+
+def read_predictions(run: StageRun) -> pd.DataFrame:
+    """Every test prediction of an evaluation, as `predictions_table` made them.
+
+    Raises:
+        FileNotFoundError: they are gone.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.read_table(run.artifact(PREDICTIONS)).to_pandas()
+
+
+def products(predictions: pd.DataFrame, ids: Sequence[str]) -> np.ndarray | None:
+    """The product [n] that each of the test items with these ids is of; None where none are variants of one another."""
+    if "product" not in predictions:
+        return None
+    return predictions.drop_duplicates("id").set_index("id")["product"].loc[list(ids)].to_numpy()

@@ -147,18 +147,25 @@ def _size(run: StageRun, entry: Candidate) -> float | None:
     return sum(listing(model_address(run.client, entry.model_id)).values()) / 1e6
 
 
-def predictions_table(items: Sequence[Item], answers: Mapping[str, Predictions]) -> pa.Table:
+def predictions_table(
+    items: Sequence[Item], answers: Mapping[str, Predictions], families: np.ndarray | None = None
+) -> pa.Table:
     """Every prediction of every model for the same items: one row for each model and item, prices in US dollars.
 
-    `crps`, and `pit`, the level at which the truth lies in the distribution, are NaN where there is none.
+    `crps`, and `pit`, the level at which the truth lies in the distribution, are NaN where there is none. `product` is
+    the id of the first item of an item's family, where the `families` [n] are given.
     """
+    of: dict[str, list[str]] = {}
+    if families is not None:
+        first = dict(reversed([*zip(families.tolist(), (item.id for item in items), strict=True)]))
+        of = {"product": [first[family] for family in families.tolist()]}
     truth = np.array([item.price for item in items])
     tables = []
     for name, answer in answers.items():
         scores = np.full((2, len(items)), np.nan)
         if answer.distribution is not None:
             scores[:] = answer.distribution.crps(truth), answer.distribution.pit(truth)
-        columns = {"model": [name] * len(items), "id": [item.id for item in items], "truth": truth}
+        columns = {"model": [name] * len(items), "id": [item.id for item in items], **of, "truth": truth}
         columns |= {"price": answer.price, "low": answer.low, "high": answer.high}
         tables.append(pa.table({**columns, "crps": scores[0], "pit": scores[1]}))
     return pa.concat_tables(tables)
