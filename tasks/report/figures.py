@@ -32,7 +32,7 @@ EXPECTED = (10, 50, 90)  # percent of prices below the low end of an 80% interva
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from low to high, about count of them."""
     rough = max(high - low, 1e-9) / count
-    power = 10 ** math.floor(math.log10(rough))
+    power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.8)
     return [float(tick) for tick in np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step]
 

@@ -14,6 +14,7 @@ def test_ticks_are_round_and_inside():
     """Axis labels are round numbers within the axis."""
     assert nice_ticks(0, 47) == [0, 10, 20, 30, 40]
     assert nice_ticks(27.3, 31.9, 4) == [28, 29, 30, 31]
+    assert nice_ticks(0, 4.7e30) == pytest.approx([0, 1e30, 2e30, 3e30, 4e30])  # prices that a file has by mistake
 
 
 def test_bands_of_large_prices_are_written_out():
