@@ -79,13 +79,14 @@ def test_products_are_counted_and_not_their_variants(tmp_path: Path, at: Callabl
     ]
     words += ["evaluate.api=[]", "evaluate.resamples=200"]
 
-    def night(model: str, rows: list[dict]) -> tuple[str, str]:
+    def night(model: str, rows: list[dict], *overrides: str) -> tuple[str, str]:
         fixed.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-        experiment = load("conf/smoke.yaml", [*words, f"baselines.models=[{model}]"])
+        experiment = load("conf/smoke.yaml", [*words, f"baselines.models=[{model}]", *overrides])
         dataset = curate(experiment)
         run_id = evaluate(experiment, dataset, fit_baselines(experiment, dataset)).run_id
         return run_id, promote(experiment, run_id).decision
 
+    by_item, _ = night("constant", in_colours(raw[:40]), "data.near=null")  # where no near duplicates are looked for
     run_id, _ = night("constant", in_colours(raw[:40]))
     experiment = load("conf/smoke.yaml", words)
     run = open_run(experiment, run_id)
@@ -94,8 +95,10 @@ def test_products_are_counted_and_not_their_variants(tmp_path: Path, at: Callabl
     errors, judged = np.abs(rows["price"] - rows["truth"]).to_numpy(), {"seed": experiment.seed, "resamples": 200}
     row, by_items = Record.read(run).rows[0], bootstrap_interval(errors[None], **judged)
     by_products = bootstrap_interval(errors[None], **judged, families=rows["product"])
-    assert [row.mae_low, row.mae_high] == [end[0] for end in by_products]
+    assert [row.mae_low, row.mae_high] == pytest.approx([end[0] for end in by_products])
     assert row.mae_high - row.mae_low > 1.5 * float((by_items[1] - by_items[0])[0])
+    unasked = Record.read(open_run(experiment, by_item)).rows[0]
+    assert [unasked.mae_low, unasked.mae_high] == pytest.approx([end[0] for end in by_items])
 
     board = read_leaderboard(experiment, run_id)
     (group,) = errors_by_group(board, ["constant"], ["all"], np.zeros(200, dtype=int))
