@@ -114,11 +114,12 @@ def bootstrap_t(values: Array, *, seed: int, resamples: int, families: ArrayLike
     values = np.atleast_2d(values)
     mean, error = values.mean(axis=1), standard_error(values, families)
     sums, sizes = _by_family(values, families), _by_family(np.ones((1, values.shape[1])), families)[0]
+    both, by_size = np.concatenate([sums, sums**2]).T, (sums * sizes).T
     drawn = np.empty((resamples, len(values)))
     for rows, counts in _resample_counts(len(sizes), resamples, seed):
         items = (counts @ sizes)[:, None]
-        total, squares = np.hsplit(counts @ np.concatenate([sums, sums**2]).T, 2)
-        with_sizes = total if families is None else counts @ (sums * sizes).T
+        total, squares = np.hsplit(counts @ both, 2)
+        with_sizes = total if families is None else counts @ by_size
         means = total / items
         off = squares - 2 * means * with_sizes + means**2 * (counts @ sizes**2)[:, None]
         spread = np.sqrt(np.maximum(off, 0.0)) / items
@@ -157,9 +158,8 @@ def confidence_set(
     """
     losses = np.asarray(losses, dtype=float)
     p_values, critical = np.ones(len(losses)), np.full(len(losses), math.nan)
-    if (
-        len(losses) < 2 or count_of(losses.shape[1], families) < FEWEST
-    ):  # few items may show no spread, and all would look certain
+    # Few items may show no spread, and all would look certain.
+    if len(losses) < 2 or count_of(losses.shape[1], families) < FEWEST:
         return ConfidenceSet(p_values, critical)
     one, other = np.triu_indices(len(losses), k=1)
     differences = losses[one] - losses[other]
