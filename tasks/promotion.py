@@ -48,7 +48,7 @@ from tasks.tracking.store import model_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_UNSEEN = 50  # test items that the incumbent does not know from its training: fewer cannot tell
+MIN_UNSEEN = 50  # test items, or products, that the incumbent does not know from its training: fewer cannot tell
 MOST_RESAMPLES = 1_000_000  # the least p-value is one in a million
 NUMBERS = ("difference", "difference_low", "difference_high", "p_value", "alpha", "look", "n")
 DECIDED = ("decision", "incumbent", "challenger", *NUMBERS)  # tags that belong together
@@ -165,8 +165,10 @@ class Duel:
         if foreign := self._foreign():
             return self._crowned(f"the incumbent {foreign}, so {self.names[challenger]} takes its place")
         items = read_split(self.record.whole_dataset(self.experiment), "test")
+        # Read before the incumbent is asked: if they are gone, that is not its fault.
+        of = products(self.predictions, [item.id for item in items])
         try:
-            theirs = self.answers(incumbent, items)
+            theirs = self.answers(incumbent, items, of)
         except (FileNotFoundError, ModelGoneError) as error:
             gone = f"the incumbent can no longer be asked ({str(error).splitlines()[0]})"
             return self._crowned(f"{gone}, so {self.names[challenger]} takes its place")
@@ -175,7 +177,7 @@ class Duel:
         unseen = self._unseen(items)
         if unseen is None:
             return self._undecided("what it was trained on is gone, so it is not known which test items are new to it")
-        return self._tested(items, theirs, unseen)
+        return self._tested(items, theirs, unseen, of)
 
     def _foreign(self) -> str | None:
         """Why the prices of the incumbent are no answer for these products; None if they are, or if nobody noted it.
@@ -211,13 +213,12 @@ class Duel:
             return self._crowned(f"{told}; {name} fitted on today's data, which is the challenger, takes its place")
         return self._undecided(f"{told}, and {MIN_UNSEEN} are needed to compare it with {self.names[self.challenger]}")
 
-    def _tested(self, items: Sequence[Item], theirs: np.ndarray, unseen: np.ndarray) -> Decision:
-        of = products(self.predictions, [item.id for item in items])
+    def _tested(self, items: Sequence[Item], theirs: np.ndarray, unseen: np.ndarray, of: np.ndarray | None) -> Decision:
         what = "test items" if of is None else "test products"
         new = count_of(int(unseen.sum()), of_those(of, unseen))
         if new < MIN_UNSEEN:
             return self._too_few(f"only {new} of the {what} are new to the incumbent")
-        prices = theirs, self.answers(self.challenger, items)
+        prices = theirs, self.answers(self.challenger, items, of)
         both = unseen & ~np.isnan(prices).any(axis=0)
         priced = count_of(int(both.sum()), of_those(of, both))
         if priced < MIN_UNSEEN:
@@ -271,8 +272,9 @@ class Duel:
         tags = {"decision": told, "incumbent": self.incumbent, "challenger": self.challenger}
         return Decision(str(self.incumbent), self.challenger, told, tags)
 
-    def answers(self, model_id: str, items: Sequence[Item]) -> np.ndarray:
-        """The test prices [n] of a model: from this evaluation, from what it kept, or made now (and kept, if asked to).
+    def answers(self, model_id: str, items: Sequence[Item], of: np.ndarray | None) -> np.ndarray:
+        """The test prices [n] of a model for items `of` these products: from this evaluation, from what it kept, or
+        made now (and kept, if asked to).
 
         Raises:
             FileNotFoundError: its files are gone.
@@ -296,8 +298,7 @@ class Duel:
 
         if self.keep:
             given: dict[str, Any] = {"seed": self.experiment.seed, "resamples": self.experiment.evaluate.resamples}
-            given |= {"dataset": self.record.dataset, "split": "test", "ready": load}
-            given |= {"families": products(self.predictions, [item.id for item in items])}
+            given |= {"dataset": self.record.dataset, "split": "test", "ready": load, "families": of}
             return score(self.run, model_id, items, ask, **given).price
         return (recall(self.run, model_id, "test", items) or ask()).price
 

@@ -33,10 +33,8 @@ def conclusion(experiment: Experiment, run_id: str, standings: Standings) -> lis
     errors = frame.pivot(index="id", columns="model", values="error")
     base, tuned = errors[ran["base"]], errors[ran["finetuned"]]
     both = base.notna() & tuned.notna()
-    judged, of = (
-        {"seed": experiment.seed, "resamples": experiment.evaluate.resamples},
-        products(frame, list(errors.index)),
-    )
+    of = products(frame, list(errors.index))
+    judged = {"seed": experiment.seed, "resamples": experiment.evaluate.resamples}
     found = paired_comparison(tuned[both], base[both], **judged, families=of_those(of, both.to_numpy()))
     if math.isnan(found.low):  # so few that nothing can be said
         return [first]

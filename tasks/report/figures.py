@@ -79,14 +79,15 @@ def running(board: Leaderboard, models: list[str], points: int = 160) -> dict[st
         sums = np.cumsum(np.where(asked, errors, 0))[shown - 1]
         squares = np.cumsum(np.where(asked, errors, 0) ** 2)[shown - 1]
         enough = count > 1
+        if not enough.any():
+            continue
         mean = sums[enough] / count[enough]
         variance = np.maximum(squares[enough] - count[enough] * mean**2, 0) / (count[enough] - 1)
         half = 1.96 * np.sqrt(variance / count[enough])
-        if board.families is not None:
+        if board.families is not None and not lines:  # the only band that is drawn
             those = [(errors[:k][asked[:k]], board.families[order[:k]][asked[:k]]) for k in shown[enough]]
             half = 1.96 * np.array([standard_error(values[None], of)[0] for values, of in those])
         lines.append((model, shown[enough], mean, half))
-    lines = [line for line in lines if len(line[1])]
     # The first few items swing so widely that they are left to run out of the picture.
     settled = [(mean + (half if i == 0 else 0))[at >= n / 10] for i, (_, at, mean, half) in enumerate(lines)]
     top = 1.05 * max((float(values.max()) for values in settled if len(values)), default=0.0) or 1.0

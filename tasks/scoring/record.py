@@ -89,7 +89,7 @@ def read_predictions(run: StageRun) -> pd.DataFrame:
 
 
 def products(predictions: pd.DataFrame, ids: Sequence[str]) -> np.ndarray | None:
-    """The product [n] that each of the test items with these ids is of; None where none are variants of one another."""
+    """The number of the product [n] that each test item with these ids is of; None where none are variants."""
     if "product" not in predictions:
         return None
-    return predictions.drop_duplicates("id").set_index("id")["product"].loc[list(ids)].to_numpy()
+    return predictions.drop_duplicates("id").set_index("id")["product"].loc[list(ids)].factorize()[0]

@@ -34,6 +34,7 @@ from tasks.report.standings import read_standings
 from tasks.report.tables import as_markdown
 from tasks.scoring.contest import Contest
 from tasks.scoring.origin import Origin
+from tasks.scoring.record import PREDICTIONS, open_run
 from tasks.scoring.resampling import Comparison
 from tasks.tracking.reading import latest_evaluation
 from tasks.tracking.registry import CHALLENGER, CHAMPION, looks, version_of
@@ -117,6 +118,20 @@ def test_grown_data_are_compared_on_the_items_that_are_new(night: Callable) -> N
     assert "of look 3" in fewer.decision  # test items that are nearly the same are no reason to count anew
 
 
+def test_an_evaluation_whose_predictions_are_gone_takes_the_title_from_nobody(night: Callable) -> None:
+    """What is missing there is not the incumbent's fault."""
+    night("constant", 600)
+    experiment, second = night("random", 900)
+    assert second.model == "constant"
+    run_id = latest_evaluation(experiment)
+    assert run_id is not None
+    open_run(experiment, run_id).artifact(PREDICTIONS).unlink()
+    with pytest.raises(FileNotFoundError):
+        promotion.promote(experiment, run_id)
+    champion = version_of(experiment, CHAMPION)
+    assert champion and candidate(connect(experiment).get_logged_model(champion.tags[MODEL_ID])).name == "constant"
+
+
 @pytest.mark.parametrize(("step", "again"), [("register", "at level 0.025 of look 1"), ("describe", "is still the")])
 def test_a_look_counts_although_the_process_dies_before_or_after_the_crown(
     night: Callable, monkeypatch: pytest.MonkeyPatch, step: str, again: str
@@ -142,8 +157,8 @@ def test_a_test_that_cannot_decide_leaves_the_incumbent(night: Callable, monkeyp
     night("random", 600)
     answers = Duel.answers
 
-    def few(duel: Duel, model_id: str, items: Sequence[Item]) -> np.ndarray:
-        prices = answers(duel, model_id, items).copy()
+    def few(duel: Duel, model_id: str, items: Sequence[Item], of: np.ndarray | None) -> np.ndarray:
+        prices = answers(duel, model_id, items, of).copy()
         prices[MIN_UNSEEN - 1 :] = np.nan
         return prices
 
